@@ -1,0 +1,96 @@
+"""What was asked for, beside what an artifact was compiled with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from forerun.config.fields import FieldSpec, convert, plain, specs_of
+from forerun.config.neuron_config import NeuronConfig
+from forerun.errors import ArtifactError, ConfigError, did_you_mean
+
+Verdict = Literal["equal", "run-time setting", "no effect here", "needs a recompile"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One explicitly given setting beside its stored value (both as plain JSON values)."""
+
+    setting: str
+    requested: Any
+    stored: Any
+    verdict: Verdict
+
+
+def difference_table(requested: Mapping[str, Any], stored: NeuronConfig) -> list[Difference]:
+    """Compare every explicitly given setting with the artifact's; one row each, nested objects by their given keys.
+
+    Raises ConfigError for unknown keys and wrong values.
+    """
+    return list(_rows("", type(stored), requested, stored))
+
+
+def _rows(prefix: str, cls: type[Any], requested: Mapping[str, Any], stored: Any) -> Iterable[Difference]:
+    specs = specs_of(cls)
+    for key, value in requested.items():
+        if key not in specs:
+            raise ConfigError(f"unknown configuration key '{prefix}{key}'{did_you_mean(key, specs)}")
+        spec, label = specs[key], prefix + key
+        have = getattr(stored, key)
+        if spec.nested is not None and isinstance(value, Mapping):
+            yield from _rows(f"{label}.", spec.nested, value, have if have is not None else spec.nested())
+            continue
+        want = convert(label, spec, value)
+        yield Difference(label, plain(want), plain(have), _verdict(spec, equal=want == have))
+
+
+def _verdict(spec: FieldSpec, *, equal: bool) -> Verdict:
+    if equal:
+        return "equal"
+    if spec.setting.status.kind == "no effect here":
+        return "no effect here"
+    return "run-time setting" if spec.setting.run_time else "needs a recompile"
+
+
+def needs_recompile(rows: Iterable[Difference]) -> list[Difference]:
+    """The rows that the artifact cannot honour."""
+    return [row for row in rows if row.verdict == "needs a recompile"]
+
+
+def require_match(rows: Sequence[Difference], artifact: str) -> None:
+    """Raise ArtifactError with one line that names the settings which need a recompile, if there are any."""
+    blocking = needs_recompile(rows)
+    if blocking:
+        names = ", ".join(f"{row.setting} {_show(row.requested)} (stored {_show(row.stored)})" for row in blocking)
+        raise ArtifactError(f"{artifact} was compiled with other settings: {names}; compile again or leave them out")
+
+
+def with_run_time(stored: NeuronConfig, requested: Mapping[str, Any]) -> NeuronConfig:
+    """The stored configuration with the requested run-time settings put in; everything else stays as compiled."""
+    specs, merged = specs_of(NeuronConfig), stored.to_dict()
+    for key, value in requested.items():
+        if specs[key].setting.run_time:
+            partial = isinstance(value, Mapping) and merged[key] is not None
+            merged[key] = {**merged[key], **value} if partial else value
+    return NeuronConfig.from_dict(merged)
+
+
+def render_differences(rows: Iterable[Difference]) -> str:
+    """An aligned text table of the rows that differ; an empty string when none does."""
+    shown = [row for row in rows if row.verdict != "equal"]
+    if not shown:
+        return ""
+    lines = [("setting", "requested", "artifact", "")]
+    lines += [(row.setting, _show(row.requested), _show(row.stored), row.verdict) for row in shown]
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
