@@ -1,0 +1,1 @@
+"""From a model description to an artifact: program, passes, weights, plan."""

@@ -1,0 +1,17 @@
+"""The passes in order: from a traced program to the one that executors run."""
+
+from __future__ import annotations
+
+from forerun.compiler.fuse import fuse
+from forerun.compiler.precision import Choose, all_float32, assign_formats, quantize_activations
+from forerun.compiler.program import Program
+from forerun.compiler.slots import reuse_buffers
+
+
+def lower(program: Program, choose: Choose = all_float32) -> Program:
+    """Merge, choose weight formats, quantise activations, share memory. The result is final and validated."""
+    final = reuse_buffers(quantize_activations(assign_formats(fuse(program), choose)))
+    if not final.is_final:
+        raise ValueError("the passes left traced instructions in the program")
+    final.validate()
+    return final
