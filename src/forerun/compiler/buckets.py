@@ -1,0 +1,214 @@
+"""Buckets: what a program is planned for. They bound planning only; lengths are data and nothing is padded.
+
+Differences from the original, all of which make requests valid that it refuses or slows down:
+
+* a length equal to a bucket fits it (the original wants strictly less, except for the largest bucket);
+* a list that ends below the length limit gets the limit as its last bucket;
+* when the needed speculation length no longer fits the largest bucket, the largest bucket serves the rest;
+* when no prefix bucket is large enough, a larger active bucket takes more of the prefix, and beyond the largest pair
+  the largest pair is the plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from forerun.config import NeuronConfig
+from forerun.errors import ArtifactError, ConfigError
+
+CONTEXT_ENCODING = "context_encoding_model"
+TOKEN_GENERATION = "token_generation_model"
+FUSED_SPECULATION = "fused_speculation_model"
+SUB_MODELS = (CONTEXT_ENCODING, TOKEN_GENERATION, FUSED_SPECULATION)
+
+_SMALLEST = 128
+_SMALLEST_CONTEXT_WITH_PREFIX = 512
+_SMALLEST_LENGTH_WITH_PREFIX = 256
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """The original's pair. Prefill: ``active`` new tokens after ``prefix`` cached ones. Decode: one active token in a
+    sequence of ``prefix`` tokens. ``batch`` 0 stands for any number of sequences up to the limit.
+    """
+
+    active: int
+    prefix: int = 0
+    batch: int = 0
+
+    def __str__(self) -> str:
+        return f"({self.active}, {self.prefix})" + (f" x {self.batch}" if self.batch else "")
+
+    def to_json(self) -> list[int]:
+        """``[active, prefix]``, with the batch behind when there is one."""
+        return [self.active, self.prefix] + ([self.batch] if self.batch else [])
+
+
+@dataclass(frozen=True)
+class BucketPlan:
+    """The buckets of every sub-model, ascending. Sub-models that an artifact does not have are empty."""
+
+    context_encoding_model: tuple[Bucket, ...]
+    token_generation_model: tuple[Bucket, ...]
+    fused_speculation_model: tuple[Bucket, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {_render(getattr(self, name))}" for name in SUB_MODELS if getattr(self, name))
+
+    def to_json(self) -> dict[str, list[list[int]]]:
+        """Sub-model name -> list of ``[active, prefix]``."""
+        return {name: [bucket.to_json() for bucket in getattr(self, name)] for name in SUB_MODELS}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> BucketPlan:
+        """Read back :meth:`to_json`. Raises ArtifactError when the content has another form."""
+        try:
+            return BucketPlan(**{name: tuple(Bucket(*entry) for entry in data[name]) for name in SUB_MODELS})
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"the stored bucket plan is damaged ({error!r}): compile the artifact again") from None
+
+
+def _render(buckets: Sequence[Bucket]) -> str:
+    if any(b.batch for b in buckets):
+        return "(new tokens, length) x sequences: " + ", ".join(map(str, buckets))
+    if all(b.prefix == 0 for b in buckets):
+        return "new tokens " + " ".join(str(b.active) for b in buckets)
+    if all(b.active == 1 for b in buckets):
+        return "sequence length " + " ".join(str(b.prefix) for b in buckets)
+    return "(new tokens, cached prefix) " + " ".join(map(str, buckets))
+
+
+def generate_buckets(low: int, high: int) -> tuple[int, ...]:
+    """Powers of two from 2^floor(log2 low) up to but not including 2^round(log2 high), then ``high`` itself."""
+    if low >= high:
+        return (high,)
+    first, end = math.floor(math.log2(low)), round(math.log2(high))
+    return (*(2**exponent for exponent in range(first, end)), high)
+
+
+def plan_buckets(config: NeuronConfig, *, fused_speculation: bool | None = None) -> BucketPlan:
+    """The buckets of every sub-model under the configuration. ``fused_speculation`` None follows the configuration."""
+    fused = config.enable_fused_speculation if fused_speculation is None else fused_speculation
+    decode = _decode_buckets(config)
+    return BucketPlan(_context_buckets(config), () if fused else decode, decode if fused else ())
+
+
+def _context_buckets(config: NeuronConfig) -> tuple[Bucket, ...]:
+    limit = config.max_context_length
+    if not config.is_prefix_caching:
+        return tuple(Bucket(n) for n in _sizes(config, config.context_encoding_buckets, _SMALLEST, limit))
+    smallest = _SMALLEST_CONTEXT_WITH_PREFIX
+    active = _sizes(config, config.context_encoding_buckets, smallest, limit)
+    prefix = config.prefix_buckets or _sizes(config, None, smallest, limit)
+    return tuple(Bucket(a, p) for a in active for p in (0, *prefix))
+
+
+def _decode_buckets(config: NeuronConfig) -> tuple[Bucket, ...]:
+    smallest = _SMALLEST_LENGTH_WITH_PREFIX if config.is_prefix_caching else _SMALLEST
+    lengths = _sizes(config, config.token_generation_buckets, smallest, config.max_length)
+    if not config.token_generation_batches:
+        return tuple(Bucket(1, length) for length in lengths)
+    batches = sorted({*config.token_generation_batches, config.tkg_batch_size}, reverse=True)
+    return tuple(Bucket(1, length, batch) for batch in batches for length in lengths)
+
+
+def _sizes(config: NeuronConfig, listed: tuple[int, ...] | None, smallest: int, limit: int) -> tuple[int, ...]:
+    if not config.enable_bucketing:
+        return (limit,)
+    if listed is None:
+        return generate_buckets(smallest, limit)
+    return listed if listed[-1] == limit else (*listed, limit)
+
+
+def check_prompt_length(tokens: int, config: NeuronConfig) -> int:
+    """How many of a prompt's tokens are used: all, or ``max_context_length`` when truncation is allowed.
+
+    Raises ConfigError with the original's message for a prompt that is too long.
+    """
+    limit = config.max_context_length
+    if tokens <= limit or config.allow_input_truncation:
+        return min(tokens, limit)
+    raise ConfigError(
+        f"Inputs supplied ({tokens} tokens) are longer than max_context_length ({limit} tokens). "
+        "To truncate inputs, set allow_input_truncation=True."
+    )
+
+
+def select_bucket(
+    buckets: Sequence[int], length: int, tag: str, *, speculation_length: int = 0, allow_truncation: bool = False
+) -> int:
+    """The first bucket that holds ``length + speculation_length`` tokens (equality fits), else the largest one if it
+    holds ``length`` or truncation is allowed.
+
+    ``buckets`` ascend. Raises ConfigError with the original's message; ``tag`` is the sub-model's name.
+    """
+    for size in buckets:
+        if length + speculation_length <= size:
+            return size
+    if length <= buckets[-1] or allow_truncation:
+        return buckets[-1]
+    raise ConfigError(f"Input len {length} exceeds largest bucket ({buckets[-1]}) for {tag}")
+
+
+@dataclass(frozen=True)
+class PrefixSelection:
+    """A prefill's bucket. ``moved`` is how many cached tokens count as active ones to fill the active bucket, ``rest``
+    is what remains of the prefix. (The original computes the moved tokens again; here they stay cached.)
+    """
+
+    bucket: Bucket
+    moved: int
+    rest: int
+
+
+def select_prefix_bucket(
+    buckets: Sequence[Bucket], active: int, prefix: int, *, allow_truncation: bool = False
+) -> PrefixSelection:
+    """The pair for a prompt of ``active`` new tokens behind ``prefix`` cached ones.
+
+    The smallest active bucket that holds the new tokens takes as many cached ones as it has room for; the smallest
+    prefix bucket that holds the rest is chosen. When none does, the next larger active bucket is tried; beyond the
+    largest pair, that pair is returned. Raises ConfigError only when the new tokens exceed every active bucket.
+    """
+    total = active + prefix
+    if 256 < total <= 512 and Bucket(512, 0) in buckets:
+        return PrefixSelection(Bucket(512, 0), prefix, 0)
+    actives = sorted({bucket.active for bucket in buckets})
+    if active > actives[-1] and not allow_truncation:
+        raise ConfigError(f"Prefill len {active} exceeds largest bucket ({actives[-1]}) for {CONTEXT_ENCODING}")
+    best = PrefixSelection(max(buckets), 0, prefix)
+    for size in [a for a in actives if a >= active]:
+        moved = min(prefix, size - active)
+        best = PrefixSelection(max(b for b in buckets if b.active == size), moved, prefix - moved)
+        fitting = [b for b in buckets if b.active == size and b.prefix >= best.rest]
+        if fitting:
+            return PrefixSelection(min(fitting), moved, best.rest)
+    return best
+
+
+def select_decode_bucket(
+    buckets: Sequence[Bucket],
+    longest: int,
+    tag: str = TOKEN_GENERATION,
+    *,
+    batch: int = 0,
+    speculation_length: int = 0,
+    allow_truncation: bool = False,
+) -> Bucket:
+    """The decode bucket for a batch whose longest sequence has ``longest`` tokens (the new one included).
+
+    ``batch`` is the number of sequences; it matters only for plans with batch buckets. Raises ConfigError with the
+    original's message when the sequence or the batch exceeds the largest bucket.
+    """
+    batches = sorted({bucket.batch for bucket in buckets})
+    width = next((size for size in batches if batch <= size), None) if batches[-1] else 0
+    if width is None:
+        raise ConfigError(f"{batch} sequences exceed the largest batch bucket ({batches[-1]}) for {tag}")
+    lengths = sorted({bucket.prefix for bucket in buckets})
+    chosen = select_bucket(
+        lengths, longest, tag, speculation_length=speculation_length, allow_truncation=allow_truncation
+    )
+    return next(bucket for bucket in buckets if bucket.prefix == chosen and bucket.batch == width)

@@ -1,0 +1,235 @@
+"""Bucket generation, plans and selection: every worked example of the original, and the mended rules."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from forerun.compiler.buckets import (
+    CONTEXT_ENCODING,
+    FUSED_SPECULATION,
+    TOKEN_GENERATION,
+    Bucket,
+    BucketPlan,
+    check_prompt_length,
+    generate_buckets,
+    plan_buckets,
+    select_bucket,
+    select_decode_bucket,
+    select_prefix_bucket,
+)
+from forerun.config import NeuronConfig
+from forerun.errors import ArtifactError, ConfigError
+
+TUTORIAL_A = {
+    "seq_len": 12800,
+    "max_context_length": 12288,
+    "enable_bucketing": True,
+    "context_encoding_buckets": [2048, 4096, 8192, 12288],
+    "token_generation_buckets": [2048, 4096, 8192, 12800],
+}
+TUTORIAL_B = {
+    "batch_size": 4,
+    "seq_len": 8192,
+    "enable_bucketing": True,
+    "context_encoding_buckets": [512, 1024, 2048, 4096, 8192],
+    "token_generation_buckets": [512, 1024, 2048, 4096, 8192],
+    "prefix_buckets": [512, 1024, 2048],
+    "is_prefix_caching": True,
+    "pa_num_blocks": 2048,
+}
+PAIRS = [Bucket(a, p) for a in (512, 1024, 2048) for p in (0, 512, 1024)]
+
+
+def plan(**settings: Any) -> BucketPlan:
+    return plan_buckets(NeuronConfig.from_dict(settings))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (128, 1000, (128, 256, 512, 1000)),
+        (128, 12800, (128, 256, 512, 1024, 2048, 4096, 8192, 12800)),
+        (128, 520, (128, 256, 520)),
+        (128, 8192, (128, 256, 512, 1024, 2048, 4096, 8192)),
+        (128, 128, (128,)),
+        (128, 100, (100,)),
+        (200, 512, (128, 256, 512)),
+        (512, 513, (513,)),
+        (128, 3000, (128, 256, 512, 1024, 2048, 3000)),
+    ],
+)
+def test_generated_buckets(low: int, high: int, expected: tuple[int, ...]) -> None:
+    assert generate_buckets(low, high) == expected
+
+
+def test_without_bucketing_each_sub_model_has_its_limit() -> None:
+    made = plan(seq_len=1000, max_context_length=600)
+    assert made.context_encoding_model == (Bucket(600),)
+    assert made.token_generation_model == (Bucket(1, 1000),)
+
+
+def test_automatic_buckets_end_at_their_limits() -> None:
+    made = plan(seq_len=1000, max_context_length=520, enable_bucketing=True)
+    assert [b.active for b in made.context_encoding_model] == [128, 256, 520]
+    assert [b.prefix for b in made.token_generation_model] == [128, 256, 512, 1000]
+
+
+def test_listed_buckets_are_taken_as_given() -> None:
+    made = plan(**TUTORIAL_A)
+    assert [b.active for b in made.context_encoding_model] == [2048, 4096, 8192, 12288]
+    assert [b.prefix for b in made.token_generation_model] == [2048, 4096, 8192, 12800]
+
+
+def test_a_list_below_the_limit_gets_the_limit() -> None:
+    made = plan(seq_len=1000, enable_bucketing=True, context_encoding_buckets=[256], token_generation_buckets=[512])
+    assert [b.active for b in made.context_encoding_model] == [256, 1000]
+    assert [b.prefix for b in made.token_generation_model] == [512, 1000]
+
+
+def test_prefix_caching_plan_of_the_tutorial_has_twenty_and_five_buckets() -> None:
+    made = plan(**TUTORIAL_B)
+    assert len(made.context_encoding_model) == 20
+    assert {b.prefix for b in made.context_encoding_model} == {0, 512, 1024, 2048}
+    assert [b.prefix for b in made.token_generation_model] == [512, 1024, 2048, 4096, 8192]
+    without = {k: v for k, v in TUTORIAL_B.items() if k not in ("prefix_buckets", "is_prefix_caching")}
+    assert len(plan(**without).context_encoding_model) + len(plan(**without).token_generation_model) == 10
+
+
+def test_prefix_caching_automatic_and_without_bucketing() -> None:
+    made = plan(seq_len=2048, enable_bucketing=True, is_prefix_caching=True)
+    assert {b.active for b in made.context_encoding_model} == {512, 1024, 2048}
+    assert {b.prefix for b in made.context_encoding_model} == {0, 512, 1024, 2048}
+    assert [b.prefix for b in made.token_generation_model] == [256, 512, 1024, 2048]
+    single = plan(seq_len=2048, is_prefix_caching=True)
+    assert single.context_encoding_model == (Bucket(2048, 0), Bucket(2048, 2048))
+    assert single.token_generation_model == (Bucket(1, 2048),)
+
+
+def test_context_list_without_prefix_list_gets_automatic_prefixes() -> None:
+    made = plan(seq_len=1024, enable_bucketing=True, is_prefix_caching=True, context_encoding_buckets=[256, 1024])
+    assert {b.prefix for b in made.context_encoding_model} == {0, 512, 1024}
+
+
+def test_fused_speculation_takes_the_place_of_token_generation() -> None:
+    config = NeuronConfig.from_dict(TUTORIAL_A)
+    fused = plan_buckets(config, fused_speculation=True)
+    assert fused.token_generation_model == ()
+    assert fused.fused_speculation_model == plan_buckets(config).token_generation_model
+
+
+def test_batch_buckets_largest_first_and_the_maximum_always_there() -> None:
+    made = plan(batch_size=8, seq_len=256, enable_bucketing=True, token_generation_batches=[1, 4])
+    assert [(b.batch, b.prefix) for b in made.token_generation_model] == [
+        (8, 128), (8, 256), (4, 128), (4, 256), (1, 128), (1, 256),
+    ]  # fmt: skip
+    assert select_decode_bucket(made.token_generation_model, 100, batch=3) == Bucket(1, 128, 4)
+    assert select_decode_bucket(made.token_generation_model, 200, batch=5) == Bucket(1, 256, 8)
+    with pytest.raises(ConfigError, match="9 sequences exceed the largest batch bucket"):
+        select_decode_bucket(made.token_generation_model, 100, batch=9)
+
+
+def test_equality_fits() -> None:
+    assert select_bucket((2048, 4096), 2048, CONTEXT_ENCODING) == 2048
+    assert select_bucket((2048, 4096), 2049, CONTEXT_ENCODING) == 4096
+    assert select_bucket((2048, 4096), 4096, CONTEXT_ENCODING) == 4096
+
+
+def test_too_long_has_the_message_of_the_original_or_is_truncated() -> None:
+    with pytest.raises(ConfigError) as caught:
+        select_bucket((128, 256), 257, CONTEXT_ENCODING)
+    assert str(caught.value) == "Input len 257 exceeds largest bucket (256) for context_encoding_model"
+    assert select_bucket((128, 256), 257, CONTEXT_ENCODING, allow_truncation=True) == 256
+
+
+def test_speculation_length_counts_but_never_refuses_the_last_tokens() -> None:
+    assert select_bucket((128, 256), 121, FUSED_SPECULATION, speculation_length=7) == 128
+    assert select_bucket((128, 256), 122, FUSED_SPECULATION, speculation_length=7) == 256
+    assert select_bucket((128, 256), 255, FUSED_SPECULATION, speculation_length=7) == 256
+    with pytest.raises(ConfigError, match="fused_speculation_model"):
+        select_bucket((128, 256), 257, FUSED_SPECULATION, speculation_length=7)
+
+
+def test_prompt_length() -> None:
+    config = NeuronConfig(seq_len=100, max_context_length=64)
+    assert check_prompt_length(64, config) == 64
+    with pytest.raises(ConfigError) as caught:
+        check_prompt_length(65, config)
+    assert str(caught.value) == (
+        "Inputs supplied (65 tokens) are longer than max_context_length (64 tokens). "
+        "To truncate inputs, set allow_input_truncation=True."
+    )
+    truncating = NeuronConfig(seq_len=100, max_context_length=64, allow_input_truncation=True)
+    assert check_prompt_length(65, truncating) == 64
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cached", "bucket", "moved", "rest"),
+    [
+        (1000, 0, Bucket(1024, 0), 0, 0),
+        (800, 128, Bucket(1024, 0), 128, 0),
+        (900, 640, Bucket(512, 512), 252, 388),
+        (400, 256, Bucket(512, 0), 256, 0),
+        (1600, 1280, Bucket(1024, 1024), 704, 576),  # an assertion in the original
+        (200, 64, Bucket(512, 0), 64, 0),
+        (512, 0, Bucket(512, 0), 0, 0),
+    ],
+)
+def test_prefix_selection(prompt: int, cached: int, bucket: Bucket, moved: int, rest: int) -> None:
+    chosen = select_prefix_bucket(PAIRS, prompt - cached, cached)
+    assert (chosen.bucket, chosen.moved, chosen.rest) == (bucket, moved, rest)
+
+
+def test_long_shared_prefix_of_the_tutorial_finds_a_larger_active_bucket() -> None:
+    pairs = plan(**TUTORIAL_B).context_encoding_model
+    chosen = select_prefix_bucket(pairs, 100, 2624)
+    assert (chosen.bucket, chosen.moved, chosen.rest) == (Bucket(1024, 2048), 924, 1700)
+    assert select_prefix_bucket(pairs, 60, 2300).bucket == Bucket(512, 2048)
+
+
+def test_no_valid_request_fails() -> None:
+    pairs = plan(**TUTORIAL_B).context_encoding_model
+    for cached in range(0, 8192, 32):
+        for active in (1, 31, 257, 511, 512, 513, 2049, 8192):
+            if cached + active <= 8192:
+                chosen = select_prefix_bucket(pairs, active, cached)
+                assert chosen.bucket.active >= active and chosen.moved + chosen.rest == cached
+                assert chosen.bucket.prefix >= chosen.rest
+
+
+def test_a_prefix_beyond_every_pair_takes_the_largest_pair() -> None:
+    chosen = select_prefix_bucket([Bucket(512), Bucket(512, 512)], 100, 4000)
+    assert (chosen.bucket, chosen.moved, chosen.rest) == (Bucket(512, 512), 412, 3588)
+
+
+def test_too_many_new_tokens_for_every_pair() -> None:
+    with pytest.raises(ConfigError, match=r"Prefill len 2049 exceeds largest bucket \(2048\)"):
+        select_prefix_bucket(PAIRS, 2049, 0)
+    assert select_prefix_bucket(PAIRS, 2049, 0, allow_truncation=True).bucket == Bucket(2048, 1024)
+
+
+def test_decode_selection() -> None:
+    pairs = plan(**TUTORIAL_B).token_generation_model
+    assert select_decode_bucket(pairs, 512) == Bucket(1, 512)
+    assert select_decode_bucket(pairs, 513) == Bucket(1, 1024)
+    assert select_decode_bucket(pairs, 506, speculation_length=7) == Bucket(1, 1024)
+    with pytest.raises(ConfigError, match=r"Input len 8193 exceeds largest bucket \(8192\) for token_generation_model"):
+        select_decode_bucket(pairs, 8193)
+
+
+def test_plans_survive_json_and_print_readably() -> None:
+    for settings in (TUTORIAL_A, TUTORIAL_B, {"seq_len": 256, "enable_bucketing": True, "token_generation_batches": [1]}):
+        made = plan(**settings)
+        assert BucketPlan.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert str(plan(**TUTORIAL_A)) == (
+        f"{CONTEXT_ENCODING}: new tokens 2048 4096 8192 12288\n"
+        f"{TOKEN_GENERATION}: sequence length 2048 4096 8192 12800"
+    )
+    assert "(512, 2048)" in str(plan(**TUTORIAL_B))
+
+
+def test_a_damaged_plan_is_one_clear_line() -> None:
+    with pytest.raises(ArtifactError, match="compile the artifact again"):
+        BucketPlan.from_json({"context_encoding_model": [[1]]})
