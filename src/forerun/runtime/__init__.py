@@ -1,0 +1,1 @@
+"""Executors of a program: the reference in NumPy and the native one."""

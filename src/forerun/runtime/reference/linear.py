@@ -1,0 +1,132 @@
+"""Norms, activation quantisation and matrix products of the reference executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forerun.compiler.formats import IntWeight
+from forerun.runtime.reference.arithmetic import Float32, exp32, fma32, pad_columns, row_sum
+
+GROUP = 32
+BLOCK = 64
+_SMALLEST_AMAX = np.float32(1e-30)
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Rows in int8: q [T, K padded to 64] (kept as float64, every product of them is exact), scale and mu float32
+    [T, groups of 32]; ``mu`` is the scale times the group's sum of q."""
+
+    q: NDArray[np.float64]
+    scale: Float32
+    mu: Float32
+
+
+def rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
+    """Over the last axis; weight [n]."""
+    mean = row_sum(x, square=True) / np.float32(x.shape[-1])
+    r = np.float32(1) / np.sqrt(mean + np.float32(eps))
+    y: Float32 = (x * r[..., None]) * weight
+    return y
+
+
+def quantize_groups(x: Float32) -> tuple[Float32, Float32]:
+    """Symmetric int8 over the last axis: (q as integer-valued float32, scale)."""
+    amax = np.abs(x).max(axis=-1)
+    empty = amax < _SMALLEST_AMAX
+    divisor = np.where(empty, np.float32(1), amax)
+    scale = np.where(empty, np.float32(0), amax / np.float32(127))
+    inverse = np.where(empty, np.float32(0), np.float32(127) / divisor)
+    q = np.rint(x * inverse[..., None])
+    return np.where(np.isfinite(q), q, np.float32(0)), scale
+
+
+def quantize(x: Float32) -> QuantizedRows:
+    """Rows [T, K] in groups of 32 columns."""
+    padded = pad_columns(x, BLOCK)
+    q, scale = quantize_groups(padded.reshape(len(x), -1, GROUP))
+    mu = scale * q.sum(axis=-1, dtype=np.float64).astype(np.float32)
+    return QuantizedRows(q.reshape(padded.shape).astype(np.float64), scale, mu)
+
+
+def embed(ids: NDArray[np.int32], table: Float32 | IntWeight) -> Float32:
+    """Rows of the table; integer tables are brought back to float32 with one rounding per step."""
+    if not isinstance(table, IntWeight):
+        return table[ids]
+    q = table.q[ids].astype(np.float32) - np.float32(zero_point(table))
+    if table.format == "int8_channel":
+        return q * table.scale[ids][:, None]
+    scale = np.repeat(table.scale[ids], GROUP, axis=1)[:, : q.shape[1]]
+    if table.minimum is None:
+        return q * scale
+    return fma32(scale, q, np.repeat(table.minimum[ids], GROUP, axis=1)[:, : q.shape[1]])
+
+
+def zero_point(weight: IntWeight) -> int:
+    """The stored value that stands for 0; formats with a minimum have none."""
+    if weight.minimum is not None:
+        return 0
+    return 8 if weight.format.startswith("int4") else 128
+
+
+def linear(x: Float32 | QuantizedRows, weight: Float32 | IntWeight, k_splits: int) -> Float32:
+    """[T, K] by [N, K]: segments of K each summed on their own, then added as a balanced tree."""
+    if isinstance(x, QuantizedRows):
+        if not isinstance(weight, IntWeight):
+            raise ValueError("a float weight cannot read quantised rows")
+        blocks = x.q.shape[1] // BLOCK
+        bounds = [i * blocks // k_splits * (BLOCK // GROUP) for i in range(k_splits + 1)]
+        parts = [_integer_segment(x, weight, *ends) for ends in pairwise(bounds)]
+    else:
+        if isinstance(weight, IntWeight):
+            raise ValueError("an integer weight cannot read float rows")
+        blocks = -(-x.shape[1] // BLOCK)
+        bounds = [min(i * blocks // k_splits * BLOCK, x.shape[1]) for i in range(k_splits + 1)]
+        parts = [_float_segment(x, weight, *ends) for ends in pairwise(bounds)]
+    while len(parts) > 1:
+        parts = [left + right for left, right in zip(parts[::2], parts[1::2], strict=True)]
+    total = parts[0]
+    if isinstance(weight, IntWeight) and weight.format == "int8_channel":
+        total = total * weight.scale
+    return total
+
+
+def _float_segment(x: Float32, weight: Float32, start: int, end: int) -> Float32:
+    acc = np.zeros((len(x), len(weight)), np.float32)
+    columns = np.ascontiguousarray(weight[:, start:end].T)
+    for k in range(start, end):
+        acc = fma32(x[:, k, None], columns[k - start], acc)
+    return acc
+
+
+def _integer_segment(x: QuantizedRows, weight: IntWeight, start: int, end: int) -> Float32:
+    """Groups ``start`` to ``end`` (the last ones may be padding, which adds nothing)."""
+    acc = np.zeros((len(x.q), len(weight.q)), np.float32)
+    zero = zero_point(weight)
+    for group in range(start, min(end, -(-weight.q.shape[1] // GROUP))):
+        q = weight.q[:, group * GROUP : (group + 1) * GROUP].astype(np.float64) - zero
+        first = group * GROUP
+        dot = (x.q[:, first : first + q.shape[1]] @ q.T).astype(np.float32)
+        scale = x.scale[:, group, None]
+        if weight.format == "int8_channel":
+            acc = fma32(dot, scale, acc)
+            continue
+        acc = fma32(dot * scale, weight.scale[:, group], acc)
+        if weight.minimum is not None:
+            acc = fma32(weight.minimum[:, group], x.mu[:, group, None], acc)
+    return acc
+
+
+def silu_mul(gate: Float32, up: Float32) -> Float32:
+    """``gate / (1 + exp(-gate)) * up``."""
+    return (gate / (np.float32(1) + exp32(-gate))) * up
+
+
+def split_interleaved(y: Float32, block: int) -> tuple[Float32, Float32]:
+    """Columns that alternate ``block`` of gate and ``block`` of up -> (gate, up)."""
+    pairs = y.reshape(len(y), -1, 2, block)
+    return pairs[:, :, 0].reshape(len(y), -1), pairs[:, :, 1].reshape(len(y), -1)
