@@ -1,4 +1,4 @@
-"""The block pool that keeps keys and values, in bfloat16 or int8."""
+"""The block pool that keeps keys and values: in bfloat16 or int8, or exactly (float32, for comparisons)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from forerun.runtime.reference.linear import quantize_groups
 
 Int = NDArray[np.int32] | NDArray[np.int64]
 
-KV_DTYPES = ("bfloat16", "int8")
+KV_DTYPES = ("bfloat16", "int8", "float32")
+_STORED = {"bfloat16": np.uint16, "int8": np.int8, "float32": np.float32}
 
 
 class KvPool:
@@ -25,15 +26,16 @@ class KvPool:
             raise ValueError(f"KV dtype '{dtype}' is not one of {', '.join(KV_DTYPES)}")
         self.block_size = block_size
         shape = (layout.layers, 2, num_blocks, block_size, layout.kv_heads)
-        stored = np.uint16 if dtype == "bfloat16" else np.int8
-        self._values = np.zeros((*shape, layout.head_dim), stored)
+        self._dtype = dtype
+        self._values = np.zeros((*shape, layout.head_dim), _STORED[dtype])
         self._scales = np.zeros(shape, np.float32) if dtype == "int8" else None
 
     def write(self, layer: int, blocks: Int, offsets: Int, keys: Float32, values: Float32) -> None:
         """Store the rows [T, kv_heads, head_dim] at the given block and offset within it, each [T]."""
         for kind, rows in enumerate((keys, values)):
             if self._scales is None:
-                self._values[layer, kind, blocks, offsets] = bf16_bits(rows)
+                stored = bf16_bits(rows) if self._dtype == "bfloat16" else rows
+                self._values[layer, kind, blocks, offsets] = stored
             else:
                 q, scale = quantize_groups(rows)
                 self._values[layer, kind, blocks, offsets] = q.astype(np.int8)
@@ -45,6 +47,5 @@ class KvPool:
         positions = np.arange(start, end)
         blocks, offsets = table[positions // self.block_size], positions % self.block_size
         stored = self._values[layer, kind, blocks, offsets]
-        if self._scales is None:
-            return bf16_values(stored), None
-        return stored.astype(np.float32), self._scales[layer, kind, blocks, offsets]
+        values = bf16_values(stored) if self._dtype == "bfloat16" else stored.astype(np.float32)
+        return values, None if self._scales is None else self._scales[layer, kind, blocks, offsets]
