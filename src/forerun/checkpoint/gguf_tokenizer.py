@@ -1,0 +1,181 @@
+"""The tokenizer in a GGUF file's metadata -> the files that a Hugging Face folder has."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forerun.checkpoint.bpe import ADD_BOS, byte_level_document, sentencepiece_document
+from forerun.checkpoint.gguf_header import GGUFFile
+from forerun.errors import CheckpointError
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+_END_OF_TURN_TEXTS = ("<|eot_id|>", "<|im_end|>", "<|eom_id|>")
+_SAMPLING_KEYS = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+
+
+@dataclass(frozen=True)
+class GGUFTokenizer:
+    """tokens: texts by id. token_ids: "bos", "pad", "unk" (int or None) and "eos" (tuple). files: name -> bytes."""
+
+    tokens: list[str]
+    token_ids: dict[str, Any]
+    files: dict[str, bytes]
+    generation_config: dict[str, Any]
+
+
+def read_tokenizer(file: GGUFFile) -> GGUFTokenizer:
+    """Build tokenizer.json, tokenizer_config.json and generation_config.json from the metadata.
+
+    Raises CheckpointError when there is no tokenizer, or one of a kind that cannot be rebuilt exactly.
+    """
+    meta, where = file.metadata, str(file.path)
+    model = meta.get("tokenizer.ggml.model")
+    if model is None:
+        raise CheckpointError(
+            f"{where}: it holds no tokenizer (tokenizer.ggml.model is missing); use a complete GGUF file"
+        )
+    if model not in ("gpt2", "llama"):
+        raise CheckpointError(f"{where}: tokenizer model {model!r:.40} is not supported; supported: gpt2, llama")
+    tokens, types = _vocabulary(meta, where)
+    ids = _token_ids(meta, tokens, types, spm=model == "llama")
+    pre = meta.get("tokenizer.ggml.pre", "default")
+    add_bos = bool(meta.get("tokenizer.ggml.add_bos_token", model == "llama" or pre in ADD_BOS))
+    add_eos = bool(meta.get("tokenizer.ggml.add_eos_token", False))
+    prefix = [ids["bos"]] if add_bos and ids["bos"] is not None else []
+    suffix = [ids["eos"][0]] if add_eos and ids["eos"] else []
+    vocab = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
+    added = [_added(i, tokens[i], types[i]) for i in range(len(tokens)) if types[i] in (UNKNOWN, CONTROL, USER_DEFINED)]
+    frame = ([(tokens[i], i) for i in prefix], [(tokens[i], i) for i in suffix])
+    if model == "gpt2":
+        merges = _merges(meta, where)
+        document = byte_level_document(str(pre), vocab, merges, added, frame, where)
+    else:
+        scores = _scores(meta, tokens, types, where)
+        spaced = bool(meta.get("tokenizer.ggml.add_space_prefix", True))
+        unknown = None if ids["unk"] is None else tokens[ids["unk"]]
+        document = sentencepiece_document(vocab, scores, added, frame, spaced, unknown)
+    generation = _generation_config(meta, ids)
+    files = {
+        "tokenizer.json": json.dumps(document, ensure_ascii=False).encode(),
+        "tokenizer_config.json": json.dumps(_tokenizer_config(meta, ids, tokens, add_bos, add_eos), indent=2).encode(),
+        "generation_config.json": json.dumps(generation, indent=2).encode(),
+    }
+    _validate(files["tokenizer.json"], where)
+    return GGUFTokenizer(tokens, ids, files, generation)
+
+
+def _vocabulary(meta: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:
+    tokens = meta.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise CheckpointError(f"{where}: tokenizer.ggml.tokens is missing or empty; the tokenizer is incomplete")
+    types = _numbers(meta, "tokenizer.ggml.token_type", len(tokens), where)
+    types = [NORMAL] * len(tokens) if types is None else [int(kind) for kind in types]
+    twice = [token for token, count in Counter(tokens).items() if count > 1]
+    if twice:
+        raise CheckpointError(f"{where}: token {twice[0]!r:.60} occurs twice in tokenizer.ggml.tokens; damaged")
+    return tokens, types
+
+
+def _numbers(meta: Mapping[str, Any], key: str, count: int, where: str) -> list[Any] | None:
+    values = meta.get(key)
+    if values is None:
+        return None
+    if not isinstance(values, np.ndarray) or values.size != count:
+        raise CheckpointError(f"{where}: {key} must hold one number for each of the {count} tokens")
+    numbers: list[Any] = values.tolist()
+    return numbers
+
+
+def _merges(meta: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
+    """The pairs of tokenizer.ggml.merges: two texts with a space between; the first is never empty."""
+    merges = meta.get("tokenizer.ggml.merges")
+    if not isinstance(merges, list):
+        raise CheckpointError(f"{where}: tokenizer.ggml.merges is missing; the tokenizer is incomplete")
+    pairs = []
+    for merge in merges:
+        cut = merge.find(" ", 1)
+        if cut < 0:
+            raise CheckpointError(f"{where}: {merge!r:.60} in tokenizer.ggml.merges is not a pair; damaged")
+        pairs.append((merge[:cut], merge[cut + 1 :]))
+    return pairs
+
+
+def _scores(meta: Mapping[str, Any], tokens: list[str], types: list[int], where: str) -> dict[str, float]:
+    """Scores of the tokens that text can be merged into."""
+    scores = _numbers(meta, "tokenizer.ggml.scores", len(tokens), where)
+    if scores is None:
+        raise CheckpointError(f"{where}: tokenizer.ggml.scores is missing; the tokenizer is incomplete")
+    return {token: float(scores[i]) for i, token in enumerate(tokens) if types[i] == NORMAL}
+
+
+def _token_ids(meta: Mapping[str, Any], tokens: list[str], types: list[int], spm: bool) -> dict[str, Any]:
+    def one(name: str, default: int | None = None) -> int | None:
+        value = meta.get(f"tokenizer.ggml.{name}_token_id", default if spm else None)
+        return value if isinstance(value, int) and 0 <= value < len(tokens) else None
+
+    ends = [one("eos", 2), one("eot"), one("eom")]
+    ends += [
+        tokens.index(text) for text in _END_OF_TURN_TEXTS if text in tokens and types[tokens.index(text)] == CONTROL
+    ]
+    eos = tuple(dict.fromkeys(i for i in ends if i is not None))
+    return {"bos": one("bos", 1), "eos": eos, "pad": one("padding"), "unk": one("unknown", 0)}
+
+
+def _added(number: int, text: str, kind: int) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": number, "content": text, **flags, "special": kind != USER_DEFINED}
+
+
+def _generation_config(meta: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {"bos_token_id": ids["bos"], "eos_token_id": list(ids["eos"]), "pad_token_id": ids["pad"]}
+    for key, name in _SAMPLING_KEYS.items():
+        value = meta.get(f"general.sampling.{key}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            config[name] = float(str(np.float32(value))) if isinstance(value, float) else value
+            config["do_sample"] = True
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _tokenizer_config(
+    meta: Mapping[str, Any], ids: Mapping[str, Any], tokens: list[str], add_bos: bool, add_eos: bool
+) -> dict[str, Any]:
+    def text(number: int | None) -> str | None:
+        return None if number is None else tokens[number]
+
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": text(ids["bos"]),
+        "eos_token": text(ids["eos"][0]) if ids["eos"] else None,
+        "pad_token": text(ids["pad"]),
+        "unk_token": text(ids["unk"]),
+        "add_bos_token": add_bos,
+        "add_eos_token": add_eos,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": meta.get(f"{meta.get('general.architecture')}.context_length"),
+    }
+    start = "tokenizer.chat_template"
+    named = {key[len(start) + 1 :]: value for key, value in meta.items() if key.startswith(start + ".")}
+    main = meta.get(start)
+    if main is not None and named:
+        config["chat_template"] = [
+            {"name": name, "template": text} for name, text in {"default": main, **named}.items()
+        ]
+    elif main is not None:
+        config["chat_template"] = main
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _validate(document: bytes, where: str) -> None:
+    """Let the tokenizers library read what was built, so that a damaged vocabulary shows now."""
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_str(document.decode())
+    except Exception as error:
+        raise CheckpointError(f"{where}: its tokenizer is contradictory ({str(error).splitlines()[0]:.160})") from None
