@@ -1,0 +1,1 @@
+"""The parts of ``inference_demo``: flag table, parser, settings, documentation."""
