@@ -1,0 +1,127 @@
+"""From what a caller asks for to a request that the engine can serve, or one clear refusal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forerun.engine.errors import RequestError
+from forerun.engine.params import Limits, SamplingParams
+from forerun.engine.request import Request
+from forerun.engine.text import DetokenizerFactory, TextStream
+from forerun.kvcache import SequenceBlocks
+from forerun.runtime.step import Executor
+
+PromptIds = Sequence[int] | NDArray[np.integer]
+
+
+def expand(params: SamplingParams) -> list[SamplingParams]:
+    """One parameter set per answer: answer i of a seeded request uses ``seed + i``; only the first scores the prompt."""
+    if params.n == 1:
+        return [params]
+    answers = []
+    for index in range(params.n):
+        seed = None if params.seed is None else (params.seed + index) % 2**64
+        scores = params.prompt_logprobs if index == 0 else None
+        answers.append(replace(params, n=1, seed=seed, prompt_logprobs=scores))
+    return answers
+
+
+class Admission:
+    """Checks requests against an executor and builds them. Stateless, so it may be used from any thread.
+
+    ``max_total`` is the largest number of tokens, prompt and output, that one sequence can reach: the context, or
+    what the KV pool holds when that is less (the last token drawn needs no KV).
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        limits: Limits,
+        eos_token_ids: Sequence[int],
+        detokenizer: DetokenizerFactory | None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.limits = limits
+        self.max_model_len = executor.max_model_len
+        self.max_total = min(executor.max_model_len, executor.num_blocks * executor.block_size + 1)
+        self.table_width = -(-executor.max_model_len // executor.block_size)
+        self._eos_ids = frozenset(eos_token_ids)
+        self._detokenizer = detokenizer
+        self._entropy = entropy
+
+    def request(
+        self, prompt: PromptIds, params: SamplingParams, request_id: str, index: int, arrival: float
+    ) -> Request:
+        """Build one request (``params.n`` must be 1). Raises RequestError for what can never be served."""
+        self.limits.check(params)
+        if params.n != 1:
+            raise RequestError("n must be expanded before a request is built", "n")
+        ids = self._prompt(prompt)
+        max_total = self._max_total(len(ids), params.max_tokens)
+        seed = int.from_bytes(self._entropy(8), "little") if params.seed is None else params.seed % 2**64
+        return Request(
+            request_id,
+            ids,
+            params,
+            index=index,
+            seed=seed,
+            max_total=max_total,
+            eos_ids=self._eos_ids,
+            kv=SequenceBlocks(params.cache_salt, self.table_width),
+            text=self._text(params),
+            arrival=arrival,
+        )
+
+    def _prompt(self, prompt: PromptIds) -> NDArray[np.int32]:
+        if len(prompt) == 0:
+            raise RequestError("the prompt has no tokens", "prompt")
+        self._check_length(len(prompt))
+        ids = np.asarray(prompt)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise RequestError("the prompt must be a list of token ids", "prompt")
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self.limits.vocab_size:
+            wrong = low if low < 0 else high
+            raise RequestError(f"the prompt has token id {wrong}; ids are 0 to {self.limits.vocab_size - 1}", "prompt")
+        return ids.astype(np.int32)
+
+    def _check_length(self, length: int) -> None:
+        if length < self.max_total:
+            return
+        if self.max_total < self.max_model_len:
+            raise RequestError(
+                f"the prompt has {length} tokens, but the KV cache holds {self.max_total - 1}; "
+                "shorten it or give the cache more blocks",
+                "prompt",
+            )
+        raise RequestError(
+            f"the prompt has {length} tokens, which leaves no room in the context of {self.max_model_len} tokens",
+            "prompt",
+        )
+
+    def _max_total(self, prompt: int, max_tokens: int | None) -> int:
+        if max_tokens is None:
+            return self.max_total
+        if prompt + max_tokens > self.max_total:
+            what = "context" if self.max_total == self.max_model_len else "KV cache"
+            raise RequestError(
+                f"the prompt has {prompt} tokens and max_tokens is {max_tokens}: {prompt + max_tokens} in total, "
+                f"but the {what} takes {self.max_total}",
+                "max_tokens",
+            )
+        return prompt + max_tokens
+
+    def _text(self, params: SamplingParams) -> TextStream | None:
+        if self._detokenizer is None or not params.detokenize:
+            if params.stop:
+                raise RequestError(
+                    "stop strings need text: leave detokenize on and give the engine a tokenizer", "stop"
+                )
+            return None
+        decoder = self._detokenizer(params.skip_special_tokens)
+        return TextStream(decoder, params.stop, params.include_stop_str_in_output, params.min_tokens)

@@ -1,0 +1,67 @@
+"""From a plan to the arrays of a step, written into buffers that are allocated once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from forerun.engine.sampling import SamplingBuilder
+from forerun.engine.scheduler import Scheduled
+from forerun.engine.settings import StepLimits
+from forerun.runtime.step import StepInput
+
+
+class BatchBuilder:
+    """Writes StepInputs. The arrays of one are overwritten by the next.
+
+    ``table_width`` is the number of KV blocks that the longest sequence can have.
+    """
+
+    def __init__(self, limits: StepLimits, table_width: int) -> None:
+        samples = limits.seqs + limits.extra_samples
+        self._token_ids = np.zeros(limits.rows, np.int32)
+        self._positions = np.zeros(limits.rows, np.int32)
+        self._query_starts = np.zeros(limits.seqs + 1, np.int32)
+        self._tables = np.full((limits.seqs, table_width), -1, np.int32)
+        self._sample_rows = np.zeros(samples, np.int32)
+        self._count_up = np.arange(limits.rows, dtype=np.int32)
+        self._sampling = SamplingBuilder()
+
+    def build(self, plan: list[Scheduled]) -> StepInput:
+        """The step that computes ``plan``; sampled rows come in its order, scored rows before drawn ones."""
+        row = samples = 0
+        scored = False
+        token_ids, positions, sample_rows = self._token_ids, self._positions, self._sample_rows
+        for place, item in enumerate(plan):
+            request, start, rows = item.request, item.start, item.rows
+            if rows == 1:
+                token_ids[row] = request.tokens[start]
+                positions[row] = start
+            else:
+                known = rows - len(item.draft)
+                token_ids[row : row + known] = request.tokens[start : start + known]
+                if item.draft:
+                    token_ids[row + known : row + rows] = item.draft
+                np.add(self._count_up[:rows], start, out=positions[row : row + rows])
+            self._tables[place] = request.kv.row
+            if item.scores:
+                scored = True
+                first = row + item.score_start - start
+                sample_rows[samples : samples + item.scores] = range(first, first + item.scores)
+                samples += item.scores
+            row += rows
+            self._query_starts[place + 1] = row
+            if item.draws == 1:
+                sample_rows[samples] = row - 1
+                samples += 1
+            elif item.draws:
+                sample_rows[samples : samples + item.draws] = range(row - item.draws, row)
+                samples += item.draws
+        return StepInput(
+            token_ids=token_ids[:row],
+            positions=positions[:row],
+            query_starts=self._query_starts[: len(plan) + 1],
+            block_tables=self._tables[: len(plan)],
+            sample_rows=sample_rows[:samples],
+            sampling=self._sampling.build(plan),
+            want_logits=scored,
+        )

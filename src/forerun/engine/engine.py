@@ -1,0 +1,221 @@
+"""The engine: requests in, one executor call per step, news of the requests out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from forerun.engine.accept import Acceptor, delta_of
+from forerun.engine.admission import Admission, PromptIds
+from forerun.engine.batch import BatchBuilder
+from forerun.engine.drafts import Drafter
+from forerun.engine.errors import QueueFullError, RequestError
+from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
+from forerun.engine.params import Limits, SamplingParams
+from forerun.engine.request import Request
+from forerun.engine.scheduler import Scheduled, Scheduler
+from forerun.engine.settings import EngineSettings, StepLimits
+from forerun.engine.stats import EngineCounters, EngineStats
+from forerun.engine.text import DetokenizerFactory
+from forerun.kvcache import KVCache, PrefixStats
+from forerun.runtime.step import Executor, StepOutput
+
+
+class Engine:
+    """Serves many requests with one executor. All methods except ``admission`` belong to one thread.
+
+    Every request that ``add`` accepted ends with exactly one delta whose ``finish_reason`` is set: "stop",
+    "length", "abort" or "error". ``clock`` (seconds, monotonic) and ``entropy`` (n -> n random bytes, for seeds
+    that are not given) can be replaced.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        settings: EngineSettings | None = None,
+        eos_token_ids: Sequence[int] = (),
+        detokenizer: DetokenizerFactory | None = None,
+        limits: Limits | None = None,
+        drafter: Drafter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.settings = settings or EngineSettings()
+        self.step_limits = StepLimits.of(self.settings, executor)
+        limits = limits or Limits(executor.vocab_size)
+        self.admission = Admission(executor, limits, eos_token_ids, detokenizer, entropy)
+        self.clock = clock
+        self.counters = EngineCounters()
+        self.failures_in_a_row = 0
+        self.last_step = clock()
+        self.last_step_rows = 0
+        self._executor = executor
+        self._prefix_stats = PrefixStats()
+        self._drafter = drafter
+        self._requests: dict[str, dict[int, Request]] = {}
+        self._unfinished = 0
+        self._news: list[Delta] = []
+        self._start_afresh()
+
+    @property
+    def unfinished(self) -> int:
+        """Requests accepted and not ended."""
+        return self._unfinished
+
+    @property
+    def healthy(self) -> bool:
+        """False after ``max_failures`` executor failures in a row, until a step succeeds."""
+        return self.failures_in_a_row < self.settings.max_failures
+
+    def add(self, request_id: str, prompt: PromptIds, params: SamplingParams, index: int = 0) -> None:
+        """Check and queue one request. Raises RequestError or QueueFullError; nothing is queued then."""
+        self.enqueue([self.admission.request(prompt, params, request_id, index, self.clock())])
+
+    def enqueue(self, requests: Sequence[Request]) -> None:
+        """Queue requests that ``admission`` built, all or none. Raises QueueFullError."""
+        room = self.step_limits.seqs + self.settings.max_queued_requests
+        if self._unfinished + len(requests) > room:
+            raise QueueFullError(
+                f"the queue is full: {self._unfinished} of {room} requests are in flight; try again later"
+            )
+        for request in requests:
+            if request.index in self._requests.get(request.request_id, ()):
+                raise RequestError(f"request id '{request.request_id}' is already in use", "request_id")
+        for request in requests:
+            self._requests.setdefault(request.request_id, {})[request.index] = request
+            self._unfinished += 1
+            self.counters.accepted += 1
+            self._scheduler.add(request)
+
+    def abort(self, request_id: str) -> bool:
+        """End every answer of ``request_id`` now and free its blocks; False when there is none."""
+        answers = list(self._requests.get(request_id, {}).values())
+        for request in answers:
+            self._end(request, delta_of(request), FINISH_ABORT)
+        return bool(answers)
+
+    def step(self) -> list[Delta]:
+        """Run one step, if there is anything to run, and return what is new since the last call."""
+        plan = self._scheduler.schedule()
+        if plan:
+            self._note_start(plan)
+            try:
+                batch = self._builder.build(plan)
+                output = _checked(
+                    self._executor.step(batch), len(batch.sample_rows), self._executor.vocab_size, batch.want_logits
+                )
+            except Exception as error:
+                self._fail_batch(plan, error)
+            else:
+                self._accept(plan, output)
+        news, self._news = self._news, []
+        return news
+
+    def fail_all(self, message: str) -> None:
+        """End every request with an error and start with empty KV memory: the way out of a defect of the engine
+        itself."""
+        requests = [request for answers in self._requests.values() for request in answers.values()]
+        self._start_afresh()
+        self.failures_in_a_row += 1
+        for request in requests:
+            self._close(request, delta_of(request, message), FINISH_ERROR)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes; running requests go on."""
+        self._kv.reset()
+
+    def stats(self) -> EngineStats:
+        """A reading of counters and load."""
+        prefix = self._kv.stats
+        return EngineStats(
+            counters=replace(self.counters, ended=dict(self.counters.ended)),
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            kv_blocks=self._kv.num_blocks,
+            kv_usage=self._kv.usage,
+            prefix_queries=prefix.queries,
+            prefix_hits=prefix.hits,
+            prefix_evictions=prefix.evictions,
+        )
+
+    def close(self) -> None:
+        """Abort what is left and close the executor."""
+        for request_id in list(self._requests):
+            self.abort(request_id)
+        self._executor.close()
+
+    def _start_afresh(self) -> None:
+        """Empty KV memory, queue and buffers; totals go on counting."""
+        executor, settings = self._executor, self.settings
+        self._kv = KVCache(
+            executor.num_blocks,
+            executor.block_size,
+            prefix_caching=settings.enable_prefix_caching,
+            max_salt_share=settings.max_salt_share,
+            stats=self._prefix_stats,
+        )
+        by_priority = settings.policy == "priority"
+        self._scheduler = Scheduler(
+            self.step_limits, self._kv, self.counters, by_priority=by_priority, drafter=self._drafter
+        )
+        self._builder = BatchBuilder(self.step_limits, self.admission.table_width)
+        self._acceptor = Acceptor(self._kv, self.counters, self._drafter)
+
+    def _note_start(self, plan: list[Scheduled]) -> None:
+        now = self.clock()
+        for item in plan:
+            if item.request.times.scheduled is None:
+                item.request.times.scheduled = now
+
+    def _accept(self, plan: list[Scheduled], output: StepOutput) -> None:
+        now = self.clock()
+        self.failures_in_a_row = 0
+        self.last_step = now
+        self.last_step_rows = sum(item.rows for item in plan)
+        self.counters.steps += 1
+        self.counters.step_rows += self.last_step_rows
+        for request, delta in self._acceptor.accept(plan, output, now):
+            if delta.finish_reason is None:
+                self._news.append(delta)
+            else:
+                self._end(request, delta, delta.finish_reason)
+
+    def _fail_batch(self, plan: list[Scheduled], error: Exception) -> None:
+        self.failures_in_a_row += 1
+        self.counters.failures += 1
+        self.last_step = self.clock()
+        message = f"the step failed: {type(error).__name__}: {error}"
+        for item in plan:
+            self._end(item.request, delta_of(item.request, message), FINISH_ERROR)
+
+    def _end(self, request: Request, delta: Delta, reason: str) -> None:
+        self._scheduler.remove(request)
+        self._close(request, delta, reason)
+
+    def _close(self, request: Request, delta: Delta, reason: str) -> None:
+        """Book the one end of a request whose blocks are free."""
+        request.finish(reason)
+        answers = self._requests[request.request_id]
+        del answers[request.index]
+        if not answers:
+            del self._requests[request.request_id]
+        self._unfinished -= 1
+        self.counters.ended[reason] += 1
+        request.times.finished = self.clock()
+        delta.finish_reason = reason
+        self._news.append(delta)
+
+
+def _checked(output: StepOutput, samples: int, vocab_size: int, want_logits: bool) -> StepOutput:
+    """Raise ValueError unless the executor kept its side of the contract."""
+    tokens = output.tokens
+    if tokens.shape != (samples,) or len(output.logprobs) != samples or len(output.top_ids) != samples:
+        raise ValueError(f"the executor returned {tokens.shape} tokens for {samples} sampled rows")
+    if samples and not (tokens.min() >= -1 and tokens.max() < vocab_size):
+        raise ValueError("the executor returned a token outside the vocabulary")
+    if want_logits and (output.logits is None or output.logits.shape != (samples, vocab_size)):
+        raise ValueError("the executor returned no logits although they were asked for")
+    return output

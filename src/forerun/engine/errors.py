@@ -1,0 +1,30 @@
+"""What can go wrong with one request. The server turns each class into one HTTP status."""
+
+from __future__ import annotations
+
+from forerun.errors import ForerunError
+
+
+class RequestError(ForerunError):
+    """A request that can never be served as it stands (HTTP 400). ``param`` names the offending parameter, if one
+    does."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class QueueFullError(ForerunError):
+    """More requests than the queue takes (HTTP 429). ``retry_after`` is a hint in seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineStoppedError(ForerunError):
+    """The engine takes no more requests: it is shutting down, or it died (HTTP 503)."""
+
+
+class GenerationError(ForerunError):
+    """A request that was accepted and then failed; the message says why (HTTP 500)."""

@@ -1,0 +1,101 @@
+"""The sampling parameters of a step's rows, as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forerun.engine.adjust import Entries
+from forerun.engine.request import Request
+from forerun.engine.scheduler import Scheduled
+from forerun.runtime.step import SamplingRows
+
+_NO_ENTRIES: Entries = (np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))
+
+
+class SamplingBuilder:
+    """Builds SamplingRows; rows that stay the same from one step to the next are not built again."""
+
+    def __init__(self) -> None:
+        self._last: list[Request] | None = None
+        self._rows: SamplingRows | None = None
+
+    def build(self, plan: list[Scheduled]) -> SamplingRows:
+        """Parameters of all sampled rows of ``plan``, in its order. Valid until the next call."""
+        if any(item.scores or item.draft for item in plan):
+            self._last = None
+            return self._general(plan)
+        drawing = [item.request for item in plan if item.draws]
+        if self._rows is not None and drawing == self._last:
+            return self._rows
+        if any(request.adjust is not None for request in drawing):
+            self._last = None
+            return self._general(plan)
+        self._last, self._rows = drawing, _rows(drawing, None)
+        return self._rows
+
+    def _general(self, plan: list[Scheduled]) -> SamplingRows:
+        owners: list[Request | None] = []  # None: a row that is read for prompt log-probabilities only
+        entries: list[Entries | None] = []
+        for item in plan:
+            owners += [None] * item.scores
+            entries += [None] * item.scores
+            if item.draws:
+                owners += [item.request] * item.draws
+                entries += _draw_entries(item)
+        return _rows(owners, entries)
+
+
+def _draw_entries(item: Scheduled) -> list[Entries | None]:
+    """Adjustments of each drawn row: row j follows the output and the first j draft tokens."""
+    adjust = item.request.adjust
+    if adjust is None:
+        return [None] * item.draws
+    output = list(item.request.output)
+    entries: list[Entries | None] = []
+    for place in range(item.draws):
+        ids, add, rep = adjust.entries(output)
+        entries.append((ids.copy(), add.copy(), rep.copy()) if item.draft else (ids, add, rep))
+        if place < len(item.draft):
+            output.append(item.draft[place])
+            adjust.observe(item.draft[place])
+    for token in reversed(item.draft):
+        adjust.forget(token)
+    return entries
+
+
+def _rows(owners: list[Request] | list[Request | None], entries: list[Entries | None] | None) -> SamplingRows:
+    count = len(owners)
+    rows = SamplingRows.greedy(count)
+    allow: list[tuple[int, ...]] = []
+    for place, request in enumerate(owners):
+        if request is None:
+            allow.append(())
+            continue
+        params = request.params
+        if params.temperature:
+            rows.temperature[place] = params.temperature
+            rows.top_k[place] = params.top_k
+            rows.top_p[place] = params.top_p
+            rows.min_p[place] = params.min_p
+            rows.seed[place] = request.seed
+        if params.logprobs is not None:
+            rows.num_logprobs[place] = params.logprobs
+        allow.append(params.allowed_token_ids or ())
+    if any(allow):
+        lists = [np.array(sorted(set(ids)), np.int32) for ids in allow]
+        rows.allow_starts, rows.allow_ids = _starts(lists), np.concatenate(lists)
+    if entries is not None and any(entry is not None for entry in entries):
+        columns = [entry or _NO_ENTRIES for entry in entries]
+        rows.adjust_starts = _starts([column[0] for column in columns])
+        rows.adjust_ids = np.concatenate([column[0] for column in columns])
+        rows.adjust_add = np.concatenate([column[1] for column in columns])
+        rows.adjust_rep = np.concatenate([column[2] for column in columns])
+    return rows
+
+
+def _starts(lists: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Offsets of each list in their concatenation, int32 [len + 1]."""
+    starts = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum([len(part) for part in lists], out=starts[1:])
+    return starts

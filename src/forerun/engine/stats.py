@@ -1,0 +1,42 @@
+"""Counters of the engine: what happened since it started, and what is going on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class EngineCounters:
+    """Running totals. ``accepted`` = sum of ``ended`` + requests still unfinished, at any time between two steps.
+
+    Tokens: ``prompt_tokens`` of requests whose prompt is complete, ``cached_tokens`` of them found in the prefix
+    cache, ``generation_tokens`` drawn. ``steps`` and ``step_rows`` count executor calls that succeeded,
+    ``failures`` those that did not.
+    """
+
+    accepted: int = 0
+    ended: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generation_tokens: int = 0
+    steps: int = 0
+    step_rows: int = 0
+    failures: int = 0
+    preemptions: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """One reading of the engine: totals so far (a copy) and the present load."""
+
+    counters: EngineCounters
+    num_running: int
+    num_waiting: int
+    kv_blocks: int
+    kv_usage: float
+    prefix_queries: int
+    prefix_hits: int
+    prefix_evictions: int
