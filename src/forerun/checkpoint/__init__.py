@@ -56,7 +56,7 @@ def open_checkpoint(source: str) -> Checkpoint:
         return open_hf_folder(hub.fetch(source), source)
     hint = did_you_mean(source.lower(), default_model.NAMES)
     raise CheckpointError(
-        f"'{source}' does not exist{hint}; give a Hugging Face folder, a .gguf file, a hub id (organisation/name) or 'default'"
+        f"'{source}' does not exist{hint}; give a Hugging Face folder, a .gguf file, a hub id (org/name) or 'default'"
     )
 
 

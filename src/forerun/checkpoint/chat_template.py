@@ -76,7 +76,7 @@ def _compile(template: str) -> Template:
     class Generation(Extension):
         """``{% generation %}`` marks the assistant's words for training; here it only passes them on."""
 
-        tags = frozenset({"generation"})
+        tags = {"generation"}  # noqa: RUF012 (the base class wants a set)
 
         def parse(self, parser: Parser) -> list[nodes.Node]:
             next(parser.stream)

@@ -16,12 +16,12 @@ _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 class TokenBytes:
     """What bytes a token stands for, under the decoder that tokenizer.json names.
 
-    Two kinds exist: byte level (each letter of a token is a byte) and SentencePiece (U+2581 is a space, ``<0x0A>`` a byte,
-    the first space of a text is dropped when the decoder says so).
+    Two kinds exist: byte level (each letter of a token is a byte) and SentencePiece (U+2581 is a space, ``<0x0A>`` a
+    byte, the first space of a text is dropped when the decoder says so).
     """
 
-    def __init__(self, decoder: Mapping[str, Any] | None, text_of: Callable[[int], str | None]) -> None:
-        parts = (decoder or {}).get("decoders", [decoder or {}])
+    def __init__(self, decoder: Mapping[str, Any], text_of: Callable[[int], str | None]) -> None:
+        parts = decoder.get("decoders", [decoder])
         kinds = {part.get("type") for part in parts}
         known = {"ByteLevel"}, {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
         if not kinds or not any(kinds <= names for names in known):

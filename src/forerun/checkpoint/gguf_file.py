@@ -44,8 +44,8 @@ _LAYER_PATTERN = re.compile(r"blk\.(\d{1,5})\.(\w+)\.(weight|bias)")
 def open_gguf(path: Path, source: str | None = None) -> Checkpoint:
     """Return the checkpoint in a GGUF file; ``source`` is what the user typed, when that was something else.
 
-    The q and k rows of the llama architecture, which llama.cpp interleaves, come back in Hugging Face's order, in values
-    and in grids.
+    The q and k rows of the llama architecture, which llama.cpp interleaves, come back in Hugging Face's order, in
+    values and in grids.
     """
     file = open_gguf_header(path)
     tokenizer = read_tokenizer(file)

@@ -29,7 +29,6 @@ class Tokenizer:
 
         if "tokenizer.json" not in files:
             raise CheckpointError("tokenizer.json is missing; the checkpoint has no tokenizer that can be read")
-        document = parse_json_object(files["tokenizer.json"], "tokenizer.json")
         try:
             self._backend = Backend.from_str(files["tokenizer.json"].decode("utf-8"))
         except Exception as error:
@@ -41,7 +40,9 @@ class Tokenizer:
         self.generation_config = _optional_json(files, "generation_config.json")
         self.special_tokens = _special_tokens(self._config, _optional_json(files, "special_tokens_map.json"))
         self._templates = _templates(files, self._config)
-        self._token_bytes = TokenBytes(document.get("decoder"), self._backend.id_to_token)
+        decoder = self._backend.decoder
+        state = {} if decoder is None else json.loads(decoder.__getstate__())
+        self._token_bytes = TokenBytes(state, self._backend.id_to_token)
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(number for number, token in added.items() if token.special)
         self.vocab_size = self._count(max(added, default=-1))
@@ -170,7 +171,7 @@ def _templates(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[st
     if "chat_template.jinja" in files:
         value = files["chat_template.jinja"].decode("utf-8", "replace")
     elif "chat_template.json" in files:
-        value = json.loads(files["chat_template.json"]).get("chat_template", value)
+        value = parse_json_object(files["chat_template.json"], "chat_template.json").get("chat_template", value)
     if isinstance(value, str):
         return {"default": value}
     if not isinstance(value, list):
