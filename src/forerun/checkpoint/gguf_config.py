@@ -43,6 +43,8 @@ class Metadata:
         value = self.values.get(f"{self.architecture}.{key}", default)
         if isinstance(value, np.ndarray) and value.size and np.all(value == value[0]):
             return value[0].item()
+        if isinstance(value, np.ndarray | list):
+            raise self.fail(f"metadata key '{self.architecture}.{key}' must be one value (or the same for every layer)")
         return value
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -69,7 +71,7 @@ def read_config(file: GGUFFile, token_ids: Mapping[str, Any], rope_factors: Floa
     token_ids: "bos" (int or None), "eos" (tuple), "pad" (int or None). rope_factors: content of rope_freqs.weight,
     float32 [head_dim / 2], or None. Raises CheckpointError for unsupported architectures and settings.
     """
-    architecture = file.metadata.get("general.architecture")
+    architecture = file.text("general.architecture")
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{file.path}: architecture {architecture!r:.60} is not supported; supported: {', '.join(ARCHITECTURES)}"

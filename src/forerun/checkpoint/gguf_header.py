@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,9 +23,11 @@ MAX_TENSORS = 1 << 16
 MAX_NAME_BYTES = 1 << 10
 MAX_STRING_BYTES = 16 << 20
 MAX_ARRAY_ITEMS = 1 << 20
+MAX_STRINGS = 1 << 21
 MAX_HEADER_BYTES = 256 << 20
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_T = TypeVar("_T", str, bool, int)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,25 @@ class GGUFFile:
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
 
+    def text(self, key: str) -> str | None:
+        """Return a metadata string, or None when the key is absent. Raises CheckpointError for another type."""
+        return self._typed(key, str, "a string")
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return a metadata boolean. Raises CheckpointError for another type."""
+        value = self._typed(key, bool, "true or false")
+        return default if value is None else value
+
+    def integer(self, key: str) -> int | None:
+        """Return a metadata integer, or None when the key is absent. Raises CheckpointError for another type."""
+        return self._typed(key, int, "an integer")
+
+    def _typed(self, key: str, kind: type[_T], name: str) -> _T | None:
+        value = self.metadata.get(key)
+        if value is None or type(value) is kind:
+            return value
+        raise CheckpointError(f"{self.path}: metadata key '{key}' must be {name}, not {value!r:.60}")
+
 
 def open_gguf_header(path: Path) -> GGUFFile:
     """Map ``path`` and read its header. Raises CheckpointError when anything in it is impossible or unsupported."""
@@ -70,8 +91,9 @@ def open_gguf_header(path: Path) -> GGUFFile:
         if key in metadata:
             raise cursor.fail(f"metadata key '{key}' occurs twice; damaged")
         metadata[key] = cursor.value(cursor.scalar("<I"), key)
-    if "split.count" in metadata and metadata["split.count"] != 1:
-        raise cursor.fail(f"it is one of {metadata['split.count']} parts; merge them with llama-gguf-split --merge")
+    parts = metadata.get("split.count", 1)
+    if isinstance(parts, int) and parts > 1:
+        raise cursor.fail(f"it is one of {parts} parts; merge them with llama-gguf-split --merge")
     raw = [cursor.tensor() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
@@ -87,6 +109,7 @@ class _Cursor:
     def __init__(self, path: Path, content: memoryview) -> None:
         self.path, self.content, self.position = path, content, 0
         self.limit = min(len(content), MAX_HEADER_BYTES)
+        self.strings_left = MAX_STRINGS
 
     def fail(self, message: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {message}")
@@ -133,7 +156,24 @@ class _Cursor:
             raise self.fail(f"array '{key}' holds items of the unsupported type {kind}")
         if count * 8 > self.limit - self.position:
             raise self.fail(f"array '{key}' claims {count} strings, more than the file can hold; damaged")
-        return [self.string(MAX_STRING_BYTES, f"an item of '{key}'") for _ in range(count)]
+        self.strings_left -= count
+        if self.strings_left < 0:
+            raise self.fail(f"its metadata holds more than {MAX_STRINGS} strings; the header is damaged")
+        return self._strings(count, key)
+
+    def _strings(self, count: int, key: str) -> list[str]:
+        """Read ``count`` strings; a loop of its own because vocabularies are long."""
+        content, limit, position, strings = self.content, self.limit, self.position, []
+        size_at = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            start = position + 8
+            end = start + size_at(content, position)[0] if start <= limit else limit + 1
+            if end > limit:
+                raise self.fail(f"its header ends within array '{key}'; truncated or damaged")
+            strings.append(str(content[start:end], "utf-8", "replace"))
+            position = end
+        self.position = position
+        return strings
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """Return (name, NumPy-ordered shape, type number, offset) of one tensor, unchecked against the data."""

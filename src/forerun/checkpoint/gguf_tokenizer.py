@@ -35,7 +35,7 @@ def read_tokenizer(file: GGUFFile) -> GGUFTokenizer:
     Raises CheckpointError when there is no tokenizer, or one of a kind that cannot be rebuilt exactly.
     """
     meta, where = file.metadata, str(file.path)
-    model = meta.get("tokenizer.ggml.model")
+    model = file.text("tokenizer.ggml.model")
     if model is None:
         raise CheckpointError(
             f"{where}: it holds no tokenizer (tokenizer.ggml.model is missing); use a complete GGUF file"
@@ -43,10 +43,10 @@ def read_tokenizer(file: GGUFFile) -> GGUFTokenizer:
     if model not in ("gpt2", "llama"):
         raise CheckpointError(f"{where}: tokenizer model {model!r:.40} is not supported; supported: gpt2, llama")
     tokens, types = _vocabulary(meta, where)
-    ids = _token_ids(meta, tokens, types, spm=model == "llama")
-    pre = meta.get("tokenizer.ggml.pre", "default")
-    add_bos = bool(meta.get("tokenizer.ggml.add_bos_token", model == "llama" or pre in ADD_BOS))
-    add_eos = bool(meta.get("tokenizer.ggml.add_eos_token", False))
+    ids = _token_ids(file, tokens, types, spm=model == "llama")
+    pre = file.text("tokenizer.ggml.pre") or "default"
+    add_bos = file.flag("tokenizer.ggml.add_bos_token", model == "llama" or pre in ADD_BOS)
+    add_eos = file.flag("tokenizer.ggml.add_eos_token", False)
     prefix = [ids["bos"]] if add_bos and ids["bos"] is not None else []
     suffix = [ids["eos"][0]] if add_eos and ids["eos"] else []
     vocab = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
@@ -54,16 +54,16 @@ def read_tokenizer(file: GGUFFile) -> GGUFTokenizer:
     frame = ([(tokens[i], i) for i in prefix], [(tokens[i], i) for i in suffix])
     if model == "gpt2":
         merges = _merges(meta, where)
-        document = byte_level_document(str(pre), vocab, merges, added, frame, where)
+        document = byte_level_document(pre, vocab, merges, added, frame, where)
     else:
         scores = _scores(meta, tokens, types, where)
-        spaced = bool(meta.get("tokenizer.ggml.add_space_prefix", True))
+        spaced = file.flag("tokenizer.ggml.add_space_prefix", True)
         unknown = None if ids["unk"] is None else tokens[ids["unk"]]
         document = sentencepiece_document(vocab, scores, added, frame, spaced, unknown)
     generation = _generation_config(meta, ids)
     files = {
         "tokenizer.json": json.dumps(document, ensure_ascii=False).encode(),
-        "tokenizer_config.json": json.dumps(_tokenizer_config(meta, ids, tokens, add_bos, add_eos), indent=2).encode(),
+        "tokenizer_config.json": json.dumps(_tokenizer_config(file, ids, tokens, add_bos, add_eos), indent=2).encode(),
         "generation_config.json": json.dumps(generation, indent=2).encode(),
     }
     _validate(files["tokenizer.json"], where)
@@ -114,10 +114,11 @@ def _scores(meta: Mapping[str, Any], tokens: list[str], types: list[int], where:
     return {token: float(scores[i]) for i, token in enumerate(tokens) if types[i] == NORMAL}
 
 
-def _token_ids(meta: Mapping[str, Any], tokens: list[str], types: list[int], spm: bool) -> dict[str, Any]:
+def _token_ids(file: GGUFFile, tokens: list[str], types: list[int], spm: bool) -> dict[str, Any]:
     def one(name: str, default: int | None = None) -> int | None:
-        value = meta.get(f"tokenizer.ggml.{name}_token_id", default if spm else None)
-        return value if isinstance(value, int) and 0 <= value < len(tokens) else None
+        value = file.integer(f"tokenizer.ggml.{name}_token_id")
+        value = default if value is None and spm else value
+        return value if value is not None and 0 <= value < len(tokens) else None
 
     ends = [one("eos", 2), one("eot"), one("eom")]
     ends += [
@@ -143,7 +144,7 @@ def _generation_config(meta: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[
 
 
 def _tokenizer_config(
-    meta: Mapping[str, Any], ids: Mapping[str, Any], tokens: list[str], add_bos: bool, add_eos: bool
+    file: GGUFFile, ids: Mapping[str, Any], tokens: list[str], add_bos: bool, add_eos: bool
 ) -> dict[str, Any]:
     def text(number: int | None) -> str | None:
         return None if number is None else tokens[number]
@@ -157,11 +158,11 @@ def _tokenizer_config(
         "add_bos_token": add_bos,
         "add_eos_token": add_eos,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": meta.get(f"{meta.get('general.architecture')}.context_length"),
+        "model_max_length": file.integer(f"{file.text('general.architecture')}.context_length"),
     }
     start = "tokenizer.chat_template"
-    named = {key[len(start) + 1 :]: value for key, value in meta.items() if key.startswith(start + ".")}
-    main = meta.get(start)
+    named = {key[len(start) + 1 :]: file.text(key) for key in file.metadata if key.startswith(start + ".")}
+    main = file.text(start)
     if main is not None and named:
         config["chat_template"] = [
             {"name": name, "template": text} for name, text in {"default": main, **named}.items()

@@ -124,7 +124,7 @@ def _q4_k(blocks: Bytes) -> _Grid:
 
 def _q5_k(blocks: Bytes) -> _Grid:
     fifth = blocks[:, 16:48].reshape(-1, 1, 32) >> np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
-    high: Bytes = ((fifth & 1) << np.uint8(4)).reshape(-1, 256)
+    high = ((fifth & 1) << 4).reshape(-1, 256).astype(np.uint8)
     q = _k_nibbles(blocks[:, 48:]) | high
     return 5, q, *_k_scales(blocks)
 
