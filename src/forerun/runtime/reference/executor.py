@@ -121,9 +121,11 @@ class _Run:
         }
 
     def logits(self) -> Float32:
-        """Everything up to the last instruction, which samples: float32 [R, vocab]."""
+        """Everything up to the last instruction, which samples: float32 [R, vocab]. Stops early when R is 0."""
         *steps, sample = self._program.instructions
         for step in steps:
+            if step.op == "select_rows" and not len(self._batch.sample_rows):
+                return np.zeros((0, self._program.vocab_size), np.float32)
             self._memory[self._place(step.outputs[0])] = self._ops[step.op](step)
         return self._read(sample)
 

@@ -1,0 +1,143 @@
+"""Matrix products, quantisation and norms, against the definitions written out element by element."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from forerun.compiler.formats import INT_FORMATS, IntWeight
+from forerun.runtime.reference.arithmetic import fma32
+from forerun.runtime.reference.linear import (
+    embed,
+    linear,
+    quantize,
+    rms_norm,
+    silu_mul,
+    split_interleaved,
+    zero_point,
+)
+from tests.support.reference_models import to_grid
+
+RNG = np.random.default_rng(3)
+F = np.float32
+
+
+def _values(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def test_quantize_looks_at_one_group_of_one_row() -> None:
+    x = _values(3, 100)
+    x[1, 32:64] = 0
+    rows = quantize(x)
+    assert rows.q.shape == (3, 128) and rows.scale.shape == (3, 4)
+    for t in range(3):
+        for g in range(4):
+            group = np.zeros(32, np.float32)
+            part = x[t, 32 * g : 32 * g + 32]
+            group[: len(part)] = part
+            amax = np.abs(group).max()
+            q = np.rint(group * (F(127) / amax)) if amax else np.zeros(32)
+            scale = amax / F(127)
+            np.testing.assert_array_equal(rows.q[t, 32 * g : 32 * g + 32], q)
+            assert rows.scale[t, g] == scale
+            assert rows.mu[t, g] == scale * F(q.sum())
+    assert np.abs(rows.q).max() == 127
+
+
+def test_tiny_groups_quantise_to_zero() -> None:
+    rows = quantize(np.full((1, 32), 9e-31, np.float32))
+    assert not rows.q.any() and not rows.scale.any() and not rows.mu.any()
+
+
+@pytest.mark.parametrize("form", INT_FORMATS)
+@pytest.mark.parametrize(("k", "splits"), [(40, 1), (320, 2)])
+def test_integer_products_follow_the_definition(form: str, k: int, splits: int) -> None:
+    x, weight = _values(2, k), to_grid(_values(3, k), form)
+    rows, zero = quantize(x), zero_point(weight)
+    blocks = -(-k // 64)
+    actual = linear(rows, weight, splits)
+    for t in range(2):
+        for n in range(3):
+            parts = []
+            for i in range(splits):
+                acc = F(0)
+                for g in range(i * blocks // splits * 2, (i + 1) * blocks // splits * 2):
+                    span = range(32 * g, min(32 * g + 32, k))
+                    dot = sum((int(weight.q[n, c]) - zero) * int(rows.q[t, c]) for c in span)
+                    if not span:
+                        continue
+                    if form == "int8_channel":
+                        acc = F(fma32(F(dot), rows.scale[t, g], acc))
+                        continue
+                    acc = F(fma32(F(dot) * rows.scale[t, g], weight.scale[n, g], acc))
+                    if weight.minimum is not None:
+                        acc = F(fma32(weight.minimum[n, g], rows.mu[t, g], acc))
+                parts.append(acc)
+            total = parts[0] if splits == 1 else parts[0] + parts[1]
+            assert actual[t, n] == (total * weight.scale[n] if form == "int8_channel" else total)
+
+
+@pytest.mark.parametrize("form", INT_FORMATS)
+def test_integer_products_are_near_the_float_product(form: str) -> None:
+    x, values = _values(4, 256), _values(5, 256)
+    exact = x.astype(np.float64) @ values.T
+    actual = linear(quantize(x), to_grid(values, form), 1)
+    tolerance = 0.15 if form.startswith("int4") else 0.015
+    assert np.abs(actual - exact).max() < tolerance * np.abs(x).max() * np.sqrt(256)
+
+
+def test_float_products_are_one_chain_per_segment_and_a_tree_of_segments() -> None:
+    x, w = _values(1, 530), _values(1, 530)
+    blocks, parts = 9, []
+    for i in range(4):
+        acc = F(0)
+        for k in range(i * blocks // 4 * 64, min((i + 1) * blocks // 4 * 64, 530)):
+            acc = F(fma32(x[0, k], w[0, k], acc))
+        parts.append(acc)
+    assert linear(x, w, 4)[0, 0] == (parts[0] + parts[1]) + (parts[2] + parts[3])
+    chain = F(0)
+    for k in range(530):
+        chain = F(fma32(x[0, k], w[0, k], chain))
+    assert linear(x, w, 1)[0, 0] == chain
+
+
+def test_kinds_of_rows_and_weights_must_agree() -> None:
+    with pytest.raises(ValueError, match="float weight"):
+        linear(quantize(_values(1, 64)), _values(2, 64), 1)
+    with pytest.raises(ValueError, match="integer weight"):
+        linear(_values(1, 64), to_grid(_values(2, 64), "int8_f16"), 1)
+
+
+@pytest.mark.parametrize("form", INT_FORMATS)
+def test_embedding_rows_come_from_the_grid(form: str) -> None:
+    table = to_grid(_values(7, 50), form)
+    ids = np.array([6, 0, 6], np.int32)
+    scale = table.scale[ids][:, None] if form == "int8_channel" else np.repeat(table.scale[ids], 32, axis=1)[:, :50]
+    base = 0.0 if table.minimum is None else np.repeat(table.minimum[ids], 32, axis=1)[:, :50]
+    exact = scale.astype(np.float64) * (table.q[ids].astype(np.float64) - zero_point(table)) + base
+    np.testing.assert_array_equal(embed(ids, table), exact.astype(np.float32))
+
+
+def test_zero_points() -> None:
+    q, one = np.zeros((1, 32), np.uint8), np.ones((1, 1), np.float32)
+    zeros = {form: zero_point(IntWeight(form, q, one, one if "min" in form else None)) for form in INT_FORMATS}
+    assert zeros == {
+        "int4_f16_min": 0,
+        "int4_f32_min": 0,
+        "int4_f16": 8,
+        "int8_f16": 128,
+        "int8_f16_min": 0,
+        "int8_channel": 128,
+    }
+
+
+def test_rms_norm_and_silu() -> None:
+    x, w = _values(3, 50), _values(50)
+    wide = x.astype(np.float64)
+    exact = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-5) * w
+    np.testing.assert_allclose(rms_norm(x, w, 1e-5), exact, rtol=1e-6)
+    gate, up = split_interleaved(np.arange(64, dtype=np.float32)[None], 16)
+    np.testing.assert_array_equal(gate[0], [*range(16), *range(32, 48)])
+    np.testing.assert_array_equal(up[0], [*range(16, 32), *range(48, 64)])
+    np.testing.assert_allclose(silu_mul(x, x), wide * wide / (1 + np.exp(-wide)), rtol=1e-6)
