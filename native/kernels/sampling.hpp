@@ -75,10 +75,11 @@ static void report_most_probable(const SampleRow& row, const Logits& l, float lo
 static int draw_with_temperature(const SampleRow& row, const Logits& l, int fallback, SampleScratch& s) {
   int k = row.top_k > 0 ? row.top_k : row.vocab;
   if (row.global_topk > 0 && row.global_topk < k) k = row.global_topk;
+  const float min_p = row.min_p < 1.0f ? row.min_p : 1.0f;  // the most probable token always survives
   Cut cut = k < row.vocab ? cut_to_largest(l, k, s) : kNoCut;
   if (row.top_p < 1.0f) cut = cut_to_mass(l, cut, row.temperature, 0.0f, row.top_p, s);
-  if (row.deterministic) return cut_to_mass(l, cut, row.temperature, row.min_p, 0.5f, s).last;
-  return draw(l, cut, row.temperature, row.min_p, row.seed, row.position, fallback);
+  if (row.deterministic) return cut_to_mass(l, cut, row.temperature, min_p, 0.5f, s).last;
+  return draw(l, cut, row.temperature, min_p, row.seed, row.position, fallback);
 }
 
 }  // namespace sampling

@@ -1,39 +1,12 @@
 // The draw: the largest of l / T + Gumbel noise among the survivors, the noise a function of (seed, position, token).
 #pragma once
+#include "kernels/philox.hpp"
 #include "kernels/sampling_select.hpp"
 
 namespace forerun::FORERUN_ISA::sampling {
 
 static constexpr float kMostNoise = 16.6356f;  // not below -log(-log(1 - 2^-24))
 static constexpr float kBelowOne = 0.999999940395355224609375f;
-
-// Philox4x32-10: the upper 24 bits of the random numbers of 64 tokens, 4 from each of 16 counters.
-static void random_bits(uint64_t seed, int32_t position, int first_quad, int32_t* out) {
-  uint32_t c0[16], c1[16], c2[16], c3[16];
-  for (int j = 0; j < 16; ++j) {
-    c0[j] = static_cast<uint32_t>(first_quad + j);
-    c1[j] = static_cast<uint32_t>(position);
-    c2[j] = c3[j] = 0;
-  }
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    for (int j = 0; j < 16; ++j) {
-      const uint64_t p = 0xD2511F53ull * c0[j], q = 0xCD9E8D57ull * c2[j];
-      c0[j] = static_cast<uint32_t>(q >> 32) ^ c1[j] ^ k0;
-      c1[j] = static_cast<uint32_t>(q);
-      c2[j] = static_cast<uint32_t>(p >> 32) ^ c3[j] ^ k1;
-      c3[j] = static_cast<uint32_t>(p);
-    }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  for (int j = 0; j < 16; ++j) {
-    out[4 * j] = static_cast<int32_t>(c0[j] >> 8);
-    out[4 * j + 1] = static_cast<int32_t>(c1[j] >> 8);
-    out[4 * j + 2] = static_cast<int32_t>(c2[j] >> 8);
-    out[4 * j + 3] = static_cast<int32_t>(c3[j] >> 8);
-  }
-}
 
 // Strictly between 0 and 1; the topmost number would round to 1.
 FORERUN_INLINE f32x16 uniform(const int32_t* bits24) {
