@@ -94,7 +94,7 @@ class _Demo:
         """The accuracy bands. Raises ConfigError for evaluation flags that cannot work, before anything is compiled."""
         if self.arguments.value("--divergence-difference-tol") < 0:
             raise ConfigError("--divergence-difference-tol must be at least 0")
-        if (self.arguments.value("--num-tokens-to-check") or 1) < 1:
+        if self.arguments.given.get("--num-tokens-to-check", 1) < 1:
             raise ConfigError("--num-tokens-to-check must be at least 1")
         folder = Path(self.arguments.value("--benchmark-report-path")).absolute().parent
         if self.arguments.value("--benchmark") and not os.access(folder, os.W_OK):

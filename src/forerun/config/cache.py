@@ -18,7 +18,7 @@ _CHUNK_TILE = no_effect("chunks need no tiles here; every length is exact")
 class ChunkedPrefillConfig:
     """Prefill in pieces, mixed with decoding. max_num_seqs bounds the sequences of one step; 0: the batch size."""
 
-    max_num_seqs: int = setting(0, at_least=0)
+    max_num_seqs: int = setting(0, run_time=True, at_least=0)
     tkg_model_enabled: bool = setting(True, status=no_effect("one program serves prefill and decode rows together"))
     kernel_q_tile_size: int = setting(128, at_least=1, status=_CHUNK_TILE)
     kernel_kv_tile_size: int = setting(1024, at_least=1, status=_CHUNK_TILE)
