@@ -20,7 +20,7 @@ PromptIds = Sequence[int] | NDArray[np.integer]
 
 
 def expand(params: SamplingParams) -> list[SamplingParams]:
-    """One parameter set per answer: answer i of a seeded request uses ``seed + i``; only the first scores the prompt."""
+    """One parameter set per answer: answer i draws with ``seed + i``, and only the first scores the prompt."""
     if params.n == 1:
         return [params]
     answers = []
@@ -58,11 +58,9 @@ class Admission:
         self, prompt: PromptIds, params: SamplingParams, request_id: str, index: int, arrival: float
     ) -> Request:
         """Build one request (``params.n`` must be 1). Raises RequestError for what can never be served."""
-        self.limits.check(params)
         if params.n != 1:
             raise RequestError("n must be expanded before a request is built", "n")
-        ids = self._prompt(prompt)
-        max_total = self._max_total(len(ids), params.max_tokens)
+        ids, max_total = self.check(prompt, params)
         seed = int.from_bytes(self._entropy(8), "little") if params.seed is None else params.seed % 2**64
         return Request(
             request_id,
@@ -76,6 +74,12 @@ class Admission:
             text=self._text(params),
             arrival=arrival,
         )
+
+    def check(self, prompt: PromptIds, params: SamplingParams) -> tuple[NDArray[np.int32], int]:
+        """The prompt as int32 and the largest total of tokens. Raises RequestError for what can never be served."""
+        self.limits.check(params)
+        ids = self._prompt(prompt)
+        return ids, self._max_total(len(ids), params.max_tokens)
 
     def _prompt(self, prompt: PromptIds) -> NDArray[np.int32]:
         if len(prompt) == 0:

@@ -66,6 +66,16 @@ class Engine:
         return self._unfinished
 
     @property
+    def busy(self) -> bool:
+        """Whether ``step`` has something to do or to tell."""
+        return self._unfinished > 0 or bool(self._news)
+
+    @property
+    def capacity(self) -> int:
+        """How many requests may be unfinished at once: those that run and those that wait."""
+        return self.step_limits.seqs + self.settings.max_queued_requests
+
+    @property
     def healthy(self) -> bool:
         """False after ``max_failures`` executor failures in a row, until a step succeeds."""
         return self.failures_in_a_row < self.settings.max_failures
@@ -76,10 +86,9 @@ class Engine:
 
     def enqueue(self, requests: Sequence[Request]) -> None:
         """Queue requests that ``admission`` built, all or none. Raises QueueFullError."""
-        room = self.step_limits.seqs + self.settings.max_queued_requests
-        if self._unfinished + len(requests) > room:
+        if self._unfinished + len(requests) > self.capacity:
             raise QueueFullError(
-                f"the queue is full: {self._unfinished} of {room} requests are in flight; try again later"
+                f"the queue is full: {self._unfinished} of {self.capacity} requests are in flight; try again later"
             )
         for request in requests:
             if request.index in self._requests.get(request.request_id, ()):
@@ -100,6 +109,8 @@ class Engine:
     def step(self) -> list[Delta]:
         """Run one step, if there is anything to run, and return what is new since the last call."""
         plan = self._scheduler.schedule()
+        if not plan and self._unfinished:
+            raise RuntimeError(f"nothing can be scheduled for {self._unfinished} unfinished requests")
         if plan:
             self._note_start(plan)
             try:

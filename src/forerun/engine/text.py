@@ -24,7 +24,10 @@ DetokenizerFactory = Callable[[bool], Detokenizer]  # argument: skip special tok
 class Tokenizer(Protocol):
     """What the fronts need of a tokenizer."""
 
-    eos_token_ids: Sequence[int]
+    @property
+    def eos_token_ids(self) -> Sequence[int]:
+        """Tokens that end a generation."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, with the special tokens that the model expects at the start of a prompt."""

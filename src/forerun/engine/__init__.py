@@ -1,0 +1,33 @@
+"""The engine: requests with a life of their own, scheduled together, one executor call per step."""
+
+from forerun.engine.async_engine import AsyncEngine, Health
+from forerun.engine.engine import Engine
+from forerun.engine.errors import EngineStoppedError, GenerationError, QueueFullError, RequestError
+from forerun.engine.llm import LLM
+from forerun.engine.outputs import CompletionOutput, Delta, RequestOutput, RequestTimes, TokenLogprob
+from forerun.engine.params import Limits, SamplingParams
+from forerun.engine.settings import EngineSettings
+from forerun.engine.stats import EngineCounters, EngineStats
+from forerun.engine.stream import Stream
+
+__all__ = [
+    "LLM",
+    "AsyncEngine",
+    "CompletionOutput",
+    "Delta",
+    "Engine",
+    "EngineCounters",
+    "EngineSettings",
+    "EngineStats",
+    "EngineStoppedError",
+    "GenerationError",
+    "Health",
+    "Limits",
+    "QueueFullError",
+    "RequestError",
+    "RequestOutput",
+    "RequestTimes",
+    "SamplingParams",
+    "Stream",
+    "TokenLogprob",
+]

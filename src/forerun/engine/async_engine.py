@@ -1,0 +1,249 @@
+"""The engine behind asyncio: one thread steps, any number of tasks submit, read and cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from forerun.engine.admission import PromptIds, expand
+from forerun.engine.engine import Engine
+from forerun.engine.errors import EngineStoppedError, QueueFullError, RequestError
+from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
+from forerun.engine.params import SamplingParams
+from forerun.engine.stats import EngineStats
+from forerun.engine.stream import Stream, notify_all
+
+SLOW_READER = "the client reads too slowly; the request was aborted"
+_HEARTBEAT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the engine works, and if not, why."""
+
+    ok: bool
+    reason: str = ""
+
+
+class AsyncEngine:
+    """Owns an Engine and the one thread that steps it. Methods may be called from any event loop.
+
+    ``max_pending_deltas``: news that may wait for a reader before its request is aborted. ``stall_seconds``: a step
+    that takes longer makes the engine unhealthy while it lasts.
+    """
+
+    def __init__(self, engine: Engine, *, max_pending_deltas: int = 4096, stall_seconds: float = 120.0) -> None:
+        self._engine = engine
+        self._max_pending = max_pending_deltas
+        self._stall_seconds = stall_seconds
+        self._wake = threading.Condition()  # guards everything below that both sides touch
+        self._inbox: list[Callable[[], None]] = []
+        self._streams: dict[str, Stream] = {}
+        self._unfinished = 0
+        self._accepting = True
+        self._stopping = False
+        self._ended = False
+        self._numbers = itertools.count()
+        self._beat = engine.clock()
+        self._thread = threading.Thread(target=self._run, name="forerun-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def unfinished(self) -> int:
+        """Answers that were accepted and have not ended."""
+        return self._unfinished
+
+    @property
+    def accepting(self) -> bool:
+        """Whether requests are taken; False from the beginning of a shutdown."""
+        return self._accepting
+
+    def submit(self, prompt: PromptIds, params: SamplingParams, request_id: str | None = None) -> Stream:
+        """Queue a prompt and return the stream of its news. Call it in a running event loop.
+
+        Whoever stops reading early has to call ``abort``; ``generate`` does that by itself.
+        Raises RequestError, QueueFullError or EngineStoppedError; nothing is queued then.
+        """
+        name = request_id if request_id is not None else f"request-{next(self._numbers)}"
+        admission, arrival = self._engine.admission, self._engine.clock()
+        admission.check(prompt, params)
+        answers = expand(params)
+        stream = Stream(name, len(answers), self._max_pending)
+        with self._wake:
+            self._check_room(name, len(answers))
+            self._streams[name] = stream
+            self._unfinished += len(answers)
+        try:
+            requests = [admission.request(prompt, each, name, i, arrival) for i, each in enumerate(answers)]
+        except BaseException:
+            self._forget(stream, len(answers))
+            raise
+        self._post(lambda: self._engine.enqueue(requests))
+        return stream
+
+    async def generate(
+        self, prompt: PromptIds, params: SamplingParams, request_id: str | None = None
+    ) -> AsyncIterator[Delta]:
+        """Yield the news of a prompt. Leaving the iteration early, by cancellation too, aborts the request."""
+        stream = self.submit(prompt, params, request_id)
+        try:
+            async for delta in stream:
+                yield delta
+        finally:
+            if not stream.read:
+                self._post(lambda: self._abort(stream))
+
+    def abort(self, request_id: str) -> None:
+        """End every answer of a request before the next step; unknown and ended requests are ignored."""
+        self._post(lambda: self._abort(self._streams.get(request_id)))
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes; returns when it is done."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def reset() -> None:
+            self._engine.reset_prefix_cache()
+            loop.call_soon_threadsafe(_resolve, done)
+
+        if not self._post(reset):
+            raise EngineStoppedError("the engine has stopped")
+        await done
+
+    def stats(self) -> EngineStats:
+        """A reading of counters and load; may be taken in the middle of a step."""
+        return self._engine.stats()
+
+    def health(self) -> Health:
+        """Whether the engine's thread lives, makes steps in time, and its last steps did not all fail."""
+        if self._ended:
+            return Health(False, "the engine has stopped")
+        silence = self._engine.clock() - self._beat
+        if silence > self._stall_seconds:
+            return Health(False, f"the engine has made no step for {silence:.0f} s")
+        if not self._engine.healthy:
+            return Health(False, f"the last {self._engine.failures_in_a_row} steps failed")
+        return Health(True)
+
+    async def shutdown(self, timeout: float = 0.0) -> bool:
+        """Take no more requests, let those in flight end for up to ``timeout`` seconds, abort the rest, stop the thread.
+
+        Closes the executor. Returns whether everything ended by itself. May be called again meanwhile, to end sooner.
+        """
+        with self._wake:
+            self._accepting = False
+        drained = await asyncio.to_thread(self._wait_idle, timeout)
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        await asyncio.to_thread(self._thread.join)
+        return drained
+
+    def _check_room(self, name: str, answers: int) -> None:
+        if not self._accepting or self._ended:
+            raise EngineStoppedError("the engine is shutting down and takes no more requests")
+        if name in self._streams:
+            raise RequestError(f"request id '{name}' is already in use", "request_id")
+        capacity = self._engine.capacity
+        if answers > capacity:
+            raise RequestError(f"n is {answers}, but this server takes {capacity} requests at once", "n")
+        if self._unfinished + answers > capacity:
+            raise QueueFullError(f"the queue is full: {self._unfinished} of {capacity} requests; try again later")
+
+    def _post(self, command: Callable[[], None]) -> bool:
+        """Have the engine's thread run ``command`` between two steps; False when it has ended."""
+        with self._wake:
+            if not self._ended:
+                self._inbox.append(command)
+                self._wake.notify_all()
+            return not self._ended
+
+    def _wait_idle(self, timeout: float) -> bool:
+        with self._wake:
+            self._wake.wait_for(lambda: self._unfinished == 0 or self._stopping, timeout)
+            return self._unfinished == 0
+
+    # ---- the engine's thread ----
+
+    def _run(self) -> None:
+        try:
+            while self._next_commands():
+                try:
+                    news = self._engine.step()
+                except Exception as error:
+                    self._engine.fail_all(f"the engine failed: {type(error).__name__}: {error}")
+                    news = self._engine.step()
+                self._beat = self._engine.clock()
+                self._deliver(news)
+            self._engine.close()
+            self._deliver(self._engine.step())
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Whatever happened: run what was still posted, and end every stream that has no end yet."""
+        with self._wake:
+            self._accepting, self._ended = False, True
+            commands, self._inbox = self._inbox, []
+        for command in commands:
+            command()
+        orphans = [(stream, index) for stream in self._streams.values() for index in stream.open]
+        error = "the engine stopped"
+        self._deliver([Delta(stream.request_id, i, finish_reason=FINISH_ERROR, error=error) for stream, i in orphans])
+
+    def _next_commands(self) -> bool:
+        """Wait for work and run what was posted; False when it is time to stop."""
+        with self._wake:
+            while not (self._inbox or self._engine.busy or self._stopping):
+                self._beat = self._engine.clock()
+                self._wake.wait(_HEARTBEAT_SECONDS)
+            commands, self._inbox = self._inbox, []
+        for command in commands:
+            command()
+        return not self._stopping
+
+    def _abort(self, stream: Stream | None) -> None:
+        if stream is not None and self._streams.get(stream.request_id) is stream:
+            self._engine.abort(stream.request_id)
+
+    def _deliver(self, news: list[Delta]) -> None:
+        """Hand deltas to their streams and wake each event loop once."""
+        woken: dict[asyncio.AbstractEventLoop, list[Stream]] = {}
+        ended = 0
+        for delta in news:
+            stream = self._streams[delta.request_id]
+            if stream.full and not delta.finished:
+                self._engine.abort(delta.request_id)
+                continue
+            if stream.full and delta.finish_reason == FINISH_ABORT:
+                delta.error = SLOW_READER
+            if stream.put(delta):
+                woken.setdefault(stream.loop, []).append(stream)
+            if delta.finished:
+                ended += 1
+                if not stream.open:
+                    with self._wake:
+                        del self._streams[delta.request_id]
+        for loop, streams in woken.items():
+            try:
+                loop.call_soon_threadsafe(notify_all, streams)
+            except RuntimeError:  # that event loop is closed; nobody will read
+                for stream in streams:
+                    self._engine.abort(stream.request_id)
+        if ended:
+            with self._wake:
+                self._unfinished -= ended
+                self._wake.notify_all()
+
+    def _forget(self, stream: Stream, answers: int) -> None:
+        with self._wake:
+            del self._streams[stream.request_id]
+            self._unfinished -= answers
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,122 @@
+"""The engine as a library: prompts in, answers out, in one call."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from forerun.engine.admission import expand
+from forerun.engine.drafts import Drafter
+from forerun.engine.engine import Engine
+from forerun.engine.errors import RequestError
+from forerun.engine.outputs import RequestOutput
+from forerun.engine.params import Limits, SamplingParams
+from forerun.engine.settings import EngineSettings
+from forerun.engine.text import Tokenizer
+from forerun.runtime.step import Executor
+
+Prompt = str | Sequence[int]
+
+
+class LLM:
+    """Generates with one executor. With ``tokenizer`` None, prompts are token ids and answers have no text.
+
+    A context manager; ``close`` also closes the executor.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        tokenizer: Tokenizer | None = None,
+        *,
+        settings: EngineSettings | None = None,
+        limits: Limits | None = None,
+        drafter: Drafter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.engine = Engine(
+            executor,
+            settings=settings,
+            eos_token_ids=tokenizer.eos_token_ids if tokenizer else (),
+            detokenizer=tokenizer.detokenizer if tokenizer else None,
+            limits=limits,
+            drafter=drafter,
+            clock=clock,
+            entropy=entropy,
+        )
+        self._numbers = count()
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[RequestOutput]:
+        """Answer one prompt or many (texts or token ids), batched as the engine sees fit; results in the given order.
+
+        ``params``: one for all, or one per prompt. Raises RequestError before anything runs when a prompt can never be
+        served; an answer that fails later has ``finish_reason`` "error" and says why, and the others are complete.
+        """
+        prompt_list = _as_list(prompts)
+        param_list = _per_prompt(params, len(prompt_list))
+        results: dict[str, RequestOutput] = {}
+        queue: deque[tuple[str, list[int], SamplingParams, int]] = deque()
+        for prompt, each in zip(prompt_list, param_list, strict=True):
+            ids = self._encode(prompt)
+            self.engine.admission.check(ids, each)
+            name = f"llm-{next(self._numbers)}"
+            results[name] = RequestOutput.empty(name, prompt if isinstance(prompt, str) else None, ids, each.n)
+            queue.extend((name, ids, answer, index) for index, answer in enumerate(expand(each)))
+        try:
+            self._run(queue, results)
+        finally:
+            for name, result in results.items():
+                if not result.finished:
+                    self.engine.abort(name)
+        return list(results.values())
+
+    def close(self) -> None:
+        """Abort what is left and close the executor."""
+        self.engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, queue: deque[tuple[str, list[int], SamplingParams, int]], results: dict[str, RequestOutput]) -> None:
+        engine = self.engine
+        while queue or engine.unfinished:
+            while queue and engine.unfinished < engine.capacity:
+                name, ids, params, index = queue.popleft()
+                engine.add(name, ids, params, index)
+            for delta in engine.step():
+                if delta.request_id in results:
+                    results[delta.request_id].add(delta)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if self.tokenizer is None:
+            raise RequestError("a text prompt needs a tokenizer; give token ids", "prompt")
+        return self.tokenizer.encode(prompt)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt is a list of one; a flat sequence of ids is one prompt."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if len(prompts) and not isinstance(prompts[0], str | Sequence) and not hasattr(prompts[0], "__len__"):
+        return [[int(token) for token in prompts]]  # type: ignore[arg-type]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _per_prompt(params: SamplingParams | Sequence[SamplingParams] | None, prompts: int) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * prompts
+    if len(params) != prompts:
+        raise RequestError(f"{len(params)} parameter sets for {prompts} prompts; give one, or one per prompt", "params")
+    return list(params)

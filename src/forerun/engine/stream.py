@@ -1,0 +1,72 @@
+"""One request's news on their way from the engine's thread to an asyncio task, in a queue with a bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+from forerun.engine.outputs import Delta
+
+
+class Stream:
+    """Asynchronous iterator over the deltas of all answers to one prompt; ends after the last answer's last delta.
+
+    The engine's thread calls ``put``; ``notify`` and iteration belong to the event loop in which the stream was made.
+    """
+
+    def __init__(self, request_id: str, answers: int, limit: int) -> None:
+        self.request_id = request_id
+        self.loop = asyncio.get_running_loop()
+        self.open = set(range(answers))  # answers without an end, as the engine's thread sees it
+        self._unread = answers  # the same, as the reader sees it
+        self._limit = limit
+        self._deltas: deque[Delta] = deque()
+        self._ready = asyncio.Event()
+        self._notified = False
+
+    @property
+    def full(self) -> bool:
+        """Whether as many deltas wait for the reader as may."""
+        return len(self._deltas) >= self._limit
+
+    @property
+    def read(self) -> bool:
+        """Whether the reader has seen the end of every answer."""
+        return self._unread == 0
+
+    def put(self, delta: Delta) -> bool:
+        """Append ``delta``; True when the reader has to be notified."""
+        self._deltas.append(delta)
+        if delta.finished:
+            self.open.discard(delta.index)
+        if self._notified:
+            return False
+        self._notified = True
+        return True
+
+    def notify(self) -> None:
+        """Wake the reader."""
+        self._notified = False
+        self._ready.set()
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._deltas:
+            if self._unread == 0:
+                raise StopAsyncIteration
+            self._ready.clear()
+            if not self._deltas:  # nothing came between the look and the clearing
+                await self._ready.wait()
+        delta = self._deltas.popleft()
+        if delta.finished:
+            self._unread -= 1
+        return delta
+
+
+def notify_all(streams: Iterable[Stream]) -> None:
+    """Wake the readers of ``streams``; runs in their event loop."""
+    for stream in streams:
+        stream.notify()
