@@ -115,8 +115,8 @@ def test_embedding_rows_come_from_the_grid(form: str) -> None:
     ids = np.array([6, 0, 6], np.int32)
     scale = table.scale[ids][:, None] if form == "int8_channel" else np.repeat(table.scale[ids], 32, axis=1)[:, :50]
     base = 0.0 if table.minimum is None else np.repeat(table.minimum[ids], 32, axis=1)[:, :50]
-    exact = scale.astype(np.float64) * (table.q[ids].astype(np.float64) - zero_point(table)) + base
-    np.testing.assert_array_equal(embed(ids, table), exact.astype(np.float32))
+    exact = scale.astype(np.float64) * (table.q[ids].astype(np.float64) - zero_point(table))
+    np.testing.assert_array_equal(embed(ids, table), exact.astype(np.float32) + np.float32(base))
 
 
 def test_zero_points() -> None:

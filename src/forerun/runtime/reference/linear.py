@@ -54,16 +54,16 @@ def quantize(x: Float32) -> QuantizedRows:
 
 
 def embed(ids: NDArray[np.int32], table: Float32 | IntWeight) -> Float32:
-    """Rows of the table; integer tables are brought back to float32 with one rounding per step."""
+    """Rows of the table; integer tables are brought back by a product and a sum, each rounded."""
     if not isinstance(table, IntWeight):
         return table[ids]
     q = table.q[ids].astype(np.float32) - np.float32(zero_point(table))
     if table.format == "int8_channel":
         return q * table.scale[ids][:, None]
-    scale = np.repeat(table.scale[ids], GROUP, axis=1)[:, : q.shape[1]]
+    values = q * np.repeat(table.scale[ids], GROUP, axis=1)[:, : q.shape[1]]
     if table.minimum is None:
-        return q * scale
-    return fma32(scale, q, np.repeat(table.minimum[ids], GROUP, axis=1)[:, : q.shape[1]])
+        return values
+    return values + np.repeat(table.minimum[ids], GROUP, axis=1)[:, : q.shape[1]]
 
 
 def zero_point(weight: IntWeight) -> int:
