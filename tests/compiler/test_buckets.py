@@ -220,12 +220,15 @@ def test_decode_selection() -> None:
 
 
 def test_plans_survive_json_and_print_readably() -> None:
-    for settings in (TUTORIAL_A, TUTORIAL_B, {"seq_len": 256, "enable_bucketing": True, "token_generation_batches": [1]}):
+    for settings in (
+        TUTORIAL_A,
+        TUTORIAL_B,
+        {"seq_len": 256, "enable_bucketing": True, "token_generation_batches": [1]},
+    ):
         made = plan(**settings)
         assert BucketPlan.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert str(plan(**TUTORIAL_A)) == (
-        f"{CONTEXT_ENCODING}: new tokens 2048 4096 8192 12288\n"
-        f"{TOKEN_GENERATION}: sequence length 2048 4096 8192 12800"
+        f"{CONTEXT_ENCODING}: new tokens 2048 4096 8192 12288\n{TOKEN_GENERATION}: sequence length 2048 4096 8192 12800"
     )
     assert "(512, 2048)" in str(plan(**TUTORIAL_B))
 

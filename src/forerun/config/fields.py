@@ -7,10 +7,11 @@ configuration, the command line, the documentation and the comparison with an ar
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -102,6 +103,12 @@ _WORDS: Mapping[str, str] = {
 
 def specs_of(cls: type[Any]) -> Mapping[str, FieldSpec]:
     """The settings of a configuration class by name, in the order of their declaration."""
+    return _specs(typing.cast(Hashable, cls))
+
+
+@functools.cache
+def _specs(hashable: Hashable) -> Mapping[str, FieldSpec]:
+    cls = typing.cast(Any, hashable)
     hints = typing.get_type_hints(cls)
     return types.MappingProxyType({f.name: _spec(f, hints[f.name]) for f in dataclasses.fields(cls)})
 

@@ -47,6 +47,24 @@ A script that says `--torch-dtype bfloat16` without `--quantized` gets bfloat16 
 leave the flag out to keep the checkpoint's size.
 """
 
+_BUCKETS = """\
+## Buckets
+
+Buckets bound what a program is planned for; lengths are data, nothing is padded and no length costs more than itself.
+With `--enable-bucketing` and no list they are made automatically: powers of two from 128 up to the limit
+(`max_context_length` for prompts, `max_length` for decoding), then the limit; with prefix caching from 512 for prompts
+and prefixes, from 256 for decoding. Without it each sub-model has one bucket, its limit.
+
+| | the original | here |
+|---|---|---|
+| a length equal to a bucket | goes to the next one, except for the largest | fits |
+| a list that ends below the limit | longer prompts fail | the limit is added to the plan |
+| length plus speculation length above the largest bucket | fails | the largest bucket serves the last tokens |
+| no prefix bucket holds the cached prefix | assertion | a larger active bucket takes more of it |
+| cached tokens that fill up an active bucket | computed again | stay cached |
+| a prompt above `max_context_length` | message, or cut with `--allow-input-truncation` | the same |
+"""
+
 _SAMPLING = """\
 ## Sampling
 
@@ -65,7 +83,8 @@ variable wins over the flag). Other `NEURON_*` and `XLA_*` variables of the orig
 
 def render_flags_page() -> str:
     """The whole page as Markdown."""
-    parts = [_INTRO, _top_level(), *_groups(), _WEIGHTS, _SAMPLING, _ENVIRONMENT, _defaults(), _fields(), _rules()]
+    parts = [_INTRO, _top_level(), *_groups(), _WEIGHTS, _BUCKETS, _SAMPLING, _ENVIRONMENT]
+    parts += [_defaults(), _fields(), _rules()]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
