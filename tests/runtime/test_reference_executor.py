@@ -205,6 +205,17 @@ def test_weights_must_fit_the_program() -> None:
             ReferenceExecutor(program, wrong, num_blocks=2)
 
 
+def test_sampling_options_hold_for_every_row() -> None:
+    batch = one_sequence(IDS[:12], table=TABLE, sampling=_sampling(12))
+    greedy = MODEL.executor().step(one_sequence(IDS[:12], table=TABLE)).tokens.tolist()
+    assert MODEL.executor().step(batch).tokens.tolist() != greedy
+    assert MODEL.executor(global_topk=1).step(batch).tokens.tolist() == greedy
+    other = replace(batch, sampling=replace(batch.sampling, seed=np.arange(12, dtype=np.uint64)))
+    fixed = MODEL.executor(deterministic=True).step(batch).tokens.tolist()
+    assert MODEL.executor(deterministic=True).step(other).tokens.tolist() == fixed
+    assert MODEL.executor().step(other).tokens.tolist() != MODEL.executor().step(batch).tokens.tolist()
+
+
 def test_a_closed_executor_says_so() -> None:
     executor = MODEL.executor()
     executor.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -41,12 +42,18 @@ class ReferenceExecutor:
         max_seqs: int = 64,
         max_sample_rows: int = 512,
         kv_dtype: str = "bfloat16",
+        global_topk: int = 0,
+        deterministic: bool = False,
     ) -> None:
-        """Allocate the KV pool. Raises ValueError for weights that do not fit the program."""
+        """Allocate the KV pool. Raises ValueError for weights that do not fit the program.
+
+        ``global_topk`` and ``deterministic`` are those of ``sample_rows``, for every row.
+        """
         program.validate()
         self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, num_blocks, block_size
         self.max_model_len = num_blocks * block_size if max_model_len is None else max_model_len
         self.max_rows, self.max_seqs, self.max_sample_rows = max_rows, max_seqs, max_sample_rows
+        self._sample = partial(sample_rows, global_topk=global_topk, deterministic=deterministic)
         self._program = program
         self._weights = {name: _checked(entry, weights.get(name)) for name, entry in program.weights.items()}
         self._inv_freq = np.asarray(program.rope_inv_freq, np.float32)
@@ -69,7 +76,7 @@ class ReferenceExecutor:
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
             run = _Run(self._program, self._weights, self._pool, self._inv_freq, batch)
             logits = run.logits()
-            output = sample_rows(logits, batch.positions[batch.sample_rows] + 1, batch.sampling)
+            output = self._sample(logits, batch.positions[batch.sample_rows] + 1, batch.sampling)
         output.logits = logits if batch.want_logits else None
         return output
 
