@@ -166,7 +166,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, NDArray[np.float32]], dt
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
     """Write a byte-level BPE tokenizer with exactly ``vocab_size`` entries, its config and a ChatML template."""
-    vocab, merges = _vocabulary(vocab_size)
+    vocab, merges = tokenizer_vocabulary(vocab_size)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     added: list[dict[str, Any]] = [
         {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -199,7 +199,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
     _write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2})
 
 
-def _vocabulary(vocab_size: int) -> tuple[dict[str, int], list[list[str]]]:
+def tokenizer_vocabulary(vocab_size: int) -> tuple[dict[str, int], list[list[str]]]:
     """Specials, the 256 byte letters, then merges of ever longer words until the size is reached."""
     if vocab_size < MIN_VOCAB:
         raise ValueError(f"vocab_size {vocab_size} is below {MIN_VOCAB}; pass tokenizer=False")

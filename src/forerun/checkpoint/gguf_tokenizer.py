@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def _vocabulary(meta: Mapping[str, Any], where: str) -> tuple[list[str], list[in
     tokens = meta.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens:
         raise CheckpointError(f"{where}: tokenizer.ggml.tokens is missing or empty; the tokenizer is incomplete")
-    types = _numbers(meta, "tokenizer.ggml.token_type", len(tokens), where)
+    types = _numbers(meta, "tokenizer.ggml.token_type", "iu", len(tokens), where)
     types = [NORMAL] * len(tokens) if types is None else [int(kind) for kind in types]
     twice = [token for token, count in Counter(tokens).items() if count > 1]
     if twice:
@@ -82,12 +83,14 @@ def _vocabulary(meta: Mapping[str, Any], where: str) -> tuple[list[str], list[in
     return tokens, types
 
 
-def _numbers(meta: Mapping[str, Any], key: str, count: int, where: str) -> list[Any] | None:
+def _numbers(meta: Mapping[str, Any], key: str, kinds: str, count: int, where: str) -> list[Any] | None:
+    """One number for each token, of NumPy's kind "iu" (integers) or "f"; None when the key is absent."""
     values = meta.get(key)
     if values is None:
         return None
-    if not isinstance(values, np.ndarray) or values.size != count:
-        raise CheckpointError(f"{where}: {key} must hold one number for each of the {count} tokens")
+    if not isinstance(values, np.ndarray) or values.size != count or values.dtype.kind not in kinds:
+        what = "integer" if kinds == "iu" else "float"
+        raise CheckpointError(f"{where}: {key} must hold one {what} for each of the {count} tokens")
     numbers: list[Any] = values.tolist()
     return numbers
 
@@ -108,7 +111,7 @@ def _merges(meta: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
 
 def _scores(meta: Mapping[str, Any], tokens: list[str], types: list[int], where: str) -> dict[str, float]:
     """Scores of the tokens that text can be merged into."""
-    scores = _numbers(meta, "tokenizer.ggml.scores", len(tokens), where)
+    scores = _numbers(meta, "tokenizer.ggml.scores", "f", len(tokens), where)
     if scores is None:
         raise CheckpointError(f"{where}: tokenizer.ggml.scores is missing; the tokenizer is incomplete")
     return {token: float(scores[i]) for i, token in enumerate(tokens) if types[i] == NORMAL}
@@ -137,7 +140,7 @@ def _generation_config(meta: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[
     config: dict[str, Any] = {"bos_token_id": ids["bos"], "eos_token_id": list(ids["eos"]), "pad_token_id": ids["pad"]}
     for key, name in _SAMPLING_KEYS.items():
         value = meta.get(f"general.sampling.{key}")
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             config[name] = float(str(np.float32(value))) if isinstance(value, float) else value
             config["do_sample"] = True
     return {key: value for key, value in config.items() if value is not None}

@@ -1,0 +1,61 @@
+"""Every block type against the gguf package's own reading of random blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from forerun.checkpoint.gguf_types import BLOCKS, TYPE_NAMES, grid_of, values_of
+
+HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q5_0": 5, "Q5_1": 5, "Q5_K": 5, "Q8_0": 8}
+
+
+def random_blocks(kind: str, count: int) -> np.ndarray:
+    rng = np.random.default_rng(len(kind) + count)
+    raw = rng.integers(0, 256, (count, BLOCKS[kind][1]), dtype=np.uint8)
+    for at in HALVES.get(kind, (0,)):
+        raw[:, at : at + 2] = rng.normal(size=(count, 1)).astype("<f2").view(np.uint8)
+    return raw.reshape(-1)
+
+
+@pytest.mark.parametrize("kind", list(BITS))
+def test_grid_and_values_agree_bit_for_bit(kind: str) -> None:
+    shape = (5, 3 * BLOCKS[kind][0])
+    raw = random_blocks(kind, 15)
+    grid = grid_of(kind, raw, shape)
+    assert grid is not None and grid.bits == BITS[kind] and grid.q.dtype == np.uint8
+    assert grid.q.min() == 0 and grid.q.max() == 2**grid.bits - 1
+    assert grid.scale.shape == grid.minimum.shape == (5, shape[1] // 32)
+    assert grid.scale.dtype == grid.minimum.dtype == np.float32
+    values = grid.scale[..., None] * grid.q.reshape(5, -1, 32) + grid.minimum[..., None]
+    np.testing.assert_array_equal(values.reshape(shape), values_of(kind, raw, shape))
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q6_K"])
+def test_types_without_groups_of_32_have_no_grid(kind: str) -> None:
+    shape = (4, BLOCKS[kind][0])
+    raw = random_blocks(kind, 4)
+    assert grid_of(kind, raw, shape) is None
+    assert values_of(kind, raw, shape).shape == shape
+
+
+def test_block_sizes_are_those_of_the_gguf_package() -> None:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    for number, name in TYPE_NAMES.items():
+        assert GGMLQuantizationType(number).name == name
+        assert GGML_QUANT_SIZES[GGMLQuantizationType(number)] == BLOCKS[name]
+    assert set(TYPE_NAMES.values()) == set(BLOCKS)
+
+
+def test_q6_k_values_follow_the_definition() -> None:
+    raw = random_blocks("Q6_K", 1)
+    low, high, scales, d = raw[:128], raw[128:192], raw[192:208].view(np.int8), raw[208:].view("<f2")[0]
+    want = np.zeros(256, np.float32)
+    for i in range(256):
+        half, j = divmod(i, 128)
+        nibble = low[half * 64 + j % 64] >> (4 * (j // 64)) & 15
+        top = high[half * 32 + j % 32] >> (2 * (j // 32)) & 3
+        want[i] = np.float32(d) * np.float32(scales[i // 16]) * np.float32(int(nibble | top << 4) - 32)
+    np.testing.assert_array_equal(values_of("Q6_K", raw, (1, 256))[0], want)
