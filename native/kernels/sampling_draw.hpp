@@ -29,18 +29,16 @@ FORERUN_INLINE f32x16 exp_bound(f32x16 x) {
 static void scale_block(const Logits& l, int b, Cut cut, float temperature, float min_p, float* scaled) {
   const f32x16 t = set1(temperature), top = set1(l.top / temperature), none = set1(-kInfinity);
   const int begin = b * kSampleBlock, n = l.block_end(b) - begin;
-  const float* x = l.values + begin;
   for (int i = 0; i < n; i += 16) {
-    f32x16 z = div(load(x + i), t);
+    f32x16 z = div(load(l.values + begin + i), t);
     if (min_p > 0.0f) z = select_less(exp32(sub(z, top)), set1(min_p), none, z);
     store(scaled + i, z);
   }
   for (int i = n; i < kSampleBlock; ++i) scaled[i] = -kInfinity;
-  if (cut.threshold == kLowest) return;
-  for (int i = 0; i < n; ++i) scaled[i] = survives(x[i], begin + i, cut) ? scaled[i] : -kInfinity;
+  drop_cut_off(l, b, cut, -kInfinity, scaled);
 }
 
-// Whether a token of the block can reach the score `bound`: -log(u) >= 1 - u, so its noise is at most -log(1 - u).
+// Whether a token of the block may reach the score `bound`: -log(u) >= 1 - u, so its noise is at most -log(1 - u).
 static bool can_reach(const float* scaled, const int32_t* bits24, float bound) {
   f32x16 room = set1(-1.0f);
   for (int i = 0; i < kSampleBlock; i += 16) {
@@ -57,12 +55,13 @@ static int draw(const Logits& l, Cut cut, float temperature, float min_p, uint64
   const int home = token / kSampleBlock;
   random_bits(seed, position, home * (kSampleBlock / 4), bits24);
   for (int i = 0; i < kSampleBlock; i += 16) store(score + i, gumbel(uniform(bits24 + i)));
-  float best = -kInfinity, bound = l.top / temperature + score[token % kSampleBlock];
+  const float top = l.top / temperature, slack = 1e-3f + 4.8e-7f * (top < 0.0f ? -top : top);  // for rounded scores
+  float best = -kInfinity, bound = top + score[token % kSampleBlock];
   for (int b = 0; b < l.blocks; ++b) {
     if (!(l.block_max[b] >= cut.threshold) || l.block_max[b] / temperature + kMostNoise < bound) continue;
     scale_block(l, b, cut, temperature, min_p, scaled);
     random_bits(seed, position, b * (kSampleBlock / 4), bits24);
-    if (!can_reach(scaled, bits24, bound)) continue;
+    if (!can_reach(scaled, bits24, bound - slack)) continue;
     for (int i = 0; i < kSampleBlock; i += 16)
       store(score + i, add(load(scaled + i), gumbel(uniform(bits24 + i))));
     for (int i = 0; i < kSampleBlock; ++i) {

@@ -84,20 +84,19 @@ static Cut prefix_end(SampleScratch& s, int n, int64_t need) {
   int inside = n;  // entries within low..high; heavier ones are no longer part of `need`
   for (bool of_values = true; low < high; of_values = !of_values) {
     const uint32_t middle = middle_of(low, high, of_values), span = high - middle;
-    int64_t mass = 0;
-    int32_t count = 0;
+    int64_t mass = 0, count = 0;
     for (int i = 0; i < n; ++i) {
-      const bool upper = s.keys[i] - middle <= span;
-      mass += upper ? s.mass[i] : 0;
-      count += upper;
+      const int64_t upper = s.keys[i] - middle <= span ? -1 : 0;  // a mask: no branches
+      mass += s.mass[i] & upper;
+      count -= upper;
     }
     if (mass >= need) {
       low = middle;
-      inside = count;
+      inside = static_cast<int>(count);
     } else {
       need -= mass;
       high = middle - 1;
-      inside -= count;
+      inside -= static_cast<int>(count);
     }
     if (2 * inside <= n) n = compact(s, n, low, high);
   }
@@ -129,17 +128,29 @@ static Cut cut_to_largest(const Logits& l, int k, SampleScratch& s) {
   return prefix_end(s, n, k);
 }
 
+// Puts `fill` in the place of the block's tokens that do not survive.
+FORERUN_INLINE void drop_cut_off(const Logits& l, int b, Cut cut, float fill, float* block) {
+  if (cut.threshold == kLowest) return;
+  const int begin = b * kSampleBlock, n = l.block_end(b) - begin, last = cut.last - begin;
+  const float* x = l.values + begin;
+  for (int i = 0; i < n; ++i) {
+    const bool keep = (x[i] > cut.threshold) | ((x[i] == cut.threshold) & (i <= last));
+    block[i] = keep ? block[i] : fill;
+  }
+}
+
 // exp32(l / T - top / T) of a block's survivors that reach min_p, 0 for the other tokens. Returns their sum in units.
 static int64_t weigh_block(const Logits& l, int b, Cut cut, float temperature, float min_p, float* weights) {
-  const f32x16 t = set1(temperature), top = set1(l.top / temperature);
-  const int begin = b * kSampleBlock, end = l.block_end(b);
-  for (int i = begin; i < end; i += 16) store(weights + i, exp32(sub(div(load(l.values + i), t), top)));
-  int64_t sum = 0;
-  for (int i = begin; i < end; ++i) {
-    const float w = survives(l.values[i], i, cut) & (weights[i] >= min_p) ? weights[i] : 0.0f;
-    weights[i] = w;
-    sum += static_cast<int64_t>(static_cast<double>(w) * kUnit);
+  const f32x16 t = set1(temperature), top = set1(l.top / temperature), least = set1(min_p), none = set1(0.0f);
+  const int begin = b * kSampleBlock, n = l.block_end(b) - begin;
+  float* block = weights + begin;
+  for (int i = 0; i < n; i += 16) {
+    const f32x16 w = exp32(sub(div(load(l.values + begin + i), t), top));
+    store(block + i, select_less(w, least, none, w));
   }
+  drop_cut_off(l, b, cut, 0.0f, block);
+  int64_t sum = 0;
+  for (int i = 0; i < n; ++i) sum += static_cast<int64_t>(static_cast<double>(block[i]) * kUnit);
   return sum;
 }
 
