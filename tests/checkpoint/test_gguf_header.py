@@ -128,6 +128,19 @@ def test_damaged_files_are_read_or_refused_but_never_crash(
         assert all(tensor.load().shape == tensor.shape for tensor in checkpoint.tensors.values())
 
 
+def test_huge_sizes_in_the_metadata_take_no_memory(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", gguf_config("llama"))
+    content = (tmp_path / "m.gguf").read_bytes()
+    for key in (b"head_count", b"key_length", b"block_count", b"embedding_length", b"feed_forward_length"):
+        at = content.index(key + struct.pack("<I", 4)) + len(key) + 4
+        (tmp_path / "lie.gguf").write_bytes(content[:at] + struct.pack("<I", 2**31 - 2) + content[at + 4 :])
+        tracemalloc.start()
+        with pytest.raises(CheckpointError):
+            open_checkpoint(str(tmp_path / "lie.gguf"))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+
+
 @FUZZ
 @given(share=st.floats(0, 0.999))
 def test_truncated_files_are_refused(good_file: bytes, tmp_path: Path, share: float) -> None:

@@ -17,6 +17,7 @@ ARCHITECTURES = {
 }
 _DEFAULT_MAX_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 _MAX_SIZE = 2**31 - 1
+MAX_LAYERS = 10_000
 _REQUIRED = object()
 
 
@@ -29,13 +30,13 @@ class _Fields:
     def fail(self, message: str) -> CheckpointError:
         return CheckpointError(f"{self.where}: {message}")
 
-    def integer(self, key: str, default: Any = _REQUIRED, low: int = 1) -> int:
+    def integer(self, key: str, default: Any = _REQUIRED, low: int = 1, high: int = _MAX_SIZE) -> int:
         value = self.values.get(key)
         value = default if value is None else value
         if value is _REQUIRED:
             raise self.fail(f"{key} is missing")
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _MAX_SIZE:
-            raise self.fail(f"{key} must be an integer of at least {low}, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self.fail(f"{key} must be an integer from {low} to {high}, not {value!r:.60}")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -72,7 +73,7 @@ def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any], where
     _refuse_unsupported(fields)
     heads = fields.integer("num_attention_heads")
     hidden = fields.integer("hidden_size")
-    layers = fields.integer("num_hidden_layers")
+    layers = fields.integer("num_hidden_layers", high=MAX_LAYERS)
     vocab = fields.integer("vocab_size")
     kv_heads = fields.integer("num_key_value_heads", _default_kv_heads(fields, family, heads))
     positions = fields.integer("max_position_embeddings", _DEFAULT_MAX_POSITIONS[family])
@@ -117,7 +118,7 @@ def check_config(config: ModelConfig, where: str) -> None:
         )
     if config.head_dim % 2:
         raise CheckpointError(f"{where}: head_dim {config.head_dim} must be even for rotary embeddings")
-    if config.num_hidden_layers > 10_000:
+    if config.num_hidden_layers > MAX_LAYERS:
         raise CheckpointError(f"{where}: num_hidden_layers {config.num_hidden_layers} is not plausible")
 
 

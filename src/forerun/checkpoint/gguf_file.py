@@ -62,7 +62,9 @@ def open_gguf(path: Path, source: str | None = None) -> Checkpoint:
         if name is None and info.name != _ROPE_FACTORS:
             raise CheckpointError(f"{path}: tensor '{info.name:.120}' belongs to no supported architecture")
         if name is not None:
-            found[name] = _source_tensor(file, info, name, _row_order(config, name) if permuted else None)
+            found[name] = _source_tensor(
+                file, info, name, _row_order(config, name, info.shape[0]) if permuted else None
+            )
     tensors = select_tensors(config, found, str(path))
     spans = tuple((info.start, info.end) for info in file.tensors.values())
     return Checkpoint(
@@ -85,8 +87,8 @@ def hugging_face_name(name: str) -> str | None:
     return f"model.layers.{int(layer)}.{target}.{role}" if target else None
 
 
-def _row_order(config: ModelConfig, name: str) -> Rows | None:
-    """Return which stored row is each Hugging Face row of a q or k projection; None for other tensors.
+def _row_order(config: ModelConfig, name: str, stored: int) -> Rows | None:
+    """Return which of the ``stored`` rows is each Hugging Face row of a q or k projection; None for other tensors.
 
     llama.cpp stores the two halves of a head alternately: its rows 0, 1, 2, 3 ... of a head are Hugging Face's rows
     0, d/2, 1, d/2 + 1 ...
@@ -97,13 +99,13 @@ def _row_order(config: ModelConfig, name: str) -> Rows | None:
         heads = config.num_key_value_heads
     else:
         return None
+    if stored != heads * config.head_dim:
+        return None  # the check of shapes that follows names the tensor
     rows = np.arange(heads * config.head_dim).reshape(heads, config.head_dim // 2, 2)
     return rows.swapaxes(1, 2).reshape(-1)
 
 
 def _source_tensor(file: GGUFFile, info: TensorInfo, name: str, order: Rows | None) -> SourceTensor:
-    if order is not None and info.shape[0] != order.size:
-        order = None  # the shape check that follows names the tensor
     kind = FLOAT_KINDS.get(info.kind, info.kind.lower())
     return SourceTensor(name, info.shape, kind, _load(file, info, order), _load_grid(file, info, order))
 

@@ -1,0 +1,126 @@
+"""config.json: the families' defaults and rules, and values that contradict each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forerun.checkpoint import ModelConfig, RopeScaling
+from forerun.checkpoint.config_json import parse_config
+from forerun.errors import CheckpointError
+from tests.support.tiny_checkpoints import tiny_config
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def parse(family: str, **overrides: Any) -> ModelConfig:
+    return parse_config(tiny_config(family, **overrides), {}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"architectures": ["GPT2LMHeadModel"]},
+            "'GPT2LMHeadModel' is not supported; supported: LlamaForCausalLM, Mis",
+        ),
+        ({"architectures": ["MistralForCausalLM"]}, "contradicts model_type 'llama'"),
+        ({"architectures": ..., "model_type": "gpt2"}, "model_type 'gpt2' is not supported"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures must name one of"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised with awq are not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"hidden_size": ...}, "hidden_size is missing"),
+        ({"hidden_size": "64"}, "hidden_size must be an integer"),
+        ({"hidden_size": True}, "hidden_size must be an integer"),
+        ({"vocab_size": 0}, "vocab_size must be an integer from 1"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be an integer from 1 to 10000"),
+        ({"num_hidden_layers": -2}, "num_hidden_layers must be"),
+        ({"num_attention_heads": 6, "num_key_value_heads": 4}, "6 is not a multiple of num_key_value_heads 4"),
+        ({"head_dim": 21}, "head_dim 21 must be even"),
+        ({"head_dim": ..., "hidden_size": 70, "num_attention_heads": 4}, "head_dim is missing and hidden_size 70"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be a positive number"),
+        ({"rope_theta": float("inf")}, "rope_theta must be a positive number"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' is not supported"),
+        ({"rope_scaling": [1]}, "rope_scaling must be an object"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
+        ({"rope_scaling": LLAMA3 | {"rope_type": "llama3", "low_freq_factor": 4.0}}, "must be below high_freq_factor"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "per layer type"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ],
+)
+def test_impossible_configurations_give_one_line(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        parse("llama", **overrides)
+    assert str(caught.value).startswith("config.json: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("style", ["rope_scaling", "rope_parameters"])
+def test_both_spellings_of_rope_settings(style: str) -> None:
+    def rope(**values: Any) -> dict[str, Any]:
+        if style == "rope_scaling":
+            return {"rope_theta": 5e5, "rope_scaling": values or None}
+        return {"rope_theta": ..., "rope_parameters": {"rope_theta": 5e5, **(values or {"rope_type": "default"})}}
+
+    assert parse("llama", **rope()).rope_scaling is None
+    assert parse("llama", **rope(rope_type="linear", factor=2.0)).rope_scaling == RopeScaling("linear", 2.0)
+    found = parse("llama", **rope(rope_type="llama3", **LLAMA3))
+    assert found.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192) and found.rope_theta == 5e5
+
+
+def test_the_old_key_type_names_the_rope_scaling_too() -> None:
+    assert parse("llama", rope_scaling={"type": "linear", "factor": 4}).rope_scaling == RopeScaling("linear", 4.0)
+
+
+def test_head_dim_defaults() -> None:
+    assert parse("llama", head_dim=..., hidden_size=96, num_attention_heads=4).head_dim == 24
+    assert parse("mistral", head_dim=None, hidden_size=96, num_attention_heads=4).head_dim == 24
+    assert parse("qwen3", head_dim=..., hidden_size=96, num_attention_heads=4).head_dim == 128
+
+
+def test_biases_of_the_families() -> None:
+    def biases(family: str, **overrides: Any) -> tuple[bool, bool, bool, bool]:
+        config = parse(family, **overrides)
+        return config.qkv_bias, config.o_bias, config.mlp_bias, config.qk_norm
+
+    assert biases("llama") == biases("mistral") == (False, False, False, False)
+    assert biases("llama", attention_bias=True) == (True, True, False, False)
+    assert biases("llama", mlp_bias=True) == (False, False, True, False)
+    assert biases("qwen2") == (True, False, False, False)
+    assert biases("qwen3", attention_bias=True) == (True, True, False, True)
+
+
+def test_sliding_windows() -> None:
+    def window(family: str, **overrides: Any) -> tuple[int | None, tuple[bool, ...]]:
+        config = parse(family, num_hidden_layers=3, **overrides)
+        return config.sliding_window, config.layer_windows
+
+    on = {"use_sliding_window": True, "sliding_window": 16}
+    assert window("llama", sliding_window=9) == (None, ())
+    assert window("mistral", sliding_window=24) == (24, ())
+    assert window("mistral", sliding_window=None) == (None, ())
+    assert window("mistral", sliding_window=...) == (4096, ())
+    assert window("qwen2", **(on | {"use_sliding_window": False})) == (None, ())
+    assert window("qwen2", **on, max_window_layers=1) == (16, (False, True, True))
+    assert window("qwen2", **on, max_window_layers=3) == (None, ())
+    assert window("qwen2", **(on | {"sliding_window": None})) == (None, ())
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    assert window("qwen3", **on, layer_types=kinds) == (16, (True, False, True))
+    with pytest.raises(CheckpointError, match="layer_types must list"):
+        window("qwen3", **on, layer_types=kinds[:2])
+    with pytest.raises(CheckpointError, match="layer_types that mix"):
+        window("mistral", layer_types=kinds)
+
+
+def test_ids_prefer_the_generation_config_and_drop_what_cannot_be() -> None:
+    values = tiny_config("llama", eos_token_id=2, pad_token_id=-1, bos_token_id=...)
+    config = parse_config(values, {"eos_token_id": [5, 2, 10**9, 5]}, "config.json")
+    assert (config.bos_token_id, config.eos_token_ids, config.pad_token_id) == (1, (5, 2), None)
+    assert parse("qwen2", eos_token_id=None, bos_token_id=None).eos_token_ids == ()
+
+
+def test_both_spellings_of_the_dtype() -> None:
+    values = tiny_config("llama", torch_dtype="torch.float32")
+    assert parse_config(values, {}, "config.json").torch_dtype == "float32"
+    assert parse_config(values | {"dtype": "float16"}, {}, "config.json").torch_dtype == "float16"
