@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from forerun.engine import Engine, EngineSettings, SamplingParams
+from forerun.engine import Engine, SamplingParams
 from forerun.runtime.step import StepInput, StepOutput
 
 
@@ -51,9 +51,7 @@ class LetterDetokenizer:
 
 def measure(sequences: int, steps: int, params: SamplingParams) -> list[float]:
     """Seconds of each of ``steps`` decode steps with ``sequences`` running."""
-    engine = Engine(
-        NoOpExecutor(), settings=EngineSettings(), eos_token_ids=(2,), detokenizer=lambda skip: LetterDetokenizer()
-    )
+    engine = Engine(NoOpExecutor(), eos_token_ids=(2,), detokenizer=lambda skip: LetterDetokenizer())
     for number in range(sequences):
         engine.add(f"r{number}", [5] * 64, params)
     for _ in range(20):

@@ -70,17 +70,12 @@ class AsyncEngine:
         name = request_id if request_id is not None else f"request-{next(self._numbers)}"
         admission, arrival = self._engine.admission, self._engine.clock()
         admission.check(prompt, params)
-        answers = expand(params)
-        stream = Stream(name, len(answers), self._max_pending)
+        requests = [admission.request(prompt, each, name, i, arrival) for i, each in enumerate(expand(params))]
+        stream = Stream(name, len(requests), self._max_pending)
         with self._wake:
-            self._check_room(name, len(answers))
+            self._check_room(name, len(requests))
             self._streams[name] = stream
-            self._unfinished += len(answers)
-        try:
-            requests = [admission.request(prompt, each, name, i, arrival) for i, each in enumerate(answers)]
-        except BaseException:
-            self._forget(stream, len(answers))
-            raise
+            self._unfinished += len(requests)
         self._post(lambda: self._engine.enqueue(requests))
         return stream
 
@@ -129,9 +124,9 @@ class AsyncEngine:
         return Health(True)
 
     async def shutdown(self, timeout: float = 0.0) -> bool:
-        """Take no more requests, let those in flight end for up to ``timeout`` seconds, abort the rest, stop the thread.
+        """Take no more requests, let the present ones end for up to ``timeout`` seconds, abort the rest, stop the thread.
 
-        Closes the executor. Returns whether everything ended by itself. May be called again meanwhile, to end sooner.
+        Closes the executor. Returns whether everything ended by itself. A second call may cut the time short.
         """
         with self._wake:
             self._accepting = False
@@ -216,9 +211,10 @@ class AsyncEngine:
         for delta in news:
             stream = self._streams[delta.request_id]
             if stream.full and not delta.finished:
+                stream.too_slow = True
                 self._engine.abort(delta.request_id)
                 continue
-            if stream.full and delta.finish_reason == FINISH_ABORT:
+            if stream.too_slow and delta.finish_reason == FINISH_ABORT:
                 delta.error = SLOW_READER
             if stream.put(delta):
                 woken.setdefault(stream.loop, []).append(stream)
@@ -237,11 +233,6 @@ class AsyncEngine:
             with self._wake:
                 self._unfinished -= ended
                 self._wake.notify_all()
-
-    def _forget(self, stream: Stream, answers: int) -> None:
-        with self._wake:
-            del self._streams[stream.request_id]
-            self._unfinished -= answers
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

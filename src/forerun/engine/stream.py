@@ -20,6 +20,7 @@ class Stream:
         self.loop = asyncio.get_running_loop()
         self.open = set(range(answers))  # answers without an end, as the engine's thread sees it
         self._unread = answers  # the same, as the reader sees it
+        self.too_slow = False  # the queue was full once
         self._limit = limit
         self._deltas: deque[Delta] = deque()
         self._ready = asyncio.Event()

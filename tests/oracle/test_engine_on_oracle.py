@@ -1,0 +1,244 @@
+"""Engine and oracle under random loads: outputs are as predicted, every request ends, every block comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from forerun.engine import Engine, EngineSettings, RequestError, RequestOutput, SamplingParams
+from forerun.engine.request import Request
+from forerun.runtime.oracle import OracleExecutor
+from tests.engine.harness import EOS, ByteTokenizer, collect, expected
+
+VOCAB = 23
+CONTEXT = 60
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One request of a random load."""
+
+    step: int
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    cancel_after: int | None
+
+
+class RandomDrafter:
+    """Right, wrong or mixed guesses: the truth is looked up, then spoiled."""
+
+    def __init__(self, truths: dict[tuple[int, ...], list[int]], spoil: Sequence[bool], length: int) -> None:
+        self._truths, self._spoil, self._length, self._calls = truths, spoil, length, 0
+        self.proposed = self.accepted = 0
+
+    def propose(self, request: Request, limit: int) -> list[int]:
+        prompt = tuple(request.tokens[: request.num_prompt].tolist())
+        truth = self._truths[(*prompt, -1 - int(request.request_id))][len(request.output) :]
+        draft = []
+        for token in truth[: min(limit, self._length)]:
+            self._calls += 1
+            wrong = self._spoil[self._calls % len(self._spoil)]
+            draft.append((token + 1) % VOCAB if wrong else token)
+        return draft
+
+    def verified(self, request: Request, proposed: int, accepted: int) -> None:
+        self.proposed += proposed
+        self.accepted += accepted
+
+
+@st.composite
+def sampling(draw: st.DrawFn) -> SamplingParams:
+    """Parameters of every kind, often plain ones."""
+    max_tokens = draw(st.integers(1, 14))
+    if draw(st.booleans()):
+        return SamplingParams(temperature=0, max_tokens=max_tokens, cache_salt=draw(st.sampled_from(["", "", "s"])))
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=draw(st.integers(0, max_tokens)),
+        temperature=draw(st.sampled_from([0.0, 0.7])),
+        top_k=draw(st.sampled_from([0, 5])),
+        seed=draw(st.integers(-5, 5)),
+        presence_penalty=draw(st.sampled_from([0.0, 0.0, 1.5])),
+        frequency_penalty=draw(st.sampled_from([0.0, 0.0, -0.75])),
+        repetition_penalty=draw(st.sampled_from([1.0, 1.0, 1.5])),
+        logit_bias=draw(st.sampled_from([{}, {}, {3: 2.5, 4: -100.0}])),
+        stop_token_ids=draw(st.sampled_from([(), (), (7, 8)])),
+        ignore_eos=draw(st.booleans()),
+        allowed_token_ids=draw(st.sampled_from([None, None, (0, 1, 2, 3, 9, 10)])),
+        bad_words_ids=draw(st.sampled_from([(), (), ((5,), (9, 10))])),
+        logprobs=draw(st.sampled_from([None, 0, 3])),
+        prompt_logprobs=draw(st.sampled_from([None, None, None, 0, 2])),
+        priority=draw(st.integers(0, 2)),
+        cache_salt=draw(st.sampled_from(["", "", "s"])),
+    )
+
+
+@st.composite
+def arrival(draw: st.DrawFn) -> Arrival:
+    """A prompt that begins like others do, at some step, perhaps cancelled later."""
+    family = draw(st.integers(0, 1))
+    shared = [(family * 5 + i) % VOCAB for i in range(draw(st.integers(0, 20)))]
+    prompt = [*shared, *draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6))]
+    cancel = draw(st.sampled_from([None, None, None, 0, 1, 3, 9]))
+    return Arrival(draw(st.integers(0, 12)), tuple(prompt), draw(sampling()), cancel)
+
+
+@st.composite
+def executor_and_settings(draw: st.DrawFn) -> tuple[OracleExecutor, EngineSettings]:
+    """Sizes down to one row and one sequence, and pools that are far too small for the load."""
+    seqs = draw(st.integers(1, 5))
+    rows = draw(st.integers(seqs, 24))
+    block_size = draw(st.sampled_from([1, 2, 3, 4, 8]))
+    executor = OracleExecutor(
+        vocab_size=VOCAB,
+        num_blocks=draw(st.integers(2, 60)) if block_size == 1 else draw(st.integers(1, 24)),
+        block_size=block_size,
+        max_model_len=CONTEXT,
+        max_rows=rows,
+        max_seqs=seqs,
+        max_sample_rows=draw(st.integers(seqs, rows)),
+    )
+    engine_settings = EngineSettings(
+        policy=draw(st.sampled_from(["fcfs", "priority"])),
+        enable_prefix_caching=draw(st.sampled_from([True, True, False])),
+        max_salt_share=draw(st.sampled_from([0.3, 1.0])),
+        prompt_logprobs_rows=draw(st.sampled_from([1, 3, 64])),
+    )
+    return executor, engine_settings
+
+
+def check_memory(engine: Engine) -> None:
+    """Every block is free or held exactly as often as running requests hold it; nobody else holds any."""
+    held = [block for request in engine._scheduler.running for block in request.kv.blocks]
+    pool = engine._kv._pool
+    assert [pool.refs(b) for b in range(pool.num_blocks)] == [held.count(b) for b in range(pool.num_blocks)]
+    assert pool.num_free + len(set(held)) == pool.num_blocks
+    assert not any(request.kv.blocks for request in engine._scheduler.waiting)
+
+
+def alone(item: Arrival) -> RequestOutput:
+    """The same request in an engine of its own, with room for everything and no cache."""
+    executor = OracleExecutor(vocab_size=VOCAB, max_model_len=CONTEXT)
+    engine = Engine(executor, settings=EngineSettings(enable_prefix_caching=False), eos_token_ids=(EOS,))
+    engine.add("alone", item.prompt, item.params)
+    outputs: dict[str, RequestOutput] = {}
+    while engine.busy:
+        collect(outputs, engine.step())
+    return outputs["alone"]
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    setup=executor_and_settings(),
+    load=st.lists(arrival(), min_size=1, max_size=8),
+    drafts=st.tuples(st.integers(0, 4), st.lists(st.booleans(), min_size=1, max_size=5)),
+    resets=st.sets(st.integers(0, 20), max_size=2),
+)
+def test_random_loads(
+    setup: tuple[OracleExecutor, EngineSettings],
+    load: list[Arrival],
+    drafts: tuple[int, list[bool]],
+    resets: set[int],
+) -> None:
+    executor, engine_settings = setup
+    truths = {
+        (*item.prompt, -1 - number): expected(item.prompt, item.params, VOCAB) for number, item in enumerate(load)
+    }
+    drafter = RandomDrafter(truths, drafts[1], drafts[0]) if drafts[0] else None
+    engine = Engine(executor, settings=engine_settings, eos_token_ids=(EOS,), drafter=drafter)
+    outputs: dict[str, RequestOutput] = {}
+    accepted: dict[str, int] = {}
+    step = 0
+    while engine.busy or any(item.step >= step for item in load):
+        for number, item in enumerate(load):
+            name = str(number)
+            if item.step == step:
+                total = len(item.prompt) + item.params.max_tokens
+                fits = total <= min(CONTEXT, executor.num_blocks * executor.block_size + 1)
+                try:
+                    engine.add(name, item.prompt, item.params)
+                    accepted[name] = number
+                    assert fits
+                except RequestError:
+                    assert not fits
+            elif name in accepted and item.cancel_after is not None and item.step + item.cancel_after == step:
+                engine.abort(name)
+                check_memory(engine)
+        if step in resets:
+            engine.reset_prefix_cache()
+        collect(outputs, engine.step())
+        check_memory(engine)
+        step += 1
+        assert step < 1500, "the load does not come to its end"
+    check_outputs(load, accepted, truths, outputs)
+    stats = engine.stats()
+    event(f"preempted: {stats.counters.preemptions > 0}, hits: {stats.prefix_hits > 0}")
+    assert engine._kv.num_free == executor.num_blocks
+    assert stats.counters.accepted == sum(stats.counters.ended.values()) == len(accepted) == len(outputs)
+    assert stats.counters.generation_tokens == sum(len(output.outputs[0].token_ids) for output in outputs.values())
+    if drafter is not None:
+        counters = stats.counters
+        assert (counters.draft_tokens, counters.accepted_draft_tokens) == (drafter.proposed, drafter.accepted)
+
+
+def check_outputs(
+    load: list[Arrival],
+    accepted: dict[str, int],
+    truths: dict[tuple[int, ...], list[int]],
+    outputs: dict[str, RequestOutput],
+) -> None:
+    """Tokens are the predicted ones; log-probabilities are, bit for bit, those of a run alone."""
+    for name, number in accepted.items():
+        item, answer = load[number], outputs[name].outputs[0]
+        truth = truths[(*item.prompt, -1 - number)]
+        if answer.finish_reason == "abort":
+            assert item.cancel_after is not None
+            assert answer.token_ids == truth[: len(answer.token_ids)]
+            continue
+        assert answer.token_ids == truth
+        ends = item.params.stop_token_ids + (() if item.params.ignore_eos else (EOS,))
+        stopped = truth[-1] in ends and len(truth) > item.params.min_tokens
+        assert answer.finish_reason == ("stop" if stopped else "length")
+        if item.params.logprobs is not None or item.params.prompt_logprobs is not None:
+            reference = alone(item)
+            assert answer.logprobs == reference.outputs[0].logprobs
+            assert outputs[name].prompt_logprobs == reference.prompt_logprobs
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    first=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30),
+    common=st.integers(0, 30),
+    rows=st.integers(1, 9),
+)
+def test_cold_and_warm_answers_are_the_same_and_hits_are_counted(first: list[int], common: int, rows: int) -> None:
+    executor = OracleExecutor(vocab_size=VOCAB, max_model_len=CONTEXT, max_rows=rows, max_seqs=1)
+    engine = Engine(executor)
+    params = SamplingParams(temperature=0, max_tokens=5, logprobs=2)
+    second = [*first[:common], (first[common] + 1) % VOCAB, 3] if common < len(first) else first
+    found = {}
+    for name, prompt in (("a", first), ("b", second), ("c", first)):
+        engine.add(name, prompt, params)
+        outputs: dict[str, RequestOutput] = {}
+        while engine.busy:
+            collect(outputs, engine.step())
+        assert outputs[name].outputs[0].token_ids == expected(prompt, params, VOCAB, eos=())
+        found[name] = outputs[name].num_cached_tokens
+    assert found["b"] == min(common, len(second) - 1) // 4 * 4
+    assert found["c"] == (len(first) - 1) // 4 * 4
+    assert engine.stats().prefix_hits == found["b"] + found["c"]
+    assert engine.stats().counters.cached_tokens == found["b"] + found["c"]
+
+
+def test_text_of_random_tokens_is_the_text_of_the_whole() -> None:
+    executor = OracleExecutor(vocab_size=257, num_blocks=256, block_size=16, max_model_len=2048)
+    engine = Engine(executor, detokenizer=ByteTokenizer().detokenizer)
+    engine.add("a", [1, 2, 3], SamplingParams(temperature=0, max_tokens=1000))
+    outputs: dict[str, RequestOutput] = {}
+    while engine.busy:
+        collect(outputs, engine.step())
+    answer = outputs["a"].outputs[0]
+    assert answer.text == bytes(t for t in answer.token_ids if 0 < t < 256).decode("utf-8", "replace")
