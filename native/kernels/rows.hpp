@@ -1,0 +1,110 @@
+// Work on single rows: norms, quantisation of activations, embedding look-up.
+#pragma once
+
+namespace forerun::FORERUN_ISA {
+
+// y[0..n) = x / rms(x) * weight; y is zero from n to `padded`. All three have room to the next multiple of 16; x and weight
+// are zero between n and there.
+static void rms_norm(const float* x, const float* weight, float eps, int n, int padded, float* y) {
+  f32x16 squares = set1(0.0f);
+  for (int i = 0; i < n; i += 16) {
+    const f32x16 v = load(x + i);
+    squares = fma(v, v, squares);
+  }
+  const f32x16 mean = div(set1(hsum(squares)), set1(static_cast<float>(n)));
+  const f32x16 inverse = div(set1(1.0f), sqrt(add(mean, set1(eps))));
+  int i = 0;
+  for (; i < n; i += 16) store(y + i, mul(mul(load(x + i), inverse), load(weight + i)));
+  for (; i < padded; i += 16) store(y + i, set1(0.0f));
+}
+
+// Quantises one row of `width` floats (a multiple of 16, then zeros up to out.k) in groups of 32.
+static void quantize_row(const float* x, int width, int planes, const QuantRows& out, int row) {
+  const int groups = out.k / kGroup;
+  const float top = planes == 2 ? 127.0f * 128.0f : 127.0f;
+  for (int g = 0; g < groups; ++g) {
+    const int at = g * kGroup;
+    const f32x16 a = at < width ? load(x + at) : set1(0.0f);
+    const f32x16 b = at + 16 < width ? load(x + at + 16) : set1(0.0f);
+    const float largest = hmax(max(abs(a), abs(b)));
+    const bool empty = largest < 1e-30f;
+    const f32x16 inverse = empty ? set1(0.0f) : div(set1(top), set1(largest));
+    const float scale = empty ? 0.0f : first_lane(div(set1(largest), set1(top)));
+    const i32x16 qa = to_i32(round_even(mul(a, inverse))), qb = to_i32(round_even(mul(b, inverse)));
+    const size_t to = static_cast<size_t>(row) * out.k + at;
+    if (planes == 2) {
+      const i32x16 ha = sar<7>(add(qa, set1(64))), hb = sar<7>(add(qb, set1(64)));
+      store_i8(out.high + to, ha);
+      store_i8(out.high + to + 16, hb);
+      store_i8(out.low + to, sub(qa, shl<7>(ha)));
+      store_i8(out.low + to + 16, sub(qb, shl<7>(hb)));
+    } else {
+      store_i8(out.high + to, qa);
+      store_i8(out.high + to + 16, qb);
+    }
+    const f32x16 total = add(to_f32(qa), to_f32(qb));  // whole numbers below 2^24: exact in any order
+    const float sum = hsum(total);
+    const size_t index = static_cast<size_t>(row) * groups + g;
+    out.scale[index] = scale;
+    out.sum[index] = static_cast<int32_t>(sum);
+    out.scaled_sum[index] = scale * sum;
+  }
+}
+
+// One group of 32 dequantised from row n of packed weights; used by the embedding.
+template <Format F>
+void unpack_row_block(const uint8_t* block, int lane, const float* channel_scale, float* out) {
+  using T = Traits<F>;
+  for (int half = 0; half < 2; ++half) {
+    float d[16], m[16];
+    if constexpr (T::kChannel) {
+      d[lane] = *channel_scale;
+    } else {
+      store(d, T::scale(block, half));
+    }
+    if constexpr (T::kMin) store(m, T::minimum(block, half));
+    for (int i = 0; i < kGroup; ++i) {
+      int q;
+      if constexpr (T::kNibbles) {
+        const int step = i / 4 % 4;
+        const uint8_t byte = block[half * 256 + step * 64 + lane * 4 + i % 4];
+        q = i < 16 ? byte & 15 : byte >> 4;
+      } else {
+        q = block[half * 512 + i / 4 * 64 + lane * 4 + i % 4];
+      }
+      const float value = d[lane] * static_cast<float>(q - T::kZero);
+      out[half * kGroup + i] = T::kMin ? value + m[lane] : value;
+    }
+  }
+}
+
+// Row `index` of a packed matrix as floats, k = 64 * blocks of them.
+static void embedding_row(const LinearArgs& w, int index, float* out) {
+  const int panel = index / kPanel, lane = index % kPanel;
+  const size_t bytes = block_bytes(w.format);
+  const uint8_t* block = w.weights + bytes * w.blocks * panel;
+  const float* channel = w.channel_scale ? w.channel_scale + index : nullptr;
+  for (int b = 0; b < w.blocks; ++b, block += bytes, out += kBlock) {
+    switch (w.format) {
+      case Format::Float32:
+        for (int i = 0; i < kBlock; ++i) out[i] = reinterpret_cast<const float*>(block)[i * kPanel + lane];
+        break;
+      case Format::BFloat16:
+        for (int i = 0; i < kBlock; ++i) {
+          const uint32_t bits = static_cast<uint32_t>(
+                                    reinterpret_cast<const uint16_t*>(block)[(i / 2 * kPanel + lane) * 2 + i % 2])
+                                << 16;
+          std::memcpy(out + i, &bits, 4);
+        }
+        break;
+      case Format::Int4F16Min: unpack_row_block<Format::Int4F16Min>(block, lane, channel, out); break;
+      case Format::Int4F32Min: unpack_row_block<Format::Int4F32Min>(block, lane, channel, out); break;
+      case Format::Int4F16: unpack_row_block<Format::Int4F16>(block, lane, channel, out); break;
+      case Format::Int8F16: unpack_row_block<Format::Int8F16>(block, lane, channel, out); break;
+      case Format::Int8F16Min: unpack_row_block<Format::Int8F16Min>(block, lane, channel, out); break;
+      case Format::Int8Channel: unpack_row_block<Format::Int8Channel>(block, lane, channel, out); break;
+    }
+  }
+}
+
+}  // namespace forerun::FORERUN_ISA

@@ -1,0 +1,30 @@
+// The kernels of one instruction set as function pointers.
+#pragma once
+#include "kernels/sampling_types.hpp"
+#include "kernels/types.hpp"
+
+namespace forerun {
+
+struct Kernels {
+  const char* name;
+  void (*linear)(const LinearArgs&);
+  void (*rms_norm)(const float* x, const float* weight, float eps, int n, int padded, float* y);
+  void (*quantize_row)(const float* x, int width, int planes, const QuantRows& out, int row);
+  void (*embedding_row)(const LinearArgs& weights, int index, float* out);
+  void (*rope_kv)(const RopeKvArgs&);
+  void (*attend_tiles)(const AttentionArgs&);
+  void (*attend_finish)(const AttentionArgs&, int parts, size_t part_stride);
+  void (*sample_row)(const SampleRow&, SampleScratch&);
+};
+
+namespace portable {
+const Kernels& kernels();
+}
+namespace avx2 {
+const Kernels& kernels();
+}
+namespace avx512 {
+const Kernels& kernels();
+}
+
+}  // namespace forerun

@@ -1,0 +1,35 @@
+#include "runtime/cpu.hpp"
+
+#include <stdexcept>
+
+namespace forerun {
+
+std::vector<std::string> usable_isas() {
+  std::vector<std::string> isas{"portable"};
+#if defined(__x86_64__)
+  __builtin_cpu_init();  // reads CPUID and, for the wide registers, XCR0
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (avx2) isas.push_back("avx2");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+    isas.push_back("avx512");
+#endif
+  return isas;
+}
+
+const Kernels& kernels_for(const std::string& isa) {
+  std::string known;
+  for (const std::string& name : usable_isas()) {
+    if (name == isa) {
+#if defined(__x86_64__)
+      if (isa == "avx512") return avx512::kernels();
+      if (isa == "avx2") return avx2::kernels();
+#endif
+      return portable::kernels();
+    }
+    known += (known.empty() ? "" : ", ") + name;
+  }
+  throw std::invalid_argument("instruction set '" + isa + "' is not usable on this processor (usable: " + known + ")");
+}
+
+}  // namespace forerun

@@ -1,0 +1,167 @@
+// Runs a program: one call per engine step, everything allocated before. Built through add_* calls, then used through step.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/table.hpp"
+#include "runtime/memory.hpp"
+#include "runtime/thread_team.hpp"
+
+namespace forerun {
+
+struct ExecutorLimits {
+  int threads = 1;
+  std::vector<int> cpus;
+  int max_rows = 0;         // rows of a step
+  int chunk_rows = 256;     // rows that pass through the layers together
+  int max_seqs = 0;
+  int max_sample_rows = 0;
+  int max_model_len = 0;
+  int num_blocks = 0;
+  int block_size = 0;
+  bool kv_int8 = false;
+  int layers = 0, kv_heads = 0, head_dim = 0;
+  int vocab = 0;
+  int global_topk = 0;
+  bool deterministic = false;
+};
+
+enum class BufferType { F32, Q8, Q15 };
+enum class Op { Embed, Norm, NormQuant, Quantize, Linear, RopeKv, Attention, SelectRows, Sample };
+
+struct WeightRef {
+  LinearArgs args;  // weights, scales, format, blocks
+  int n = 0;        // padded rows of W
+};
+
+// One instruction with everything resolved to indices; -1 where it does not apply.
+struct Instruction {
+  Op op = Op::Embed;
+  std::string label;
+  int input = -1, output = -1;
+  int weight = -1;               // Linear, Embed
+  const float* vector = nullptr;   // Norm: weight; RopeKv: q norm; Linear: bias
+  const float* vector2 = nullptr;  // RopeKv: k norm
+  float eps = 0.0f, scale = 1.0f;
+  int splits = 1;
+  Epilogue epilogue = Epilogue::Store;
+  int width = 0;  // Norm, NormQuant, Embed: true row length
+  int layer = 0, heads = 0, window = 0;
+  // Set by Executor::add.
+  bool sampled = false;    // works on sampled rows
+  bool own_input = false;  // reads what row-wise work left, with few rows in every thread's own copy
+};
+
+// The arrays of one step, as the engine hands them over (forerun.runtime.step.StepInput).
+struct StepArrays {
+  int rows = 0, seqs = 0, table_width = 0, sampled = 0;
+  const int32_t *token_ids = nullptr, *positions = nullptr, *query_starts = nullptr, *block_tables = nullptr,
+                *sample_rows = nullptr;
+  const float *temperature = nullptr, *top_p = nullptr, *min_p = nullptr;
+  const int32_t *top_k = nullptr, *num_logprobs = nullptr;
+  const uint64_t* seed = nullptr;
+  const int32_t *adjust_starts = nullptr, *adjust_ids = nullptr, *allow_starts = nullptr, *allow_ids = nullptr;
+  const float *adjust_add = nullptr, *adjust_rep = nullptr;
+  int adjust_count = 0, allow_count = 0;
+  // results
+  int32_t* tokens = nullptr;
+  float* logprobs = nullptr;
+  int top_width = 0;
+  int32_t* top_ids = nullptr;
+  float* top_logprobs = nullptr;
+  float* logits = nullptr;  // [sampled, vocab] or null
+};
+
+class Executor {
+ public:
+  Executor(const Kernels& kernels, ExecutorLimits limits);
+
+  // Building. All throw std::invalid_argument for sizes that do not fit.
+  int add_buffer(BufferType type, int width, bool sampled);
+  int add_weight(Format format, int n, int k, const uint8_t* data, size_t bytes, const float* channel_scale,
+                 size_t channel_count);
+  void set_rope(const float* inv_freq, int half);
+  void add(Instruction instruction);
+  const std::vector<Instruction>& instructions() const { return program_; }
+
+  // Checks every size and index, then runs; throws std::invalid_argument and changes nothing when the input is wrong.
+  void step(const StepArrays& step);
+
+  void set_profile(bool on);
+  // Nanoseconds per instruction since profiling was switched on, and those spent outside instructions (last entry).
+  const std::vector<int64_t>& profile() const { return profile_; }
+  size_t reserved_bytes() const { return reserved_; }
+  size_t kv_bytes() const { return kv_.size() + kv_scales_.size(); }
+  const ExecutorLimits& limits() const { return limits_; }
+
+ private:
+  struct Buffer {
+    BufferType type;
+    int width = 0;  // columns, padded
+    bool sampled = false;
+    bool by_rows = false;          // while building: the last instruction that wrote it works row by row
+    Pages memory;                  // shared rows
+    float* f32 = nullptr;
+    QuantRows quant;
+    std::vector<Pages> own_memory;  // a few rows per thread, for work that every thread repeats
+    std::vector<float*> own_f32;
+    std::vector<QuantRows> own_quant;
+  };
+  struct AttentionItem {
+    int seq, row, rows, first_position, kv_head, tile_begin, tile_end;
+    int group, part, parts;  // parts > 1: one tile each, merged by whoever finishes last
+    size_t state;            // floats into states_
+  };
+
+  void check(const StepArrays& s) const;
+  void check_tables(const StepArrays& s) const;
+  void check_sampling(const StepArrays& s) const;
+  void begin_chunk(const StepArrays& s, int begin, int end);
+  void plan_attention(const StepArrays& s, int begin, int end);
+  void run_chunk(const StepArrays& s, int begin, int end);
+  void run_sampled(const StepArrays& s, int first, int last, int thread);
+  void run(const Instruction& i, const StepArrays& s, int rows, int thread);
+  bool repeated(const Instruction& i, int rows) const;
+
+  void embed(const Instruction& i, const StepArrays& s, int rows, int thread);
+  void row_wise(const Instruction& i, int rows, int thread);
+  void linear(const Instruction& i, int rows, int thread);
+  void rope_kv(const Instruction& i, int rows, int thread);
+  void attention(const Instruction& i, const StepArrays& s, int thread);
+  void select_rows(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
+  void sample(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
+  KvLayer layer(int index) const;
+  void finish_instruction(size_t index, int thread);
+
+  const Kernels& kernels_;
+  ExecutorLimits limits_;
+  KvShape shape_;
+  ThreadTeam team_;
+  std::vector<Buffer> buffers_;
+  std::vector<WeightRef> weights_;
+  std::vector<Instruction> program_;
+  size_t head_begin_ = 0;  // first instruction that works on sampled rows
+  Pages kv_, kv_scales_, rope_, states_, scratch_;
+  size_t scratch_stride_ = 0, states_floats_ = 0;
+  std::vector<Pages> sample_memory_;
+  size_t reserved_ = 0;
+
+  // Of the chunk under way.
+  int chunk_begin_ = 0, sample_begin_ = 0;
+  const int32_t* positions_ = nullptr;
+  std::vector<int64_t> slots_;
+  std::vector<AttentionItem> items_;
+  std::unique_ptr<std::atomic<int>[]> next_item_;   // per layer
+  std::unique_ptr<std::atomic<int>[]> parts_done_;  // per item group
+  int max_groups_ = 0;
+
+  bool profiling_ = false;
+  std::vector<int64_t> profile_;
+  int64_t stamp_ = 0;
+};
+
+}  // namespace forerun

@@ -1,0 +1,46 @@
+// Owned, aligned memory that is reserved once.
+#pragma once
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <new>
+#include <utility>
+
+namespace forerun {
+
+// Zeroed pages, in huge pages where the system grants them. Throws std::bad_alloc.
+class Pages {
+ public:
+  Pages() = default;
+  explicit Pages(size_t bytes) : bytes_(bytes ? bytes : 1) {
+    void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    if (bytes_ >= kHuge) madvise(p, bytes_, MADV_HUGEPAGE);
+    data_ = static_cast<unsigned char*>(p);
+  }
+  Pages(Pages&& other) noexcept { swap(other); }
+  Pages& operator=(Pages&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Pages() {
+    if (data_) munmap(data_, bytes_);
+  }
+  unsigned char* data() const { return data_; }
+  size_t size() const { return bytes_; }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  static constexpr size_t kHuge = 4u << 20;
+  void swap(Pages& other) {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+  unsigned char* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace forerun

@@ -1,0 +1,86 @@
+#include "runtime/thread_team.hpp"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace forerun {
+namespace {
+
+constexpr int kSpins = 4000;  // some tens of microseconds: longer than any imbalance inside a step
+
+void pause_briefly() {
+#if defined(__x86_64__)
+  _mm_pause();
+#endif
+}
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t expected) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+}
+
+void futex_wake_all(std::atomic<uint32_t>& word) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+}
+
+}  // namespace
+
+void Barrier::wait() {
+  const uint32_t phase = phase_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) futex_wake_all(phase_);
+    return;
+  }
+  for (int i = 0; i < kSpins; ++i) {
+    if (phase_.load(std::memory_order_acquire) != phase) return;
+    pause_briefly();
+  }
+  sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  while (phase_.load(std::memory_order_seq_cst) == phase) futex_wait(phase_, phase);
+  sleepers_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus)
+    : size_(size), begin_(size), inner_(size), end_(size) {
+  for (int i = 1; i < size; ++i) {
+    threads_.emplace_back([this, i] { loop(i); });
+    if (static_cast<size_t>(i) < cpus.size()) {
+      cpu_set_t set;
+      CPU_ZERO(&set);
+      CPU_SET(cpus[i], &set);
+      pthread_setaffinity_np(threads_.back().native_handle(), sizeof(set), &set);  // refused: the thread runs unpinned
+    }
+  }
+}
+
+ThreadTeam::~ThreadTeam() {
+  stop_ = true;
+  begin_.wait();
+  for (auto& thread : threads_) thread.join();
+}
+
+void ThreadTeam::loop(int index) {
+  for (;;) {
+    begin_.wait();
+    if (stop_) return;
+    (*work_)(index);
+    end_.wait();
+  }
+}
+
+void ThreadTeam::run(const std::function<void(int)>& work) {
+  work_ = &work;
+  begin_.wait();
+  work(0);
+  end_.wait();
+}
+
+}  // namespace forerun

@@ -1,0 +1,48 @@
+// A team of threads that runs one function together, with barriers inside. The caller is thread 0.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace forerun {
+
+// Meets `size` threads. Waiting spins for a bounded time, then sleeps in the kernel, so that an oversubscribed machine
+// loses little; nobody asleep means no system call.
+class Barrier {
+ public:
+  explicit Barrier(int size) : size_(size) {}
+  void wait();
+
+ private:
+  const int size_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  alignas(64) std::atomic<int> sleepers_{0};
+};
+
+class ThreadTeam {
+ public:
+  // `cpus`: processor of each thread (the caller's own, index 0, is left to the system); empty: unpinned.
+  ThreadTeam(int size, const std::vector<int>& cpus);
+  ~ThreadTeam();
+  ThreadTeam(const ThreadTeam&) = delete;
+  ThreadTeam& operator=(const ThreadTeam&) = delete;
+
+  int size() const { return size_; }
+  // Runs work(thread) on all threads and returns when all are done. Called from one thread at a time.
+  void run(const std::function<void(int)>& work);
+  void barrier() { inner_.wait(); }
+
+ private:
+  void loop(int index);
+
+  const int size_;
+  const std::function<void(int)>* work_ = nullptr;
+  bool stop_ = false;
+  Barrier begin_, inner_, end_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace forerun

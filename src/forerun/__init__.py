@@ -1,0 +1,1 @@
+"""Forerun: compile a language model for this machine, then serve it with exact, reproducible tokens."""

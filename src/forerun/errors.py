@@ -1,0 +1,28 @@
+"""Errors that a user can mend: always one clear line that names the thing and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ForerunError(Exception):
+    """A user's mistake or an environment's limit. The command line prints it as one line and exits with 1."""
+
+
+class ConfigError(ForerunError):
+    """A flag or configuration key that cannot be honoured."""
+
+
+class CheckpointError(ForerunError):
+    """A checkpoint that cannot be read: missing, truncated, contradictory or of an unsupported kind."""
+
+
+class ArtifactError(ForerunError):
+    """An artifact folder that is missing, damaged, of another version or different from what was asked for."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

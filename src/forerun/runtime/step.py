@@ -1,0 +1,112 @@
+"""The contract between the engine and an executor: one step in, one step out, plain arrays only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+UInt64 = NDArray[np.uint64]
+Float32 = NDArray[np.float32]
+
+
+
+@dataclass
+class SamplingRows:
+    """Sampling parameters of the R sampled rows, one entry each. The random numbers of a row are a function of
+    (seed, position of the sampled token) alone.
+
+    temperature 0 is greedy; top_k 0 is off; top_p 1 and min_p 0 are off; ``num_logprobs`` is how many of the most
+    probable tokens are reported (-1: not even the sampled token's own log-probability).
+    Adjustments (penalties, logit_bias, forbidden tokens) are lists in compressed rows: entries
+    ``adjust_starts[r]:adjust_starts[r+1]`` apply ``l = l / rep if l > 0 else l * rep`` and then ``l += add`` to token
+    ``adjust_ids``. Allowed lists (``allow_starts``, ``allow_ids``) exclude every other token; an empty list allows all.
+    """
+
+    temperature: Float32
+    top_k: Int32
+    top_p: Float32
+    min_p: Float32
+    seed: UInt64
+    num_logprobs: Int32
+    adjust_starts: Int32
+    adjust_ids: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    adjust_add: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    adjust_rep: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    allow_starts: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    allow_ids: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @staticmethod
+    def greedy(rows: int, num_logprobs: int = -1) -> SamplingRows:
+        """Parameters that pick the most probable token (lowest id wins a tie) for ``rows`` rows."""
+        zeros = np.zeros(rows, np.float32)
+        return SamplingRows(
+            temperature=zeros,
+            top_k=np.zeros(rows, np.int32),
+            top_p=np.ones(rows, np.float32),
+            min_p=zeros.copy(),
+            seed=np.zeros(rows, np.uint64),
+            num_logprobs=np.full(rows, num_logprobs, np.int32),
+            adjust_starts=np.zeros(rows + 1, np.int32),
+            allow_starts=np.zeros(rows + 1, np.int32),
+        )
+
+
+@dataclass
+class StepInput:
+    """One engine step over T rows (tokens) of S sequences.
+
+    token_ids, positions: int32 [T]; the rows of sequence s are ``query_starts[s]:query_starts[s+1]`` and their positions
+    are consecutive. block_tables: int32 [S, B]; entry i is the KV block of positions ``i*block_size ...``; unused entries
+    are -1. The step writes K/V of its rows into those blocks and attends to everything at or before each row's position.
+    sample_rows: int32 [R], indices of rows whose next token is drawn (R may be 0). Several rows of one sequence may be
+    sampled (speculative verification).
+    """
+
+    token_ids: Int32
+    positions: Int32
+    query_starts: Int32
+    block_tables: Int32
+    sample_rows: Int32
+    sampling: SamplingRows
+    want_logits: bool = False
+
+
+@dataclass
+class StepOutput:
+    """Results of the R sampled rows.
+
+    tokens: int32 [R]. logprobs: float32 [R] of the sampled tokens (NaN where num_logprobs is -1), always of the
+    distribution before temperature and cuts but after adjustments. top_ids int32 [R, P], top_logprobs float32 [R, P], with P the
+    largest num_logprobs of the step, rows with fewer padded with -1 / -inf; ordered by probability, then by id.
+    logits: float32 [R, vocab] (raw, before adjustments) only when asked for. A token of -1 marks a row whose logits were not finite.
+    """
+
+    tokens: Int32
+    logprobs: Float32
+    top_ids: Int32
+    top_logprobs: Float32
+    logits: Float32 | None = None
+
+
+class Executor(Protocol):
+    """What the engine drives. One executor owns one KV pool; calls are made from one thread at a time."""
+
+    vocab_size: int
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    max_rows: int  # largest T of one step
+    max_seqs: int  # largest S of one step
+    max_sample_rows: int  # largest R of one step
+
+    def step(self, batch: StepInput) -> StepOutput:
+        """Run one step. Raises ValueError for input outside the limits; nothing is changed then."""
+        ...
+
+    def close(self) -> None:
+        """Free the KV pool and the threads; the executor cannot be used afterwards."""
+        ...
