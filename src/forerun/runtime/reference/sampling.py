@@ -1,7 +1,7 @@
 """Drawing tokens from logits: adjustments, temperature, cuts, Gumbel-max, log-probabilities.
 
-Every cut keeps a prefix of one order: adjusted logit descending, then id ascending. Weights are ``exp32(l / T - max / T)``
-rounded down to multiples of 2^-34, so that float64 sums of them are exact whatever their order (up to 2^19 tokens).
+Every cut keeps a prefix of one order: adjusted logit descending, then id ascending. Weights, ``exp32(l / T - max / T)``
+are rounded down to multiples of 2^-34, so that float64 sums of them are exact whatever their order (up to 2^19 tokens).
 """
 
 from __future__ import annotations
