@@ -1,4 +1,4 @@
-"""Properties of sampling as the engine sees it: the law of the draws, the order of the steps, cuts, ties, exclusions."""
+"""Properties of sampling that callers rely on: the law of the draws, order of the steps, cuts, ties, exclusions."""
 
 from __future__ import annotations
 

@@ -47,14 +47,14 @@ def compare(logits: NDArray[np.float32], positions: Int32, sampling: SamplingRow
 
 def random_logits(rng: np.random.Generator, rows: int, vocab: int) -> NDArray[np.float32]:
     """Normal, tied, huge, sparse, peaked, signed-zero or not finite values."""
-    x = rng.standard_normal((rows, vocab)) * rng.choice([0.01, 1, 3, 30])
+    x: NDArray[Any] = rng.standard_normal((rows, vocab)) * float(rng.choice([0.01, 1, 3, 30]))
     kind = rng.integers(8)
     if kind == 0:
         x = np.round(x)
     elif kind == 1:
         x = rng.integers(-2, 3, (rows, vocab)) * rng.choice([0, 0.5, 1e-3])
     elif kind == 2:
-        x = x * 10.0 ** rng.integers(-40, 35)
+        x = x * 10.0 ** int(rng.integers(-40, 35))
     elif kind == 3:
         x[rng.random((rows, vocab)) < rng.choice([0.1, 0.9, 1])] = -np.inf
     elif kind == 4 and rng.random() < 0.5:
@@ -63,7 +63,8 @@ def random_logits(rng: np.random.Generator, rows: int, vocab: int) -> NDArray[np
         x[:, rng.integers(vocab)] = 40
     elif kind == 6:
         x = np.where(rng.random((rows, vocab)) < 0.5, 0.0, -0.0)
-    return x.astype(np.float32)
+    values: NDArray[np.float32] = x.astype(np.float32)
+    return values
 
 
 def random_sampling(rng: np.random.Generator, rows: int, vocab: int) -> SamplingRows:
@@ -77,7 +78,7 @@ def random_sampling(rng: np.random.Generator, rows: int, vocab: int) -> Sampling
     allowed = rng.integers(0, max(2, min(vocab, 200)), rows) * (rng.random() < 0.3)
     return SamplingRows(
         temperature=pick(np.float32, 0, 1e-38, 1e-3, 0.5, 1, 1, 2, 50),
-        top_k=pick(np.int32, 0, 0, 1, 2, 50, vocab - 1, vocab, vocab + 3, rng.integers(vocab + 1)),
+        top_k=pick(np.int32, 0, 0, 1, 2, 50, vocab - 1, vocab, vocab + 3, int(rng.integers(vocab + 1))),
         top_p=pick(np.float32, 1, 1, 0, 0.1, 0.5, 0.9, 0.999, 0.9999999, rng.random()),
         min_p=pick(np.float32, 0, 0, 0.01, 0.5, 1, 2),
         seed=rng.integers(0, 2**64, rows, dtype=np.uint64),
