@@ -46,8 +46,9 @@ def matrix_roles(program: Program) -> dict[str, str]:
 
 
 def quantize_activations(program: Program) -> Program:
-    """Make every linear of an integer format read q8: norms that only such linears read become ``norm_quant``, other
-    buffers get one ``quantize``. What remains of the traced names (embedding, rms_norm) becomes final."""
+    """Make every linear of an integer format read quantised rows: norms that only such linears read become
+    ``norm_quant``, other buffers get one ``quantize``. The LM head reads 15 bits: it runs on few rows and reacts to
+    rounding the most (docs/numerics.md), everything else 8. What remains of the traced names (embedding, rms_norm) becomes final."""
     edit = Rewrite(program)
     for index, step in enumerate(program.instructions):
         if step.op == "embedding":
@@ -57,21 +58,27 @@ def quantize_activations(program: Program) -> Program:
             integer = [_is_integer(program, program.instructions[reader]) for reader in edit.readers(output)]
             edit.replace(index, replace(step, op="norm_quant" if all(integer) else "norm"))
             if all(integer):
-                edit.buffers[output] = replace(edit.buffers[output], dtype="q8")
+                edit.buffers[output] = replace(edit.buffers[output], dtype=_quantised_type(edit.buffers[output].rows))
     quantised: dict[str, str] = {}
     for index, step in enumerate(program.instructions):
         source = step.inputs[0]
-        if not _is_integer(program, step) or edit.buffers[source].dtype == "q8":
+        if not _is_integer(program, step) or edit.buffers[source].dtype != "f32":
             continue
         added: list[Instruction] = []
         if source not in quantised:
             if len(edit.writers(source)) != 1:
                 raise ValueError(f"buffer {source} changes and cannot be quantised once")
-            name = edit.add_buffer(f"{source}_q8", "q8", edit.buffers[source].width, like=source)
+            dtype = _quantised_type(edit.buffers[source].rows)
+            name = edit.add_buffer(f"{source}_{dtype}", dtype, edit.buffers[source].width, like=source)
             quantised[source] = name
             added.append(Instruction("quantize", (source,), (name,)))
         edit.replace(index, *added, replace(step, inputs=(quantised[source],)))
     return edit.finish()
+
+
+def _quantised_type(rows: str) -> str:
+    """Only the LM head works on sampled rows."""
+    return "q15" if rows == "sampled" else "q8"
 
 
 def _is_integer(program: Program, step: Instruction) -> bool:

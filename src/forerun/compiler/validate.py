@@ -11,7 +11,7 @@ from forerun.errors import ArtifactError
 if TYPE_CHECKING:
     from forerun.compiler.program import Instruction, Program
 
-_DTYPES = ("f32", "q8", "i32")
+_DTYPES = ("f32", "q8", "q15", "i32")
 
 
 def validate(program: Program) -> None:
@@ -132,9 +132,10 @@ def _linear_misfit(program: Program, step: Instruction, width_in: int, width_out
     bias = step.weights.get("bias")
     if bias is not None and program.weights[bias].shape != weight.shape[:1]:
         return f"bias {program.weights[bias].shape} does not fit weight {weight.shape}"
-    is_quantised = program.buffers[step.inputs[0]].dtype == "q8"
+    dtype = program.buffers[step.inputs[0]].dtype
+    is_quantised = dtype != "f32"
     if is_quantised == (weight.format in FLOAT_FORMATS) and program.is_final:
-        return f"a {weight.format} weight cannot read {'q8' if is_quantised else 'f32'} activations"
+        return f"a {weight.format} weight cannot read {dtype} activations"
     return ""
 
 

@@ -18,7 +18,7 @@ _SMALLEST_AMAX = np.float32(1e-30)
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """Rows in int8: q [T, K padded to 64] (kept as float64, every product of them is exact), scale and mu float32
+    """Rows in int8 (or 15 bits): q [T, K padded to 64] (kept as float64, every product of them is exact), scale and mu float32
     [T, groups of 32]; ``mu`` is the scale times the group's sum of q."""
 
     q: NDArray[np.float64]
@@ -34,21 +34,21 @@ def rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
     return y
 
 
-def quantize_groups(x: Float32) -> tuple[Float32, Float32]:
-    """Symmetric int8 over the last axis: (q as integer-valued float32, scale)."""
+def quantize_groups(x: Float32, top: int = 127) -> tuple[Float32, Float32]:
+    """Symmetric integers up to ``top`` over the last axis: (q as integer-valued float32, scale)."""
     amax = np.abs(x).max(axis=-1)
     empty = amax < _SMALLEST_AMAX
     divisor = np.where(empty, np.float32(1), amax)
-    scale = np.where(empty, np.float32(0), amax / np.float32(127))
-    inverse = np.where(empty, np.float32(0), np.float32(127) / divisor)
+    scale = np.where(empty, np.float32(0), amax / np.float32(top))
+    inverse = np.where(empty, np.float32(0), np.float32(top) / divisor)
     q = np.rint(x * inverse[..., None])
     return np.where(np.isfinite(q), q, np.float32(0)), scale
 
 
-def quantize(x: Float32) -> QuantizedRows:
-    """Rows [T, K] in groups of 32 columns."""
+def quantize(x: Float32, bits: int = 8) -> QuantizedRows:
+    """Rows [T, K] in groups of 32 columns, in 8 or 15 bits."""
     padded = pad_columns(x, BLOCK)
-    q, scale = quantize_groups(padded.reshape(len(x), -1, GROUP))
+    q, scale = quantize_groups(padded.reshape(len(x), -1, GROUP), 127 if bits == 8 else 127 * 128)
     mu = scale * q.sum(axis=-1, dtype=np.float64).astype(np.float32)
     return QuantizedRows(q.reshape(padded.shape).astype(np.float64), scale, mu)
 

@@ -1,0 +1,227 @@
+"""The native executor: a program and its packed weights bound to the C++ core, one call per engine step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forerun import _native
+from forerun.compiler.formats import FLOAT_FORMATS, PANEL
+from forerun.compiler.program import Instruction, KvLayout, Program
+from forerun.runtime.step import StepInput, StepOutput
+
+CHUNK_ROWS = 256
+"""Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
+
+LOWEST_BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """One weight as the kernels read it: bytes of :mod:`forerun.compiler.pack`, and the channel scales of int8_channel;
+    vectors are float32 padded with zeros to a multiple of 64."""
+
+    data: NDArray[np.uint8] | None
+    scales: NDArray[np.float32] | None = None
+    vector: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class NativeOptions:
+    """Run-time choices of an executor; none of them changes a token.
+
+    ``isa`` "" takes the highest usable one. ``cpus`` pins thread i to ``cpus[i]`` (thread 0 is the caller and stays free).
+    ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
+    """
+
+    num_blocks: int
+    block_size: int = 32
+    max_model_len: int = 2048
+    max_rows: int = 512
+    max_seqs: int = 64
+    max_sample_rows: int = 512
+    kv_dtype: str = "bfloat16"
+    threads: int = 1
+    cpus: tuple[int, ...] = ()
+    isa: str = ""
+    chunk_rows: int = CHUNK_ROWS
+    global_topk: int = 0
+    deterministic: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class NativeExecutor:
+    """An :class:`~forerun.runtime.step.Executor` that runs ``program`` natively. Raises ValueError for weights or options
+    that do not fit; MemoryError when the KV pool cannot be reserved."""
+
+    def __init__(self, program: Program, weights: Mapping[str, PackedWeight], options: NativeOptions) -> None:
+        layout = program.kv_layout
+        self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, options.num_blocks, options.block_size
+        self.max_model_len, self.max_rows = options.max_model_len, options.max_rows
+        self.max_seqs, self.max_sample_rows = options.max_seqs, options.max_sample_rows
+        self.isa = options.isa or _native.usable_isas()[-1]
+        self.threads, self.kv_dtype = options.threads, options.kv_dtype
+        self._native = _native.Executor(self.isa, _limits(program, layout, options))
+        self._native.set_rope(np.asarray(program.rope_inv_freq, np.float32))
+        binder = _Binder(self._native, program, weights)
+        for step in program.instructions:
+            binder.add(step)
+        self.labels = binder.labels
+
+    def step(self, batch: StepInput) -> StepOutput:
+        """Run one step. Raises ValueError for input outside the limits; nothing is changed then."""
+        if self._native is None:
+            raise ValueError("the executor is closed")
+        s, rows = batch.sampling, len(batch.sample_rows)
+        width = max(0, int(s.num_logprobs.max())) if rows else 0
+        out = StepOutput(
+            tokens=np.empty(rows, np.int32),
+            logprobs=np.empty(rows, np.float32),
+            top_ids=np.empty((rows, width), np.int32),
+            top_logprobs=np.empty((rows, width), np.float32),
+            logits=np.empty((rows, self.vocab_size), np.float32) if batch.want_logits else None,
+        )
+        self._native.step(
+            batch.token_ids, batch.positions, batch.query_starts, batch.block_tables, batch.sample_rows,
+            s.temperature, s.top_k, s.top_p, s.min_p, s.seed, s.num_logprobs,
+            s.adjust_starts, s.adjust_ids, s.adjust_add, s.adjust_rep, s.allow_starts, s.allow_ids,
+            out.tokens, out.logprobs, out.top_ids, out.top_logprobs, out.logits,
+        )  # fmt: skip
+        return out
+
+    def set_profile(self, on: bool) -> None:
+        """Start (or stop) counting the time of each instruction."""
+        self._native.set_profile(on)
+
+    def profile(self) -> list[tuple[str, float]]:
+        """(instruction label, seconds) since counting began; the last entry is the time between instructions."""
+        return [(name, ns / 1e9) for name, ns in zip([*self.labels, "between"], self._native.profile(), strict=True)]
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Memory of the executor apart from the weights: KV pool, buffers, tables."""
+        return int(self._native.reserved_bytes)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory of the KV pool."""
+        return int(self._native.kv_bytes)
+
+    def close(self) -> None:
+        """Free the KV pool and the threads."""
+        self._native = None
+
+
+def _limits(program: Program, layout: KvLayout, options: NativeOptions) -> dict[str, object]:
+    if options.kv_dtype not in ("bfloat16", "int8"):
+        raise ValueError(f"kv_dtype '{options.kv_dtype}' is not supported: bfloat16 or int8")
+    return {
+        "threads": options.threads,
+        "cpus": list(options.cpus),
+        "max_rows": options.max_rows,
+        "chunk_rows": options.chunk_rows,
+        "max_seqs": options.max_seqs,
+        "max_sample_rows": options.max_sample_rows,
+        "max_model_len": options.max_model_len,
+        "num_blocks": options.num_blocks,
+        "block_size": options.block_size,
+        "kv_int8": options.kv_dtype == "int8",
+        "layers": layout.layers,
+        "kv_heads": layout.kv_heads,
+        "head_dim": layout.head_dim,
+        "vocab": program.vocab_size,
+        "global_topk": options.global_topk,
+        "deterministic": options.deterministic,
+    }
+
+
+class _Binder:
+    """Translates a program's names into the indices of the native executor."""
+
+    def __init__(self, native: _native.Executor, program: Program, weights: Mapping[str, PackedWeight]) -> None:
+        self._native, self._program, self._weights = native, program, weights
+        self._buffers: dict[tuple[object, ...], int] = {}
+        self._matrices: dict[str, int] = {}
+        self.labels: list[str] = []
+
+    def add(self, step: Instruction) -> None:
+        """Hand one instruction over."""
+        label = _label(step)
+        self.labels.append(label)
+        entry: dict[str, object] = {"op": step.op, "label": label}
+        if step.op != "embed":
+            entry["input"] = self._buffer(step.inputs[0], self._q_width(step) if step.op == "attention" else None)
+        if step.op != "sample":
+            entry["output"] = self._buffer(step.outputs[0], self._q_width(step) if step.op == "rope_kv" else None)
+        role = "table" if step.op == "embed" else "weight" if step.op == "linear" else ""
+        if role:
+            entry["weight"] = self._matrix(step.weights[role])
+        entry |= self._vectors(step)
+        if step.op in ("norm", "norm_quant"):
+            entry |= {"eps": step.attrs["eps"], "width": self._program.buffers[step.inputs[0]].width}
+        elif step.op == "embed":
+            entry["width"] = self._program.buffers[step.outputs[0]].width
+        elif step.op == "linear":
+            entry |= {"splits": step.attrs["k_splits"], "epilogue": step.attrs["epilogue"]}
+        elif step.op == "rope_kv":
+            entry |= {key: step.attrs[key] for key in ("layer", "heads", "scale")} | {"eps": step.attrs["qk_norm"] or 0.0}
+        elif step.op == "attention":
+            entry |= {"layer": step.attrs["layer"], "heads": step.attrs["heads"], "window": step.attrs["window"] or 0}
+        self._native.add(entry)
+
+    def _q_width(self, step: Instruction) -> int:
+        """Queries keep their heads padded to whole vectors."""
+        dim = step.attrs["head_dim"]
+        heads = step.attrs["heads"]
+        assert isinstance(dim, int) and isinstance(heads, int)
+        return -(-dim // PANEL) * PANEL * heads
+
+    def _buffer(self, name: str, width: int | None = None) -> int:
+        buffer = self._program.buffers[name]
+        width = width or buffer.width
+        place = name if buffer.slot is None else buffer.slot
+        key = (place, buffer.dtype, width, buffer.rows)
+        if key not in self._buffers:
+            self._buffers[key] = self._native.add_buffer(buffer.dtype, width, buffer.rows == "sampled")
+        return self._buffers[key]
+
+    def _matrix(self, name: str) -> int:
+        if name not in self._matrices:
+            entry, packed = self._program.weights[name], self._weights[name]
+            n, k = entry.shape
+            self._matrices[name] = self._native.add_weight(entry.format, n, k, packed.data, packed.scales)
+        return self._matrices[name]
+
+    def _vectors(self, step: Instruction) -> dict[str, object]:
+        names = {"norm": ("weight",), "norm_quant": ("weight",), "linear": ("bias",), "rope_kv": ("q_norm", "k_norm")}
+        found = [step.weights[role] for role in names.get(step.op, ()) if role in step.weights]
+        entry: dict[str, object] = {}
+        for key, name in zip(("vector", "vector2"), found, strict=False):
+            entry[key] = self._weights[name].vector
+            entry["vector_length"] = -(-self._program.weights[name].shape[0] // PANEL) * PANEL
+        return entry
+
+
+def _label(step: Instruction) -> str:
+    weight = step.weights.get("weight", "")
+    parts = weight.split(".")
+    if "layers" in parts:
+        at = parts.index("layers")
+        return f"{step.op} {parts[-2]} l{parts[at + 1]}"
+    layer = step.attrs.get("layer")
+    return f"{step.op} l{layer}" if layer is not None else f"{step.op} {parts[-2]}" if weight else step.op
+
+
+def weights_formats(program: Program) -> dict[str, int]:
+    """How many matrices of a program are stored in each format."""
+    counts: dict[str, int] = {}
+    for entry in program.weights.values():
+        if len(entry.shape) == 2:
+            counts[entry.format] = counts.get(entry.format, 0) + 1
+    return counts
+
+
+__all__ = ["FLOAT_FORMATS", "NativeExecutor", "NativeOptions", "PackedWeight", "weights_formats"]
