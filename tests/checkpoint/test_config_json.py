@@ -28,7 +28,7 @@ def parse(family: str, **overrides: Any) -> ModelConfig:
         ({"architectures": ["MistralForCausalLM"]}, "contradicts model_type 'llama'"),
         ({"architectures": ..., "model_type": "gpt2"}, "model_type 'gpt2' is not supported"),
         ({"architectures": "LlamaForCausalLM"}, "architectures must name one of"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised with awq are not supported"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised with 'awq' are not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ({"hidden_size": ...}, "hidden_size is missing"),
         ({"hidden_size": "64"}, "hidden_size must be an integer"),

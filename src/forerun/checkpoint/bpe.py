@@ -51,7 +51,7 @@ def byte_level_document(
     """Return tokenizer.json of a byte-level BPE. Raises CheckpointError for a pre-tokenizer not known exactly."""
     if pre not in _SPLITS:
         known = ", ".join(_SPLITS)
-        raise CheckpointError(f"{where}: pre-tokenizer '{pre:.60}' is not supported; supported: {known}")
+        raise CheckpointError(f"{where}: pre-tokenizer {pre!r:.60} is not supported; supported: {known}")
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}

@@ -43,14 +43,14 @@ class _Fields:
         value = self.values.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise self.fail(f"{key} must be a positive number, not {value!r}")
+            raise self.fail(f"{key} must be a positive number, not {value!r:.60}")
         return float(value)
 
     def boolean(self, key: str, default: bool = False) -> bool:
         value = self.values.get(key)
         value = default if value is None else value
         if not isinstance(value, bool):
-            raise self.fail(f"{key} must be true or false, not {value!r}")
+            raise self.fail(f"{key} must be true or false, not {value!r:.60}")
         return value
 
     def mapping(self, key: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class _Fields:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise self.fail(f"{key} must be an object, not {value!r}")
+            raise self.fail(f"{key} must be an object, not {value!r:.60}")
         return value
 
 
@@ -133,14 +133,14 @@ def _family(fields: _Fields) -> str:
     if names is None and isinstance(model_type, str):
         if model_type in ARCHITECTURES.values():
             return model_type
-        raise fields.fail(f"model_type '{model_type}' is not supported; supported architectures: {supported}")
+        raise fields.fail(f"model_type {model_type!r:.60} is not supported; supported architectures: {supported}")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise fields.fail(f"architectures must name one of {supported}, not {names!r}")
+        raise fields.fail(f"architectures must name one of {supported}, not {names!r:.60}")
     family = ARCHITECTURES.get(names[0])
     if family is None:
-        raise fields.fail(f"architecture '{names[0]}' is not supported; supported: {supported}")
+        raise fields.fail(f"architecture {names[0]!r:.60} is not supported; supported: {supported}")
     if model_type is not None and model_type != family:
-        raise fields.fail(f"architecture '{names[0]}' contradicts model_type {model_type!r}")
+        raise fields.fail(f"architecture '{names[0]}' contradicts model_type {model_type!r:.60}")
     return family
 
 
@@ -150,12 +150,12 @@ def _refuse_unsupported(fields: _Fields) -> None:
         if quantization:
             method = quantization.get("quant_method", "unnamed method")
             raise fields.fail(
-                f"checkpoints quantised with {method!s:.40} are not supported; "
+                f"checkpoints quantised with {method!r:.40} are not supported; "
                 "use the float32, float16 or bfloat16 original, or a GGUF file"
             )
     activation = fields.values.get("hidden_act") or "silu"
     if activation not in ("silu", "swish"):
-        raise fields.fail(f"hidden_act {activation!r} is not supported; supported: silu")
+        raise fields.fail(f"hidden_act {activation!r:.60} is not supported; supported: silu")
     if fields.number("partial_rotary_factor", 1.0) != 1.0:
         raise fields.fail("partial_rotary_factor other than 1 is not supported")
 
@@ -186,7 +186,7 @@ def _rope(fields: _Fields, positions: int) -> tuple[float, RopeScaling | None]:
     if kind == "linear":
         return theta, RopeScaling("linear", inner.number("factor", 1.0))
     if kind != "llama3":
-        raise fields.fail(f"rope scaling '{kind!s:.40}' is not supported; supported: default, linear, llama3")
+        raise fields.fail(f"rope scaling {kind!r:.40} is not supported; supported: default, linear, llama3")
     missing = [key for key in ("factor", "low_freq_factor", "high_freq_factor") if scaling.get(key) is None]
     if missing:
         raise inner.fail(f"{missing[0]} is missing")

@@ -133,7 +133,11 @@ class _Cursor:
         return str(self.content[start : start + size], "utf-8", "replace")
 
     def name(self) -> str:
-        return self.string(MAX_NAME_BYTES, "a name in the header")
+        """Read the name of a key or tensor, which errors may print."""
+        name = self.string(MAX_NAME_BYTES, "a name in the header")
+        if not name.isprintable():
+            raise self.fail(f"the name {name!r:.80} in its header is not text; damaged")
+        return name
 
     def value(self, kind: int, key: str) -> Any:
         if kind in _SCALARS:

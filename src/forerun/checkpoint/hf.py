@@ -92,13 +92,13 @@ def _open_shards(folder: Path) -> tuple[list[SafetensorsFile], dict[str, Safeten
     files: dict[str, SafetensorsFile] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: '{name}' is not the name of a safetensors file in the same folder")
+            raise CheckpointError(f"{index}: {name!r:.120} is not the name of a safetensors file in the same folder")
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: shard {name} is missing; {INDEX_FILE} lists it, fetch it")
         files[name] = open_safetensors(folder / name)
     where = {}
     for tensor, name in weight_map.items():
         if tensor not in files[name].entries:
-            raise CheckpointError(f"{folder}: {INDEX_FILE} says that {name} holds '{tensor}', but it does not")
+            raise CheckpointError(f"{folder}: {INDEX_FILE} says that {name} holds {tensor!r:.120}, but it does not")
         where[tensor] = files[name]
     return list(files.values()), where

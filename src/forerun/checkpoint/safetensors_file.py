@@ -88,7 +88,10 @@ def map_file(path: Path) -> memoryview:
 
 def _entry(path: Path, name: str, value: Any, data: int) -> Entry:
     def fail(message: str) -> CheckpointError:
-        return CheckpointError(f"{path}: header of tensor '{name:.120}': {message}")
+        return CheckpointError(f"{path}: header of tensor {name!r:.120}: {message}")
+
+    if not name.isprintable():
+        raise fail("the name is not text")
 
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise fail("dtype, shape and data_offsets are needed")
