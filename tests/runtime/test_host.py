@@ -197,7 +197,7 @@ def test_nothing_is_left_when_the_group_is_full(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "cpus"),
-    [("0-3,8", {0, 1, 2, 3, 8}), ("", set()), ("5", {5}), ("x,2-,4-5", {4, 5}), (" 1 , 3 \n", {1, 3})],
+    [("0-3,8", {0, 1, 2, 3, 8}), ("", set()), ("5", {5}), ("x,2-x,4-5", {4, 5}), (" 1 , 3 \n", {1, 3})],
 )
 def test_cpu_lists(text: str, cpus: set[int]) -> None:
     assert parse_cpu_list(text) == cpus

@@ -55,7 +55,7 @@ class Host:
 
 
 def read_host(root: Path = Path("/"), cpus: Sequence[int] | None = None) -> Host:
-    """Look at the machine now. ``root`` stands for "/" and ``cpus`` for the affinity mask, so that tests can make both."""
+    """Look at the machine now. ``root`` stands for "/" and ``cpus`` for the affinity mask; tests make both."""
     cgroup = read_cgroup_limits(root)
     mask = frozenset(_affinity() if cpus is None else cpus)
     if cgroup.cpus is not None and mask & cgroup.cpus:
@@ -86,15 +86,6 @@ def versions(packages: Sequence[str] = PACKAGES) -> Mapping[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def usable_isas() -> tuple[str, ...]:
-    """Instruction sets the native core can use here, lowest first; empty when the core is not built."""
-    try:
-        from forerun import _native
-    except ImportError:
-        return ()
-    return tuple(_native.usable_isas())
 
 
 def _affinity() -> frozenset[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from forerun.runtime.host_files import read_table, read_text
+from forerun.runtime.host_native import NativeRead
 
 MEGABYTES = 256
 """Far more than the caches of a core or two hold, and small enough to be quick."""
 
 _REPEATS = 3
-
-NativeRead = Callable[[int, int], float]
-"""(threads, megabytes) -> GB/s."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,6 @@ def measure_bandwidth(threads: int, megabytes: int = MEGABYTES, native: NativeRe
     if native is not None:
         return Bandwidth(float(native(threads, megabytes)), threads, "native")
     return Bandwidth(_numpy_read(threads, megabytes), threads, "numpy")
-
-
-def native_read() -> NativeRead | None:
-    """The native core's own measurement, when the core is built and has one."""
-    try:
-        from forerun import _native
-    except ImportError:
-        return None
-    found: NativeRead | None = getattr(_native, "read_bandwidth", None)
-    return found
 
 
 def _numpy_read(threads: int, megabytes: int) -> float:
