@@ -194,3 +194,13 @@ def test_switched_off_nothing_is_entered_or_counted() -> None:
     kv.release(computed(kv, ids(1, 2, 3, 4, 5)))
     assert kv.admit(sequence(), ids(1, 2, 3, 4, 5)) == 0
     assert (kv.stats.queries, kv.stats.hits) == (0, 0)
+
+
+def test_the_tail_of_a_prefix_is_given_up_before_its_head() -> None:
+    kv = KVCache(4, SIZE)
+    kv.release(computed(kv, ids(1, 2, 3, 4, 5, 6)))
+    other = sequence()
+    assert kv.admit(other, ids(9, 9, 9)) == 0  # the spare block and one of the three kept ones
+    assert kv.admit(sequence(), ids(1, 2, 3, 4, 5, 6, 7)) is None
+    kv.release(other)
+    assert kv.admit(sequence(), ids(1, 2, 3, 4, 5, 6, 7)) == 4

@@ -124,7 +124,7 @@ class AsyncEngine:
         return Health(True)
 
     async def shutdown(self, timeout: float = 0.0) -> bool:
-        """Take no more requests, let the present ones end for up to ``timeout`` seconds, abort the rest, stop the thread.
+        """Take no more requests, wait up to ``timeout`` seconds for those in flight, abort the rest, stop the thread.
 
         Closes the executor. Returns whether everything ended by itself. A second call may cut the time short.
         """
