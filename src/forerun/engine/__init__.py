@@ -2,7 +2,7 @@
 
 from forerun.engine.async_engine import AsyncEngine, Health
 from forerun.engine.engine import Engine
-from forerun.engine.errors import EngineStoppedError, GenerationError, QueueFullError, RequestError
+from forerun.engine.errors import EngineStoppedError, QueueFullError, RequestError
 from forerun.engine.llm import LLM
 from forerun.engine.outputs import CompletionOutput, Delta, RequestOutput, RequestTimes, TokenLogprob
 from forerun.engine.params import Limits, SamplingParams
@@ -20,7 +20,6 @@ __all__ = [
     "EngineSettings",
     "EngineStats",
     "EngineStoppedError",
-    "GenerationError",
     "Health",
     "Limits",
     "QueueFullError",

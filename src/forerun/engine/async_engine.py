@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from forerun.engine.stream import Stream, notify_all
 
 SLOW_READER = "the client reads too slowly; the request was aborted"
 _HEARTBEAT_SECONDS = 1.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,15 @@ class AsyncEngine:
                 try:
                     news = self._engine.step()
                 except Exception as error:
+                    _log.exception("a defect of the engine; every request ends with it")
                     self._engine.fail_all(f"the engine failed: {type(error).__name__}: {error}")
                     news = self._engine.step()
                 self._beat = self._engine.clock()
                 self._deliver(news)
             self._engine.close()
             self._deliver(self._engine.step())
+        except Exception:
+            _log.exception("the engine's thread ends")
         finally:
             self._end()
 

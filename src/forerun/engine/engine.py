@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
 from forerun.kvcache import KVCache, PrefixStats
 from forerun.runtime.step import Executor, StepOutput
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -199,6 +202,7 @@ class Engine:
         self.counters.failures += 1
         self.last_step = self.clock()
         message = f"the step failed: {type(error).__name__}: {error}"
+        _log.error("%s (%d requests end with it)", message, len(plan), exc_info=error)
         for item in plan:
             self._end(item.request, delta_of(item.request, message), FINISH_ERROR)
 

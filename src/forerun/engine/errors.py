@@ -24,7 +24,3 @@ class QueueFullError(ForerunError):
 
 class EngineStoppedError(ForerunError):
     """The engine takes no more requests: it is shutting down, or it died (HTTP 503)."""
-
-
-class GenerationError(ForerunError):
-    """A request that was accepted and then failed; the message says why (HTTP 500)."""

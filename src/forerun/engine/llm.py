@@ -109,7 +109,7 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt is a list of one; a flat sequence of ids is one prompt."""
     if isinstance(prompts, str):
         return [prompts]
-    if len(prompts) and not isinstance(prompts[0], str | Sequence) and not hasattr(prompts[0], "__len__"):
+    if len(prompts) and not hasattr(prompts[0], "__len__"):
         return [[int(token) for token in prompts]]  # type: ignore[arg-type]
     return list(prompts)  # type: ignore[arg-type]
 
