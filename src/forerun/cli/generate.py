@@ -1,0 +1,81 @@
+"""``forerun generate MODEL --prompt TEXT``: streams an answer to the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from forerun.cli.model_flags import add_model_flags, add_run_flags, open_model, run_settings
+from forerun.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
+    parser.add_argument("--prompt", "-p", required=True, help="the prompt ('-' reads standard input)")
+    parser.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None,
+                        help="use the chat template (default: when the model has one)")
+    parser.add_argument("--system", default=None, help="system message for the chat template")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default 256)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
+    parser.add_argument("--top-k", type=int, default=0, help="0 or -1: off")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--min-p", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=None, help="random seed (default: drawn)")
+    parser.add_argument("--stats", action=argparse.BooleanOptionalAction, default=True, help="print speed to stderr at the end")
+    add_model_flags(parser)
+    add_run_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, stream, report speed."""
+    from forerun.checkpoint.tokenizer import Tokenizer
+    from forerun.engine.llm import LLM
+    from forerun.engine.params import SamplingParams
+    from forerun.runtime.loader import open_executor
+
+    started = time.perf_counter()
+    params = SamplingParams(
+        max_tokens=args.max_new_tokens, temperature=args.temperature, top_k=max(0, args.top_k), top_p=args.top_p,
+        min_p=args.min_p, seed=args.seed,
+    )  # fmt: skip
+    artifact, config = open_model(args.model, args)
+    tokenizer = Tokenizer(artifact.tokenizer_files())
+    ids = prompt_ids(tokenizer, sys.stdin.read() if args.prompt == "-" else args.prompt, args.chat, args.system)
+    with LLM(open_executor(artifact, config, run_settings(args)), tokenizer) as llm:
+        loaded = time.perf_counter()
+        llm.engine.add("cli", ids, params)
+        tokens, first, error = 0, loaded, None
+        while llm.engine.unfinished:
+            for delta in llm.engine.step():
+                if delta.token_ids and not tokens:
+                    first = time.perf_counter()
+                tokens += len(delta.token_ids)
+                error = delta.error or error
+                sys.stdout.write(delta.text)
+                sys.stdout.flush()
+        ended = time.perf_counter()
+    sys.stdout.write("\n")
+    if error:
+        raise ConfigError(error)
+    if args.stats:
+        print(_stats(len(ids), tokens, loaded - started, first - loaded, ended - first), file=sys.stderr)
+    return 0
+
+
+def prompt_ids(tokenizer, text: str, chat: bool | None, system: str | None) -> list[int]:  # type: ignore[no-untyped-def]
+    """Token ids of the prompt, through the chat template when there is one and it is not switched off."""
+    if chat is None:
+        chat = tokenizer.has_chat_template
+    if not chat:
+        if system is not None:
+            raise ConfigError("--system needs the chat template: add --chat")
+        return tokenizer.encode(text)  # type: ignore[no-any-return]
+    messages = ([{"role": "system", "content": system}] if system is not None else []) + [{"role": "user", "content": text}]
+    return tokenizer.encode(tokenizer.apply_chat_template(messages), add_special_tokens=False)  # type: ignore[no-any-return]
+
+
+def _stats(prompt: int, tokens: int, load: float, prefill: float, decode: float) -> str:
+    speed = f", {(tokens - 1) / decode:.1f} tokens/s" if tokens > 1 and decode > 0 else ""
+    return f"[load {load:.2f} s, {prompt} prompt tokens in {prefill * 1e3:.0f} ms, {tokens} tokens{speed}]"

@@ -1,0 +1,73 @@
+"""``forerun COMMAND ...``"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from forerun.errors import ForerunError, did_you_mean
+
+COMMANDS = {
+    "compile": "prepare a checkpoint for this machine: an artifact folder",
+    "generate": "answer a prompt in the terminal",
+    "serve": "OpenAI-compatible server",
+    "bench": "measure: kernels, offline speed",
+    "inspect": "print an artifact: programs, buckets, memory, quantisation",
+    "check": "accuracy of an artifact against the float32 reference",
+    "info": "this machine: instruction sets, cores, memory",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses unknown flags with "did you mean" and takes no abbreviations."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        found, rest = super().parse_known_args(args, namespace)
+        unknown = next((word for word in rest if word.startswith("-")), None)
+        if unknown is not None:
+            known = [text for action in self._actions for text in action.option_strings]
+            self.error(f"unknown flag {unknown}{did_you_mean(unknown, known)}")
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 after one line about a user's mistake, 2 for wrong flags."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    overview = Parser(prog="forerun", allow_abbrev=False, description="Compile a language model, serve it, measure it.")
+    overview.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = overview.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    if not words or words[0] not in COMMANDS:
+        if words and not words[0].startswith("-"):
+            overview.error(f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}")
+        if overview.parse_args(words).version:
+            from importlib.metadata import version
+
+            print(f"forerun {version('forerun')}")
+        else:
+            overview.print_help()
+        return 0
+    module = importlib.import_module(f"forerun.cli.{words[0]}")
+    parser = Parser(prog=f"forerun {words[0]}", allow_abbrev=False, description=COMMANDS[words[0]])
+    module.add_arguments(parser)
+    try:
+        return int(module.run(parser.parse_args(words[1:])))
+    except ForerunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has gone
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Flags that several commands share: which model, how it is stored, how it runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from forerun.compiler.artifact import Artifact, open_artifact
+from forerun.compiler.cache import cached_artifact, is_artifact
+from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
+from forerun.errors import ConfigError
+from forerun.runtime.loader import RunSettings
+
+FORMATS = ("auto", "int8", "int4", "bfloat16", "float32")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Settings of a compilation; what is not given keeps its default."""
+    group = parser.add_argument_group("compilation")
+    group.add_argument("--quantization-dtype", choices=FORMATS, help="weights; auto keeps closest to the checkpoint's own bits")
+    group.add_argument(
+        "--quantization-type",
+        choices=("groupwise", "per_channel_symmetric", "per_tensor_symmetric"),
+        help="scales of int8 weights (default groupwise, groups of 32)",
+    )
+    group.add_argument("--modules-to-not-convert-file", metavar="JSON", help="modules that stay unquantised")
+    group.add_argument("--kv-cache-dtype", choices=("bfloat16", "int8"), help="stored keys and values (default bfloat16)")
+    group.add_argument("--seq-len", type=int, help="longest sequence, prompt and answer (default: the model's, at most 8192)")
+    group.add_argument("--batch-size", type=int, help="sequences that run together (default 4)")
+    group.add_argument("--pa-num-blocks", type=int, help="KV blocks (default: derived from free memory)")
+    group.add_argument("--pa-block-size", type=int, help="tokens per KV block: 16, 32, 64 or 128 (default 32)")
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Choices of one run that change no token."""
+    group = parser.add_argument_group("execution")
+    group.add_argument("--threads", type=int, default=0, help="threads (default: physical cores within affinity and quota)")
+    group.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512")
+
+
+def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given, under NeuronConfig's names."""
+    settings: dict[str, Any] = {}
+    form = args.quantization_dtype
+    if form in ("int8", "int4"):
+        settings |= {"quantized": True, "quantization_dtype": form}
+    elif form in ("bfloat16", "float32"):
+        settings["torch_dtype"] = form
+    if args.quantization_type:
+        if form not in ("int8", "int4"):
+            raise ConfigError("--quantization-type needs --quantization-dtype int8 or int4")
+        settings["quantization_type"] = args.quantization_type
+    if args.modules_to_not_convert_file:
+        from pathlib import Path
+
+        from forerun.config import read_modules_to_not_convert
+
+        settings["modules_to_not_convert"] = read_modules_to_not_convert(Path(args.modules_to_not_convert_file))[0]
+    if args.kv_cache_dtype == "int8":
+        settings["kv_cache_quant"] = True
+    for name in ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size"):
+        if getattr(args, name) is not None:
+            settings[name] = getattr(args, name)
+    return settings
+
+
+def default_config(source: str, requested: dict[str, Any]) -> NeuronConfig:
+    """The configuration of a native command: block cache, buckets, prefix caching, as long as the model allows."""
+    settings = {
+        "batch_size": 4,
+        "is_continuous_batching": True,
+        "is_block_kv_layout": True,
+        "is_prefix_caching": True,
+        "enable_bucketing": True,
+        **requested,
+    }
+    if "seq_len" not in settings:
+        from forerun.checkpoint import open_checkpoint
+
+        settings["seq_len"] = min(8192, open_checkpoint(source).config.max_position_embeddings)
+    return NeuronConfig.from_dict(settings)
+
+
+def open_model(model: str, args: argparse.Namespace) -> tuple[Artifact, NeuronConfig]:
+    """An artifact folder as it is (differing flags are shown and refused), or a checkpoint through the cache."""
+    requested = requested_settings(args)
+    if not is_artifact(model):
+        from forerun.cli.progress import compile_progress
+
+        config = default_config(model, requested)
+        with compile_progress(f"Compiling {model}") as progress:
+            return cached_artifact(model, config, progress), config
+    artifact = open_artifact(model)
+    rows = difference_table(requested, artifact.neuron_config)
+    if rows:
+        print(render_differences(rows))
+    require_match(rows, model)
+    return artifact, with_run_time(artifact.neuron_config, requested)
+
+
+def run_settings(args: argparse.Namespace) -> RunSettings:
+    """What --threads and --isa say."""
+    if args.threads < 0:
+        raise ConfigError(f"--threads {args.threads} must not be negative")
+    return RunSettings(threads=args.threads, isa=args.isa)

@@ -1,0 +1,202 @@
+"""The artifact folder: written whole or not at all, checked when it is opened.
+
+    neuron_config.json     configuration and hyper-parameters
+    manifest.json          format version, source, what was chosen, checksums
+    plan.json              buckets of every sub-model
+    programs/*.json        one program per sub-model
+    weights/tp0_sharded_checkpoint.safetensors
+    tokenizer.json ...     the tokenizer's files as they were
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from forerun.compiler.buckets import BucketPlan
+from forerun.compiler.program import Program
+from forerun.config import InferenceConfig, NeuronConfig
+from forerun.errors import ArtifactError
+
+VERSION = 1
+CONFIG, MANIFEST, PLAN = "neuron_config.json", "manifest.json", "plan.json"
+WEIGHTS = "weights/tp0_sharded_checkpoint.safetensors"
+_VERIFY_AT_LOAD = 256 << 20
+_CHUNK = 1 << 20
+
+
+def program_path(sub_model: str) -> str:
+    """Where a sub-model's program lies in the artifact."""
+    return f"programs/{sub_model}.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened artifact; programs are read on first use, weights by the runtime."""
+
+    path: Path
+    config: InferenceConfig
+    manifest: Mapping[str, Any]
+    plan: BucketPlan
+
+    @property
+    def neuron_config(self) -> NeuronConfig:
+        """The settings that the artifact was compiled with."""
+        return self.config.neuron_config
+
+    @property
+    def weights_path(self) -> Path:
+        """The packed weights."""
+        return self.path / WEIGHTS
+
+    @property
+    def sub_models(self) -> list[str]:
+        """Names of the programs, e.g. "context_encoding_model"."""
+        return [name for name, buckets in self.plan.to_json().items() if buckets]
+
+    @cached_property
+    def program(self) -> Program:
+        """The program of the first sub-model; all sub-models of one artifact share weights and cache."""
+        return self.program_of(self.sub_models[0])
+
+    def program_of(self, sub_model: str) -> Program:
+        """Read one sub-model's program."""
+        return Program.loads(_read_text(self.path / program_path(sub_model)))
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """The tokenizer's files by name."""
+        return {name: (self.path / name).read_bytes() for name in self.manifest["tokenizer_files"]}
+
+
+def open_artifact(path: str | Path, *, verify: bool | None = None) -> Artifact:
+    """Open and check an artifact folder.
+
+    Sizes and the checksums of all small files are always checked; the weights' checksum when ``verify`` is true, or by
+    default when they are at most 256 MiB. Raises ArtifactError with one line for everything that is wrong.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: there is no artifact; compile one with `forerun compile MODEL --output {path}`")
+    manifest = _read_manifest(path)
+    for name, entry in manifest["files"].items():
+        _check_file(path, name, entry, verify)
+    config = InferenceConfig.from_json(_read_text(path / CONFIG))
+    plan = BucketPlan.from_json(_read_json(path / PLAN))
+    return Artifact(path, config, manifest, plan)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not (path / MANIFEST).is_file():
+        raise ArtifactError(f"{path}: {MANIFEST} is missing, so this is no (complete) artifact; compile it again")
+    manifest = _read_json(path / MANIFEST)
+    version = manifest.get("format_version")
+    if version != VERSION:
+        raise ArtifactError(f"{path}: artifact format {version!r:.20} cannot be read by this version ({VERSION}); compile it again")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not {CONFIG, PLAN, WEIGHTS} <= files.keys():
+        raise ArtifactError(f"{path}: {MANIFEST} lists no files; compile it again")
+    for name, entry in files.items():
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            raise ArtifactError(f"{path}: {MANIFEST} has a damaged entry '{name:.80}'; compile it again")
+    names = manifest.get("tokenizer_files")
+    if not isinstance(names, list) or not set(names) <= files.keys():
+        raise ArtifactError(f"{path}: {MANIFEST} has damaged tokenizer_files; compile it again")
+    return manifest
+
+
+def _check_file(root: Path, name: str, entry: Mapping[str, Any], verify: bool | None) -> None:
+    path = root / name
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise ArtifactError(f"{root}: {name} is missing; compile the artifact again") from None
+    if size != entry["bytes"]:
+        raise ArtifactError(f"{root}: {name} has {size} bytes instead of {entry['bytes']}; compile the artifact again")
+    wanted = size <= _VERIFY_AT_LOAD if verify is None else verify or name != WEIGHTS
+    if wanted and checksum(path) != entry["sha256"]:
+        raise ArtifactError(f"{root}: {name} does not have its checksum, it was changed or damaged; compile the artifact again")
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file (hex)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); compile the artifact again") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read_text(path))
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); compile the artifact again") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted keys, indent 2, newline at the end."""
+    path.write_text(json.dumps(value, sort_keys=True, indent=2) + "\n", "utf-8")
+
+
+@contextmanager
+def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when the block ends well, and vanishes otherwise.
+
+    Raises ArtifactError when the place is taken by something else, cannot be written, or lacks space.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and (_is_artifact(path) or not any(path.iterdir()))):
+        raise ArtifactError(f"{path} exists and is no artifact; give another output folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < bytes_needed:
+            raise ArtifactError(f"{path.parent}: {bytes_needed >> 20} MiB are needed but only {free >> 20} MiB are free")
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror}); give another output folder") from None
+    try:
+        yield part
+        _publish(part, path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: writing the artifact failed ({error.strerror or error}); nothing was kept") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_artifact(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def _publish(part: Path, path: Path) -> None:
+    """Put ``part`` into place; an artifact that is there stays until the new one is complete."""
+    for file in part.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+    part.chmod(0o755)
+    if path.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+        path.rename(old / "artifact")
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        part.rename(path)

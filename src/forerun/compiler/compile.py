@@ -1,0 +1,176 @@
+"""Checkpoint -> artifact: describe, trace, lower, quantise, pack, write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from forerun.checkpoint.base import Checkpoint
+from forerun.compiler.artifact import CONFIG, MANIFEST, PLAN, VERSION, WEIGHTS, checksum, new_artifact, program_path, write_json
+from forerun.compiler.buckets import BucketPlan, plan_buckets
+from forerun.compiler.formats import bits_per_weight
+from forerun.compiler.lower import lower
+from forerun.compiler.policy import format_chooser
+from forerun.compiler.program import Program, Weight
+from forerun.compiler.trace import trace
+from forerun.compiler.weights import StoredWeight, store_weight, stored_sizes
+from forerun.compiler.weights_file import WeightsFile
+from forerun.config import InferenceConfig, NeuronConfig
+from forerun.errors import CheckpointError, ConfigError
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, bytes done, bytes in all)"""
+
+_ROOM = 16 << 20  # bytes beside the weights: tokenizer, programs
+_AHEAD = 4  # weights prepared before they are written
+
+
+@dataclass(frozen=True)
+class CompilePlan:
+    """What a compilation will do; made without reading any weight."""
+
+    program: Program
+    buckets: BucketPlan
+    config: InferenceConfig
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the packed weights."""
+        item = {"U8": 1, "F32": 4}
+        return sum(item[kind] * n for w in self.program.weights.values() for kind, n in stored_sizes(w).values())
+
+
+def plan_compile(checkpoint: Checkpoint, config: NeuronConfig) -> CompilePlan:
+    """Trace and lower the model for ``config``. Raises ConfigError or CheckpointError when they do not go together."""
+    model = checkpoint.config
+    if config.max_length > model.max_position_embeddings:
+        raise ConfigError(
+            f"seq_len {config.max_length} is longer than the model's max_position_embeddings "
+            f"{model.max_position_embeddings}: lower seq_len (and the buckets)"
+        )
+    traced = trace(model)
+    program = lower(traced, format_chooser(config, _fused(traced), checkpoint.tensors))
+    return CompilePlan(program, plan_buckets(config), InferenceConfig(config, _model_json(checkpoint)))
+
+
+def _fused(traced: Program) -> Program:
+    """The program with merged matrices, whose names the chooser is asked for."""
+    from forerun.compiler.fuse import fuse
+
+    return fuse(traced)
+
+
+def _model_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(asdict(checkpoint.config)))
+    values["source"] = checkpoint.source
+    values["generation_config"] = dict(checkpoint.generation_config)
+    return values
+
+
+def compile_checkpoint(
+    checkpoint: Checkpoint, config: NeuronConfig, output: Path, progress: Progress = lambda what, done, total: None
+) -> CompilePlan:
+    """Write the artifact to ``output``; on any error nothing is left there that was not there before.
+
+    Raises ConfigError, CheckpointError or ArtifactError with one line.
+    """
+    plan = plan_compile(checkpoint, config)
+    if "tokenizer.json" not in checkpoint.tokenizer_files:
+        raise CheckpointError(f"{checkpoint.source}: tokenizer.json is missing; fetch the checkpoint with its tokenizer")
+    with new_artifact(output, plan.weight_bytes + _ROOM) as folder:
+        (folder / "programs").mkdir()
+        (folder / "weights").mkdir()
+        for name, content in checkpoint.tokenizer_files.items():
+            (folder / name).write_bytes(content)
+        (folder / CONFIG).write_text(plan.config.to_json(), "utf-8")
+        write_json(folder / PLAN, plan.buckets.to_json())
+        text = plan.program.dumps()
+        for name, buckets in plan.buckets.to_json().items():
+            if buckets:
+                (folder / program_path(name)).write_text(text, "utf-8")
+        digest, exact = _write_weights(folder / WEIGHTS, plan, checkpoint, config, progress)
+        write_json(folder / MANIFEST, _manifest(folder, plan, checkpoint, digest, exact))
+    return plan
+
+
+def _write_weights(
+    path: Path, plan: CompilePlan, checkpoint: Checkpoint, config: NeuronConfig, progress: Progress
+) -> tuple[str, dict[str, bool]]:
+    weights = list(plan.program.weights.values())
+    sizes = {name: size for weight in weights for name, size in stored_sizes(weight).items()}
+    file = WeightsFile(path, sizes)
+    exact: dict[str, bool] = {}
+    done = 0
+    try:
+        for weight, stored in _prepared(weights, checkpoint, config.weights_format == "int8_tensor"):
+            for name, array in stored.tensors.items():
+                file.write(name, array)
+                done += array.nbytes
+            exact[weight.name] = stored.exact
+            progress(weight.name, done, plan.weight_bytes)
+        return file.close(), exact
+    finally:
+        file.abort()
+
+
+def _prepared(
+    weights: list[Weight], checkpoint: Checkpoint, per_tensor: bool
+) -> Iterator[tuple[Weight, StoredWeight]]:
+    """Quantise and pack on a few threads, a few weights ahead of the writer."""
+    with ThreadPoolExecutor(_AHEAD // 2) as pool:
+        queue: list[tuple[Weight, Future[StoredWeight]]] = []
+        rest = iter(weights)
+        try:
+            while True:
+                while len(queue) < _AHEAD and (weight := next(rest, None)) is not None:
+                    queue.append((weight, pool.submit(store_weight, weight, checkpoint, per_tensor=per_tensor)))
+                if not queue:
+                    return
+                weight, future = queue.pop(0)
+                yield weight, future.result()
+        finally:
+            for _, future in queue:
+                future.cancel()
+
+
+def _manifest(
+    folder: Path, plan: CompilePlan, checkpoint: Checkpoint, weights_digest: str, exact: dict[str, bool]
+) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            digest = weights_digest if name == WEIGHTS else checksum(path)
+            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+    return {
+        "format_version": VERSION,
+        "forerun_version": version("forerun"),
+        "source": checkpoint.source,
+        "source_fingerprint": checkpoint.fingerprint,
+        "tokenizer_files": sorted(checkpoint.tokenizer_files),
+        "quantization": quantization_summary(plan.program, exact),
+        "files": files,
+    }
+
+
+def quantization_summary(program: Program, exact: dict[str, bool]) -> dict[str, Any]:
+    """Per format: matrices, weights, stored bytes, and whether the checkpoint's own numbers were kept."""
+    summary: dict[str, Any] = {}
+    for weight in program.weights.values():
+        if len(weight.shape) != 2:
+            continue
+        entry = summary.setdefault(
+            weight.format,
+            {"matrices": 0, "weights": 0, "bytes": 0, "exact": True, "bits_per_weight": bits_per_weight(weight.format)},
+        )
+        entry["matrices"] += 1
+        entry["weights"] += weight.shape[0] * weight.shape[1]
+        entry["bytes"] += stored_sizes(weight)[weight.name][1]
+        entry["exact"] = entry["exact"] and exact[weight.name]
+    return summary

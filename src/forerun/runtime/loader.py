@@ -1,0 +1,110 @@
+"""Artifact -> running executor: weights mapped, KV cache sized, threads started."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forerun.checkpoint.safetensors_file import open_safetensors
+from forerun.compiler.artifact import Artifact
+from forerun.compiler.program import Program
+from forerun.compiler.weights import SCALES, stored_sizes
+from forerun.config import NeuronConfig
+from forerun.errors import ArtifactError, ConfigError
+from forerun.runtime.host import Host, read_host
+from forerun.runtime.memory import blocks_for
+from forerun.runtime.native import LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions, PackedWeight
+
+MAX_BATCHED_ROWS = 2048
+"""Default rows of one engine step; the native layer cuts them into smaller chunks."""
+
+
+UNKNOWN_MEMORY = 2 << 30
+"""Counted as available where the system does not say."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Choices of one run that change no token. ``threads`` 0: one per usable core. ``isa`` "": the best one."""
+
+    threads: int = 0
+    isa: str = ""
+    max_rows: int = MAX_BATCHED_ROWS
+    max_sample_rows: int = 512
+
+
+def open_executor(
+    artifact: Artifact, config: NeuronConfig | None = None, run: RunSettings | None = None, host: Host | None = None
+) -> NativeExecutor:
+    """Load an artifact. ``config`` is its own configuration with this run's run-time settings.
+
+    Raises ArtifactError for damaged weights, ConfigError when memory, threads or the instruction set are not to be had.
+    """
+    config, run, host = config or artifact.neuron_config, run or RunSettings(), host or read_host()
+    program = artifact.program
+    weights = map_weights(artifact, program)
+    threads = run.threads or config_threads(config) or host.default_threads()
+    if not 1 <= threads <= 256:
+        raise ConfigError(f"threads must be within 1..256, not {threads}")
+    options = NativeOptions(
+        num_blocks=blocks_for(config, program.kv_layout, host.memory_available or UNKNOWN_MEMORY),
+        block_size=native_block_size(config),
+        max_model_len=config.max_length,
+        max_rows=max(run.max_rows, config.max_seqs),
+        max_seqs=config.max_seqs,
+        max_sample_rows=max(run.max_sample_rows, config.max_seqs),
+        kv_dtype=config.kv_cache_dtype,
+        threads=threads,
+        cpus=host.pin_cpus(threads),
+        isa=run.isa,
+        global_topk=config.sampling.global_topk or 0,
+        deterministic=config.sampling.deterministic,
+    )
+    try:
+        return NativeExecutor(program, weights, options)
+    except (ValueError, MemoryError) as error:
+        raise ConfigError(f"the model cannot be started: {error or 'out of memory'}") from None
+
+
+def config_threads(config: NeuronConfig) -> int:
+    """``logical_nc_config`` cores make one rank; 0 when it was not given."""
+    return config.logical_nc_config or 0
+
+
+def native_block_size(config: NeuronConfig) -> int:
+    """Tokens per block. Raises ConfigError for sizes that the kernels do not have."""
+    size = config.pa_block_size
+    if size < LOWEST_BLOCK_SIZE or 256 % size:
+        raise ConfigError(f"pa_block_size {size} is not supported: use 16, 32, 64 or 128")
+    return size
+
+
+def map_weights(artifact: Artifact, program: Program) -> dict[str, PackedWeight]:
+    """Map the weights file; nothing is copied. Raises ArtifactError when a tensor is missing or has another size."""
+    file = open_safetensors(artifact.weights_path)
+    content = file.content
+    if isinstance(content.obj, mmap.mmap):
+        content.obj.madvise(mmap.MADV_WILLNEED)
+
+    def array(name: str, kind: str, count: int) -> NDArray[np.generic]:
+        entry = file.entries.get(name)
+        if entry is None or entry.dtype != kind or entry.shape != (count,):
+            raise ArtifactError(f"{artifact.path}: the weights hold no tensor '{name}' of {count} {kind}; compile it again")
+        raw = content[entry.start : entry.end]
+        return np.frombuffer(raw, np.uint8 if kind == "U8" else np.float32)
+
+    weights: dict[str, PackedWeight] = {}
+    for weight in program.weights.values():
+        found: Mapping[str, NDArray[np.generic]] = {
+            name: array(name, kind, count) for name, (kind, count) in stored_sizes(weight).items()
+        }
+        value = found[weight.name]
+        if len(weight.shape) == 1:
+            weights[weight.name] = PackedWeight(None, None, value)  # type: ignore[arg-type]
+        else:
+            weights[weight.name] = PackedWeight(value, found.get(weight.name + SCALES))  # type: ignore[arg-type]
+    return weights
