@@ -84,7 +84,7 @@ def test_a_lower_instruction_set_on_request(capsys: pytest.CaptureFixture[str]) 
     facts = json.loads(capsys.readouterr().out)
     assert facts["isa"]["chosen"] == "avx2" and set(facts["isa"]["operators"].values()) == {"avx2"}
     assert facts["bandwidth"] is None
-    with pytest.raises(ConfigError, match="--isa avx51 cannot be used here .did you mean 'avx512'"):
+    with pytest.raises(ConfigError, match=r"--isa avx51 cannot be used here .did you mean 'avx512'"):
         info.run(parse("--isa", "avx51"))
 
 

@@ -1,0 +1,54 @@
+"""Allowed differences of logits, per top-k band."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+
+from forerun.errors import ConfigError
+
+Tolerances = Mapping[int | None, tuple[float, float]]
+"""Top-k band (None: all tokens) -> (absolute, relative) tolerance."""
+
+ABSOLUTE = 1e-5
+DEFAULT_TOLERANCES: Tolerances = {
+    5: (ABSOLUTE, 0.01),
+    50: (ABSOLUTE, 0.02),
+    1000: (ABSOLUTE, 0.03),
+    None: (ABSOLUTE, 0.05),
+}
+DIVERGENCE_DIFFERENCE = 0.001
+"""How much the reference may prefer its own token where the greedy tokens part."""
+
+_SHAPE = "must be a dictionary such as {None: (1e-5, 0.05), 5: (1e-5, 0.01)}: top-k -> (absolute, relative) tolerance"
+
+
+def parse_tolerances(text: str) -> Tolerances:
+    """Read a Python dictionary literal; a number alone is a relative tolerance. Nothing in it is executed.
+
+    Raises ConfigError that names ``--tol-map``.
+    """
+    try:
+        content = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        raise ConfigError(f"--tol-map {_SHAPE}") from None
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"--tol-map {_SHAPE}")
+    return {_band(key): _pair(value) for key, value in content.items()}
+
+
+def _band(key: object) -> int | None:
+    if isinstance(key, str) and key.isdigit():
+        key = int(key)
+    if key is None or (type(key) is int and key > 0):
+        return key
+    raise ConfigError(f"--tol-map {_SHAPE}; {key!r} is no top-k")
+
+
+def _pair(value: object) -> tuple[float, float]:
+    parts = value if isinstance(value, (tuple, list)) else (ABSOLUTE, value)
+    numbers = [float(part) for part in parts if type(part) in (int, float) and math.isfinite(part) and part >= 0]
+    if len(parts) != 2 or len(numbers) != 2:
+        raise ConfigError(f"--tol-map {_SHAPE}; {value!r} is no pair of tolerances")
+    return numbers[0], numbers[1]
