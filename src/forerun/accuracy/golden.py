@@ -77,9 +77,10 @@ def load_golden(path: Path) -> Golden:
     if not path.is_file():
         raise AccuracyError(f"{path}: there is no such file; record a reference with: {RECORD_COMMAND}")
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ValueError("one array instead of an archive")
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise ValueError("one array instead of an archive")
+        with content:
             arrays = {name: content[name] for name in content.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:160]
