@@ -79,3 +79,22 @@ def test_scores_of_rows_with_values_that_are_not_finite() -> None:
     assert score_token(row, 1, 2) is None
     row[2] = -np.inf
     assert score_token(row, 2, 0).logprob == -np.inf
+
+
+def test_preemption_in_the_middle_of_a_scored_prompt_changes_nothing() -> None:
+    params = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=2)
+    quiet = Engine(OracleExecutor(), settings=EngineSettings(prompt_logprobs_rows=1))
+    quiet.add("r", PROMPT, params)
+    busy = Engine(OracleExecutor(num_blocks=7, block_size=4), settings=EngineSettings(prompt_logprobs_rows=1))
+    busy.add("old", [1, 2, 3], SamplingParams(temperature=0, max_tokens=16))
+    while len(busy._requests["old"][0].output) < 4:
+        busy.step()
+    busy.add("r", PROMPT, params)
+    while not busy.counters.preemptions:
+        busy.step()
+        scored = len(busy._requests["r"][0].prompt_scores or [])
+    assert 1 < scored < len(PROMPT), "it was preempted with a part of its prompt scored"
+    again = run(busy)["r"]
+    alone = run(quiet)["r"]
+    assert again.prompt_logprobs == alone.prompt_logprobs
+    assert again.outputs == alone.outputs
