@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from forerun.accuracy.reference import Answer, Reference
 from forerun.accuracy.rollout import rollout
 from forerun.accuracy.tolerances import DEFAULT_TOLERANCES, DIVERGENCE_DIFFERENCE, Tolerances
 from forerun.checkpoint import Tokenizer, open_checkpoint
+from forerun.compiler.buckets import check_prompt_length
+from forerun.config import NeuronConfig
 from forerun.runtime.step import Executor
 
 MODES = ("token-matching", "logit-matching")
@@ -35,8 +38,33 @@ class CheckOptions:
     mode: str
     max_length: int
     num_tokens: int | None = None
-    tolerances: Tolerances = DEFAULT_TOLERANCES
+    tolerances: Tolerances = field(default_factory=lambda: DEFAULT_TOLERANCES)
     divergence_difference: float = DIVERGENCE_DIFFERENCE
+
+
+class Request(Protocol):
+    """What a command line asks for; see ``CheckOptions``."""
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def model_path(self) -> str: ...
+
+    @property
+    def prompts(self) -> Sequence[str]: ...
+
+    @property
+    def expected_outputs_path(self) -> Path | None: ...
+
+    @property
+    def divergence_difference_tol(self) -> float: ...
+
+    @property
+    def tol_map(self) -> Tolerances: ...
+
+    @property
+    def num_tokens_to_check(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -47,23 +75,25 @@ class CheckOutcome:
     report: str
 
 
-def check_accuracy(
-    executor: Executor,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    options: CheckOptions,
-    *,
-    model_path: str,
-    expected_outputs_path: Path | None,
-) -> CheckOutcome:
-    """Compare the model with a saved reference, or with transformers run on ``model_path``.
+def check_accuracy(request: Request, executor: Executor, tokenizer: Tokenizer, config: NeuronConfig) -> CheckOutcome:
+    """Compare the loaded model with a saved reference, or with transformers run on ``request.model_path``.
 
-    Raises AccuracyError when no reference can be had or it belongs to another model or prompt.
+    Prompts are cut as ``config`` cuts them. Raises AccuracyError when no reference can be had or it belongs to another
+    model or prompt, ConfigError for prompts that are too long.
     """
-    check_mode(options.mode)
-    reference = open_reference(model_path, expected_outputs_path)
-    ids = [tokenizer.encode(prompt) for prompt in prompts]
-    return check_ids(executor, tokenizer, ids, options, reference)
+    check_mode(request.mode)
+    options = CheckOptions(
+        mode=request.mode,
+        max_length=config.max_length,
+        num_tokens=request.num_tokens_to_check,
+        tolerances=request.tol_map,
+        divergence_difference=request.divergence_difference_tol,
+    )
+    encoded = [tokenizer.encode(prompt) for prompt in request.prompts]
+    ids = [each[: check_prompt_length(len(each), config)] if each else each for each in encoded]
+    return check_ids(
+        executor, tokenizer, ids, options, open_reference(request.model_path, request.expected_outputs_path)
+    )
 
 
 def check_mode(mode: str) -> None:

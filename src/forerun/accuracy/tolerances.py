@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from forerun.errors import ConfigError
 
@@ -12,12 +13,9 @@ Tolerances = Mapping[int | None, tuple[float, float]]
 """Top-k band (None: all tokens) -> (absolute, relative) tolerance."""
 
 ABSOLUTE = 1e-5
-DEFAULT_TOLERANCES: Tolerances = {
-    5: (ABSOLUTE, 0.01),
-    50: (ABSOLUTE, 0.02),
-    1000: (ABSOLUTE, 0.03),
-    None: (ABSOLUTE, 0.05),
-}
+DEFAULT_TOLERANCES: Tolerances = MappingProxyType(
+    {5: (ABSOLUTE, 0.01), 50: (ABSOLUTE, 0.02), 1000: (ABSOLUTE, 0.03), None: (ABSOLUTE, 0.05)}
+)
 DIVERGENCE_DIFFERENCE = 0.001
 """How much the reference may prefer its own token where the greedy tokens part."""
 
