@@ -1,0 +1,84 @@
+"""One HTTP/1.1 connection with the time-outs and bounds that the web server lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, ClassVar
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from forerun.server.settings import Timeouts
+
+_log = logging.getLogger("forerun.server")
+
+
+class Connection(H11Protocol):
+    """Closes itself when a request's headers (or what is left of a body that nobody wants) take too long, when the
+    client leaves the write buffer full for too long, and at once when there are too many connections."""
+
+    timeouts: ClassVar[Timeouts] = Timeouts()
+    max_connections: ClassVar[int] = 4096
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def with_limits(cls, timeouts: Timeouts, max_connections: int) -> type[Connection]:
+        """The class of one server's connections."""
+        return type("Connection", (cls,), {"timeouts": timeouts, "max_connections": max_connections})
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take or refuse a connection."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            _log.warning("refusing a connection: %d are open", self.max_connections)
+            transport.abort()
+            return
+        self._head_timer = self.loop.call_later(self.timeouts.header, self._too_slow, "sent no complete request")
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; the timer runs while a request is incomplete that nobody reads."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            waiting = True  # part of a request's head
+        else:
+            waiting = self.cycle is not None and self.cycle.response_complete and self.conn.their_state is h11.SEND_BODY
+        if not waiting:
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.timeouts.header, self._too_slow, "sent no complete request")
+
+    def pause_writing(self) -> None:
+        """The write buffer is full: the client has ``timeouts.send`` seconds to read."""
+        super().pause_writing()
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(self.timeouts.send, self._too_slow, "did not read its answer")
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        self._stop_send_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        super().connection_lost(exc)
+        self._stop_head_timer()
+        self._stop_send_timer()
+
+    def _too_slow(self, what: str) -> None:
+        _log.warning("closing the connection of %s, which %s in time", self.client, what)
+        self.transport.abort()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None

@@ -1,0 +1,78 @@
+"""Errors as the OpenAI API words them, and which HTTP status each kind of failure gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from forerun.checkpoint import ChatTemplateError
+from forerun.engine import EngineStoppedError, QueueFullError, RequestError
+
+_TYPES: Mapping[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    431: "invalid_request_error",
+    503: "service_unavailable_error",
+}
+CLIENT_GONE = 499  # only seen in logs and metrics
+
+
+class ApiError(Exception):
+    """A refusal with its HTTP status. ``param`` names the request parameter at fault, if one is."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The OpenAI error object."""
+        kind = _TYPES.get(self.status, "internal_server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code or self.status}}
+
+    def response(self) -> Response:
+        """The whole HTTP response."""
+        return json_response(self.body(), self.status, self.headers)
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """``content`` as JSON. Raises ValueError for values that JSON does not have (NaN)."""
+    body = json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+    return Response(body, status, dict(headers or {}), "application/json")
+
+
+def as_api_error(error: Exception) -> ApiError | None:
+    """The HTTP form of an exception that the server expects; None for a defect."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestError):
+        return ApiError(400, str(error), param=error.param)
+    if isinstance(error, ChatTemplateError):
+        return ApiError(400, str(error), param="messages")
+    if isinstance(error, QueueFullError):
+        wait = max(1, round(error.retry_after))
+        return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(wait)})
+    if isinstance(error, EngineStoppedError):
+        return ApiError(503, str(error), headers={"Retry-After": "1"})
+    return None

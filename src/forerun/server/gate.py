@@ -1,0 +1,154 @@
+"""What every request passes first and last: its id, its key, the log line, and the form that failures take."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from forerun.server.errors import CLIENT_GONE, ApiError, as_api_error
+from forerun.server.json_body import ClientGone
+from forerun.server.service import Service
+
+REQUEST_LOGGER = "forerun.requests"
+OPEN_ROUTES = frozenset(("/health",))
+ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))
+GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions"))
+_PROBES = frozenset(("/health", "/metrics", "/load"))
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_defects = logging.getLogger("forerun.server")
+_requests = logging.getLogger(REQUEST_LOGGER)
+
+
+class Gate:
+    """Middleware around the whole application; the innermost code may raise, the client always gets an error object."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._keys = [key.encode() for key in service.settings.api_keys]
+        admin = service.settings.admin_api_key
+        self._admin = None if admin is None else admin.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Never raises, but for cancellation."""
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        path, metrics = scope["path"], self._service.metrics
+        record = self._new_record(scope)
+        scope["forerun"] = record
+        watched = _Outgoing(send, record["request_id"].encode())
+        started, load = time.monotonic(), 1 if path in GENERATION_ROUTES else 0
+        metrics.in_flight += load
+        try:
+            self._check_key(scope)
+            await self._app(scope, receive, watched)
+        except ClientGone:
+            watched.status = CLIENT_GONE
+        except Exception as error:
+            await self._answer_error(error, record, scope, receive, watched)
+        finally:
+            metrics.in_flight -= load
+            status = watched.status or CLIENT_GONE
+            metrics.response(path, status)
+            if self._service.settings.request_log and not (path in _PROBES and status == 200):
+                record["status"], record["seconds"] = status, round(time.monotonic() - started, 6)
+                _requests.info(log_line(record))
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+
+    def _new_record(self, scope: Scope) -> MutableMapping[str, Any]:
+        asked = _header(scope, b"x-request-id")
+        fine = asked is not None and _REQUEST_ID.fullmatch(asked)
+        name = asked.decode() if asked is not None and fine else secrets.token_hex(16)
+        client = scope.get("client")
+        return {
+            "time": round(time.time(), 3),
+            "request_id": name,
+            "client": f"{client[0]}:{client[1]}" if client else "",
+            "method": scope["method"],
+            "path": scope["path"][:200],
+        }
+
+    def _check_key(self, scope: Scope) -> None:
+        """Raise ApiError unless the route may be used with the key that came. Keys are compared in constant time."""
+        path = scope["path"]
+        if path in OPEN_ROUTES:
+            return
+        given = _bearer(_header(scope, b"authorization"))
+        is_admin = self._admin is not None and hmac.compare_digest(given, self._admin)
+        if path in ADMIN_ROUTES:
+            if self._admin is None:
+                raise ApiError(403, "this route needs an admin key: start the server with --admin-api-key")
+            if not is_admin:
+                raise ApiError(401, "this route needs the admin key", headers={"WWW-Authenticate": "Bearer"})
+            return
+        if not self._keys or is_admin:
+            return
+        matches = [hmac.compare_digest(given, key) for key in self._keys]
+        if not any(matches):
+            raise ApiError(
+                401, "the API key is missing or wrong", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
+            )
+        scope["forerun.key"] = self._keys[matches.index(True)]
+
+    async def _answer_error(
+        self, error: Exception, record: MutableMapping[str, Any], scope: Scope, receive: Receive, send: _Outgoing
+    ) -> None:
+        known = as_api_error(error)
+        if known is None:
+            _defects.error("request %s failed", record["request_id"], exc_info=error)
+            known = ApiError(500, "the server failed on this request; its log has the details")
+        record["error"] = known.message
+        if send.status is None:
+            await known.response()(scope, receive, send)
+
+
+class _Outgoing:
+    """``send`` that adds the request id and remembers the status."""
+
+    def __init__(self, send: Send, request_id: bytes) -> None:
+        self._send = send
+        self._id = (b"x-request-id", request_id)
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), self._id]}
+        await self._send(message)
+
+
+def log_line(record: MutableMapping[str, Any]) -> str:
+    """One JSON line; text that came from outside is freed of control characters."""
+    clean = {k: _CONTROL.sub("", v)[:500] if isinstance(v, str) else v for k, v in record.items()}
+    return json.dumps(clean, separators=(",", ":"))
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+def _bearer(value: bytes | None) -> bytes:
+    if value is None or value[:7].lower() != b"bearer ":
+        return b""
+    return value[7:].strip()

@@ -1,0 +1,178 @@
+"""All prompts of one HTTP request on their way through the engine, and what is counted about them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from forerun.engine import Delta, EngineStoppedError, SamplingParams, Stream
+from forerun.engine.async_engine import SLOW_READER
+from forerun.server.errors import ApiError
+from forerun.server.json_body import Receive
+from forerun.server.service import Service
+
+Batch = list[tuple[int, Delta]]  # (place of the prompt, news)
+
+
+class Generation:
+    """Submits every prompt with the same parameters; ``batches`` yields the news as it comes.
+
+    Made in the event loop; raises RequestError, QueueFullError or EngineStoppedError, and nothing is running then.
+    ``hidden``: the drawn tokens are not shown (max_tokens 0), so usage does not count them.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        name: str,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        hidden: bool = False,
+    ) -> None:
+        self.service = service
+        self.prompts = prompts
+        self.params = params
+        self._hidden = hidden
+        self._generated: dict[tuple[int, int], int] = {}
+        self._heard: dict[tuple[int, int], float] = {}
+        self._cached = [0] * len(prompts)
+        self._open = [params.n] * len(prompts)
+        self.finish_reasons: list[str] = []
+        self._streams: list[Stream] = []
+        service.check_room(len(prompts) * params.n)
+        if len(prompts) > 1:
+            for prompt in prompts:
+                service.core.admission.check(prompt, params)
+        try:
+            for prompt in prompts:
+                self._streams.append(service.engine.submit(prompt, params, service.unique_name(name)))
+        except BaseException:
+            self.abort()
+            raise
+        for _ in prompts:
+            service.metrics.submitted(params)
+
+    def abort(self) -> None:
+        """End whatever still runs; its last news still comes."""
+        for stream in self._streams:
+            self.service.engine.abort(stream.request_id)
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Yield news until every answer has ended: all that waits at once, so that one write can carry it."""
+        if len(self._streams) > 1:
+            async for batch in self._merged():
+                self._note(batch)
+                yield batch
+            return
+        stream = self._streams[0]
+        waiting = stream._deltas  # the queue itself: looking at it costs nothing
+        while not stream.read:
+            batch = [(0, await stream.__anext__())]
+            while waiting:
+                batch.append((0, await stream.__anext__()))
+            self._note(batch)
+            yield batch
+
+    async def _merged(self) -> AsyncIterator[Batch]:
+        """News of several prompts, in order of their coming."""
+        queue: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue(maxsize=self.service.settings.pending_deltas)
+
+        async def forward(place: int, stream: Stream) -> None:
+            async for delta in stream:
+                await queue.put((place, delta))
+
+        tasks = [asyncio.create_task(forward(*item)) for item in enumerate(self._streams)]
+        try:
+            left = len(self._streams) * self.params.n
+            while left:
+                batch = [await queue.get()]
+                while not queue.empty():
+                    batch.append(queue.get_nowait())
+                left -= sum(1 for _, delta in batch if delta.finish_reason is not None)
+                yield batch
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _note(self, batch: Batch) -> None:
+        now = time.monotonic()
+        between = self.service.metrics.between_tokens
+        for place, delta in batch:
+            key = (place, delta.index)
+            before = self._heard.get(key)
+            if delta.token_ids:
+                if before is not None:
+                    between.observe(now - before)
+                self._heard[key] = now
+                self._generated[key] = self._generated.get(key, 0) + len(delta.token_ids)
+            if delta.finish_reason is not None:
+                self._ended(place, delta)
+
+    def _ended(self, place: int, delta: Delta) -> None:
+        metrics = self.service.metrics
+        self.finish_reasons.append(delta.finish_reason or "")
+        if delta.index == 0:
+            self._cached[place] = delta.num_cached_tokens
+        metrics.finished(delta, self._generated.get((place, delta.index), 0))
+        self._open[place] -= 1
+        if delta.error == SLOW_READER:
+            metrics.slow_readers += 1
+        if not self._open[place]:
+            metrics.prompt_finished(max(self._generated.get((place, i), 0) for i in range(self.params.n)))
+
+    def usage(self) -> dict[str, Any]:
+        """Tokens so far, as the API reports them; complete after the last batch."""
+        prompt = sum(map(len, self.prompts))
+        completion = 0 if self._hidden else sum(self._generated.values())
+        return {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + completion,
+            "completion_tokens": completion,
+            "prompt_tokens_details": {"cached_tokens": sum(self._cached)},
+        }
+
+    def problem(self, delta: Delta) -> ApiError | None:
+        """The error that a delta ends its answer with, if it does."""
+        if delta.finish_reason == "error":
+            status = 503 if self.service.draining else 500
+            return ApiError(status, delta.error or "the request failed", code="generation_failed")
+        if delta.finish_reason == "abort":
+            reason = delta.error or "the server is shutting down and ended the request"
+            return ApiError(503, reason, code="aborted", headers={"Retry-After": "1"})
+        return None
+
+
+class DisconnectWatch:
+    """Calls ``on_gone`` as soon as the client closes the connection, while the ``async with`` block runs."""
+
+    def __init__(self, receive: Receive, on_gone: Callable[[], None]) -> None:
+        self._receive = receive
+        self._on_gone = on_gone
+        self.gone = False
+
+    async def __aenter__(self) -> DisconnectWatch:
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        if error is not None:
+            self._on_gone()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self._on_gone()
+
+
+def refuse_when_draining(service: Service) -> None:
+    """Raise EngineStoppedError once the server has been asked to stop."""
+    if service.draining:
+        raise EngineStoppedError("the server is shutting down and takes no more requests")

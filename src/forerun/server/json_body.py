@@ -1,0 +1,115 @@
+"""Request bodies: read with a bound, parsed strictly. Whatever is wrong with one is the client's error, never ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NoReturn
+
+from starlette.datastructures import Headers
+
+from forerun.server.errors import ApiError
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+_SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+async def read_object(receive: Receive, headers: Headers, cap: int, timeout: float) -> dict[str, Any]:
+    """Read a body of at most ``cap`` bytes within ``timeout`` seconds and return the JSON object in it.
+
+    Raises ApiError 400, 408, 413 or 415, or ClientGone.
+    """
+    _check_headers(headers, cap)
+    try:
+        body = await asyncio.wait_for(_read(receive, cap), timeout)
+    except asyncio.TimeoutError:
+        raise ApiError(408, f"the body did not arrive within {timeout:g} s", headers={"Connection": "close"}) from None
+    return parse_object(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse one JSON object; duplicate keys, NaN, Infinity, NUL characters and lone surrogates are refused."""
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise ApiError(400, "the body is not UTF-8 text") from None
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is not valid JSON: {str(error)[:200]}") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    if _SUSPICIOUS.search(body):
+        _check_strings(value)
+    return value
+
+
+def _check_headers(headers: Headers, cap: int) -> None:
+    kind = headers.get("content-type", "")
+    if not _JSON_TYPE.fullmatch(kind.strip()):
+        raise ApiError(415, "the Content-Type header must be application/json")
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", ""):
+        raise ApiError(400, "compressed bodies are not accepted; send the JSON as it is, without Content-Encoding")
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > cap:
+        raise _too_large(cap)
+
+
+async def _read(receive: Receive, cap: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        if len(body) > cap:
+            raise _too_large(cap)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(cap: int) -> ApiError:
+    return ApiError(413, f"the body is larger than the {cap} bytes that this server takes", code="body_too_large")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"duplicate key {ascii(key)[:80]}")
+            seen.add(key)
+    return found
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a JSON number")
+
+
+def _check_strings(value: Any) -> None:
+    """Raise ApiError when a key or string anywhere holds NUL or half a surrogate pair."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack += item.keys()
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+        elif isinstance(item, str):
+            if "\0" in item:
+                raise ApiError(400, "NUL characters are not accepted in strings")
+            try:
+                item.encode("utf-8")
+            except UnicodeEncodeError:
+                raise ApiError(400, "a string holds half a surrogate pair, which is no Unicode text") from None

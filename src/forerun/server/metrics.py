@@ -1,0 +1,210 @@
+"""Metrics under vLLM's names: totals are read from the engine when Prometheus asks, only times are collected here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from forerun.engine import Delta, EngineStats, SamplingParams
+from forerun.runtime.step import Executor, StepInput, StepOutput
+from forerun.server import histogram as h
+from forerun.server.histogram import Histogram
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+_HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    "time_to_first_token_seconds": ("From arrival to the first token.", h.SECONDS),
+    "inter_token_latency_seconds": ("Between two pieces of news of one answer, as the server sees it.", h.STEP_SECONDS),
+    "request_time_per_output_token_seconds": ("Mean time per token after the first, per answer.", h.STEP_SECONDS),
+    "e2e_request_latency_seconds": ("From arrival to the end.", h.SECONDS),
+    "request_queue_time_seconds": ("From arrival to the first step.", h.SECONDS),
+    "request_prefill_time_seconds": ("From the first step to the first token.", h.SECONDS),
+    "request_decode_time_seconds": ("From the first to the last token.", h.SECONDS),
+    "request_inference_time_seconds": ("From the first step to the last token.", h.SECONDS),
+    "iteration_tokens_total": ("Rows (tokens) of each step.", h.STEP_TOKENS),
+    "request_prompt_tokens": ("Prompt tokens per answer.", h.TOKENS),
+    "request_generation_tokens": ("Tokens generated per answer.", h.TOKENS),
+    "request_prefill_kv_computed_tokens": ("Prompt tokens computed, not found in the cache, per answer.", h.TOKENS),
+    "request_params_n": ("n of each prompt.", h.SMALL),
+    "request_params_max_tokens": ("max_tokens of each prompt that has one.", h.TOKENS),
+    "request_max_num_generation_tokens": ("Largest number of tokens among the answers to a prompt.", h.TOKENS),
+}
+_KNOWN_ROUTES = frozenset(
+    ("/v1/completions", "/v1/chat/completions", "/v1/models", "/tokenize", "/detokenize", "/health", "/version")
+    + ("/load", "/metrics", "/reset_prefix_cache", "/openapi.json")
+)
+
+
+class ObservedExecutor:
+    """An executor that counts the rows of its steps into a histogram; otherwise the one inside."""
+
+    def __init__(self, inner: Executor, rows: Histogram) -> None:
+        self._inner = inner
+        self._rows = rows
+        self.vocab_size = inner.vocab_size
+        self.num_blocks = inner.num_blocks
+        self.block_size = inner.block_size
+        self.max_model_len = inner.max_model_len
+        self.max_rows = inner.max_rows
+        self.max_seqs = inner.max_seqs
+        self.max_sample_rows = inner.max_sample_rows
+
+    def step(self, batch: StepInput) -> StepOutput:
+        """Run one step and count it when it succeeded."""
+        output = self._inner.step(batch)
+        self._rows.observe(len(batch.token_ids))
+        return output
+
+    def close(self) -> None:
+        """Close the executor inside."""
+        self._inner.close()
+
+
+class ServerMetrics:
+    """Everything that happens in the server and is counted; the event loop is the only writer, but for the steps."""
+
+    def __init__(self) -> None:
+        self.histograms = {name: Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
+        self.step_rows = self.histograms["iteration_tokens_total"]
+        self.between_tokens = self.histograms["inter_token_latency_seconds"]
+        self.responses: Counter[tuple[str, int]] = Counter()
+        self.slow_readers = 0
+        self.in_flight = 0
+
+    def response(self, path: str, status: int) -> None:
+        """Count one HTTP response."""
+        self.responses[path if path in _KNOWN_ROUTES else "other", status] += 1
+
+    def submitted(self, params: SamplingParams) -> None:
+        """Count what was asked for one prompt."""
+        self.histograms["request_params_n"].observe(params.n)
+        if params.max_tokens is not None:
+            self.histograms["request_params_max_tokens"].observe(params.max_tokens)
+
+    def finished(self, delta: Delta, generated: int) -> None:
+        """Count the end of one answer; times only of answers that came to their own end."""
+        times = delta.times
+        if delta.finish_reason not in ("stop", "length") or times is None:
+            return
+        observe = self.histograms
+        observe["request_prompt_tokens"].observe(delta.num_prompt_tokens)
+        observe["request_generation_tokens"].observe(generated)
+        observe["request_prefill_kv_computed_tokens"].observe(delta.num_prompt_tokens - delta.num_cached_tokens)
+        start, first, last, end = times.scheduled, times.first_token, times.last_token, times.finished
+        if start is None or first is None or last is None or end is None:
+            return
+        observe["time_to_first_token_seconds"].observe(first - times.arrival)
+        observe["request_queue_time_seconds"].observe(start - times.arrival)
+        observe["request_prefill_time_seconds"].observe(first - start)
+        observe["request_decode_time_seconds"].observe(last - first)
+        observe["request_inference_time_seconds"].observe(last - start)
+        observe["e2e_request_latency_seconds"].observe(end - times.arrival)
+        if generated > 1:
+            observe["request_time_per_output_token_seconds"].observe((last - first) / (generated - 1))
+
+    def prompt_finished(self, longest: int) -> None:
+        """Count the end of all answers to one prompt."""
+        self.histograms["request_max_num_generation_tokens"].observe(longest)
+
+
+class Collector:
+    """What a scrape gets: the engine's totals and load, and the server's own counts, all labelled with the model."""
+
+    def __init__(self, model: str, metrics: ServerMetrics, stats: Any, cache_info: Mapping[str, str]) -> None:
+        """``stats`` is called without arguments and returns EngineStats."""
+        self._labels = {"model_name": model, "engine": "0"}
+        self._metrics = metrics
+        self._stats = stats
+        self._cache_info = cache_info
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric families."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        names, values = list(self._labels), list(self._labels.values())
+        stats: EngineStats = self._stats()
+        for name, text, value in _gauges(stats):
+            gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=names)
+            gauge.add_metric(values, value)
+            yield gauge
+        for name, text, value in _counters(stats):
+            counter = CounterMetricFamily(f"vllm:{name}", text, labels=names)
+            counter.add_metric(values, value)
+            yield counter
+        for name, label, text, totals in _labelled_counters(stats):
+            counter = CounterMetricFamily(f"vllm:{name}", text, labels=[*names, label])
+            for key, value in totals.items():
+                counter.add_metric([*values, key], value)
+            yield counter
+        waiting = GaugeMetricFamily(
+            "vllm:num_requests_waiting_by_reason", "Requests in the queue, by reason.", labels=[*names, "reason"]
+        )
+        waiting.add_metric([*values, "capacity"], stats.num_waiting)
+        yield waiting
+        for name, data in self._metrics.histograms.items():
+            family = HistogramMetricFamily(f"vllm:{name}", _HISTOGRAMS[name][0], labels=names)
+            family.add_metric(values, data.buckets(), data.total)
+            yield family
+        info = GaugeMetricFamily("vllm:cache_config_info", "The KV cache as configured.", labels=list(self._cache_info))
+        info.add_metric(list(self._cache_info.values()), 1)
+        yield info
+        yield from self._http()
+
+    def _http(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        responses = CounterMetricFamily(
+            "forerun:http_responses", "HTTP responses; 499: the client went away.", labels=["route", "status"]
+        )
+        for (route, status), count in list(self._metrics.responses.items()):
+            responses.add_metric([route, str(status)], count)
+        yield responses
+        yield CounterMetricFamily(
+            "forerun:slow_readers", "Requests aborted because their reader was too slow.", self._metrics.slow_readers
+        )
+        yield GaugeMetricFamily("forerun:http_requests_in_flight", "HTTP requests now.", self._metrics.in_flight)
+
+
+def _gauges(stats: EngineStats) -> list[tuple[str, str, float]]:
+    return [
+        ("num_requests_running", "Answers being computed.", stats.num_running),
+        ("num_requests_waiting", "Answers in the queue.", stats.num_waiting),
+        ("kv_cache_usage_perc", "Share of KV blocks held by running requests, 0 to 1.", stats.kv_usage),
+    ]
+
+
+def _counters(stats: EngineStats) -> list[tuple[str, str, float]]:
+    c = stats.counters
+    return [
+        ("prompt_tokens", "Prompt tokens of answers whose prompt is complete.", c.prompt_tokens),
+        ("prompt_tokens_cached", "Those of them that the prefix cache had.", c.cached_tokens),
+        ("generation_tokens", "Tokens generated.", c.generation_tokens),
+        ("num_preemptions", "Requests put back into the queue because blocks ran out.", c.preemptions),
+        ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_queries),
+        ("prefix_cache_hits", "Prompt tokens found there.", stats.prefix_hits),
+        ("spec_decode_num_drafts", "Drafts verified.", c.drafts),
+        ("spec_decode_num_draft_tokens", "Tokens in them.", c.draft_tokens),
+        ("spec_decode_num_accepted_tokens", "Draft tokens accepted.", c.accepted_draft_tokens),
+    ]
+
+
+def _labelled_counters(stats: EngineStats) -> list[tuple[str, str, str, Mapping[str, float]]]:
+    c = stats.counters
+    source = {"local_cache_hit": c.cached_tokens, "local_compute": c.prompt_tokens - c.cached_tokens}
+    return [
+        ("request_success", "finished_reason", "Answers that ended, by reason (abort and error too).", c.ended),
+        ("prompt_tokens_by_source", "source", "Prompt tokens by where their KV came from.", source),
+    ]
+
+
+def render(collector: Collector) -> tuple[bytes, str]:
+    """The exposition text and its content type; the registry is made anew, so several servers can share a process."""
+    from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    registry.register(collector)  # type: ignore[arg-type]
+    return generate_latest(registry), CONTENT_TYPE_LATEST

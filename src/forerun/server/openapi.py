@@ -1,0 +1,117 @@
+"""The OpenAPI document: request schemas from the pydantic models, answers as far as clients rely on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from forerun.server.protocol import REQUESTS, ChatCompletionRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+
+_STRING: Mapping[str, Any] = {"type": "string"}
+_COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0}
+_OBJECT: Mapping[str, Any] = {"type": "object"}
+_ERROR_STATUSES: Mapping[str, str] = {
+    "400": "The request cannot be served as it stands.",
+    "401": "The API key is missing or wrong.",
+    "404": "No such model or route.",
+    "405": "No such method here.",
+    "408": "The body did not arrive in time.",
+    "413": "The body is too large.",
+    "415": "The body is not application/json.",
+    "429": "The queue is full; see Retry-After.",
+    "500": "The request was accepted and failed.",
+    "503": "The server is shutting down, or the engine is unhealthy.",
+}
+
+
+def _object(required: Mapping[str, Any], **optional: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {**required, **optional}, "required": list(required)}
+
+
+def _list(items: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_USAGE = _object(
+    {
+        "prompt_tokens": _COUNT,
+        "completion_tokens": _COUNT,
+        "total_tokens": _COUNT,
+        "prompt_tokens_details": _object({"cached_tokens": _COUNT}),
+    }
+)
+_FRAME = {"id": _STRING, "object": _STRING, "created": _COUNT, "model": _STRING, "usage": _USAGE}
+_FINISH = {"index": _COUNT, "finish_reason": _STRING}
+_MESSAGE = _object({"role": _STRING, "content": _STRING})
+_ERROR = _object({"error": _object({"message": _STRING, "type": _STRING, "param": {}, "code": {}})})
+
+_ANSWERS: Mapping[str, dict[str, Any]] = {
+    "Completion": _object({**_FRAME, "choices": _list(_object({**_FINISH, "text": _STRING}))}),
+    "ChatCompletion": _object({**_FRAME, "choices": _list(_object({**_FINISH, "message": _MESSAGE}))}),
+    "Tokens": _object({"count": _COUNT, "max_model_len": _COUNT, "tokens": _list(_COUNT)}),
+    "Text": _object({"prompt": _STRING}),
+    "Model": _object({"id": _STRING, "object": _STRING, "created": _COUNT, "owned_by": _STRING}),
+    "Models": _object({"object": _STRING, "data": _list({"$ref": "#/components/schemas/Model"})}),
+    "Load": _object({"server_load": _COUNT, "num_requests_running": _COUNT, "num_requests_waiting": _COUNT}),
+    "Version": _object({"version": _STRING}),
+    "Status": _object({"status": _STRING}),
+    "Error": _ERROR,
+}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _operation(summary: str, answer: str, request: str | None = None, *, stream: bool = False) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}}
+    if stream:
+        content["text/event-stream"] = {"schema": dict(_STRING)}
+    error = {"application/json": {"schema": _ref("Error")}}
+    responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
+    responses |= {status: {"description": text, "content": error} for status, text in _ERROR_STATUSES.items()}
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    if request is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(request)}}}
+    return operation
+
+
+def document(version: str, *, keys: bool) -> dict[str, Any]:
+    """The whole document. ``keys``: whether requests need an API key."""
+    _, definitions = models_json_schema([(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}")
+    schemas = {**definitions.get("$defs", {}), **_ANSWERS}
+    metrics = _operation("Metrics in Prometheus' text format.", "Status")
+    metrics["responses"]["200"]["content"] = {"text/plain": {"schema": dict(_STRING)}}
+    reset = _operation("Forget all cached prefixes (admin key).", "Status")
+    reset["responses"]["403"] = {**reset["responses"]["401"], "description": "The server has no admin key."}
+    model = _operation("One model.", "Model")
+    model["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": dict(_STRING)}]
+    content: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "Forerun", "version": version, "description": "OpenAI-compatible server; see docs/api.md."},
+        "paths": {
+            "/v1/completions": {
+                "post": _operation("Continue prompts.", "Completion", CompletionRequest.__name__, stream=True)
+            },
+            "/v1/chat/completions": {
+                "post": _operation("Answer messages.", "ChatCompletion", ChatCompletionRequest.__name__, stream=True)
+            },
+            "/v1/models": {"get": _operation("The served model under all its names.", "Models")},
+            "/v1/models/{name}": {"get": model},
+            "/tokenize": {"post": _operation("Text or messages to token ids.", "Tokens", TokenizeRequest.__name__)},
+            "/detokenize": {"post": _operation("Token ids to text.", "Text", DetokenizeRequest.__name__)},
+            "/health": {"get": _operation("Whether requests are taken.", "Status")},
+            "/version": {"get": _operation("The server's version.", "Version")},
+            "/load": {"get": _operation("What is going on now.", "Load")},
+            "/metrics": {"get": metrics},
+            "/reset_prefix_cache": {"post": reset},
+        },
+        "components": {"schemas": schemas},
+    }
+    if keys:
+        content["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        content["security"] = [{"key": []}]
+        content["paths"]["/health"]["get"]["security"] = []
+    return content

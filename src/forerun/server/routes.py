@@ -1,0 +1,242 @@
+"""What each route does, from parsed body to response."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from forerun.engine import RequestOutput, SamplingParams
+from forerun.server.chat import ChatShape, template_messages
+from forerun.server.completions import CompletionShape
+from forerun.server.errors import ApiError, json_response
+from forerun.server.generation import DisconnectWatch, Generation, refuse_when_draining
+from forerun.server.json_body import ClientGone, read_object
+from forerun.server.metrics import render
+from forerun.server.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerationRequest,
+    Prompt,
+    RequestT,
+    TemplateArguments,
+    TokenizeRequest,
+    is_id_list,
+    parse_request,
+)
+from forerun.server.sampling import sampling_params
+from forerun.server.service import Service
+from forerun.server.stream import EventStream, log_generation
+
+
+class Routes:
+    """The handlers of one service. ``request.scope["forerun"]`` is the request's log record, made by the gate."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    # ---- generation ----
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        asked = await self._generation_request(request, CompletionRequest)
+        ids = await self._prompt_ids(asked.prompt, asked.add_special_tokens is not False)
+        params = await self._params(request, asked)
+        created = int(time.time())
+        shape = CompletionShape(self._service, asked, f"cmpl-{_request_id(request)}", created, ids)
+        return await self._answer(request, asked, ids, params, shape, hidden=asked.max_tokens == 0)
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        asked = await self._generation_request(request, ChatCompletionRequest)
+        ids = await self._service.text.encode_chat(
+            template_messages(asked.messages),
+            add_generation_prompt=asked.add_generation_prompt,
+            add_special_tokens=asked.add_special_tokens is True,
+            variables=_template_variables(asked.chat_template_kwargs),
+        )
+        params = await self._params(request, asked)
+        shape = ChatShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
+        return await self._answer(request, asked, [ids], params, shape)
+
+    async def _generation_request(self, request: Request, kind: type[RequestT]) -> RequestT:
+        refuse_when_draining(self._service)
+        self._service.check_room()
+        asked = await self._parse(request, kind)
+        if isinstance(asked, GenerationRequest):
+            if asked.stream_options is not None and not asked.stream:
+                raise ApiError(400, "stream_options needs stream: true", param="stream_options")
+            record = _record(request)
+            record["stream"], record["n"] = bool(asked.stream), asked.n or 1
+            if asked.request_id is not None:
+                record["client_request_id"] = asked.request_id
+        return asked
+
+    async def _prompt_ids(self, prompts: Sequence[Prompt], special: bool) -> list[list[int]]:
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        encoded = iter(await self._service.text.encode(texts, special)) if texts else iter(())
+        return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
+
+    async def _params(
+        self, request: Request, asked: CompletionRequest | ChatCompletionRequest
+    ) -> SamplingParams:
+        words: list[list[int]] = []
+        if asked.bad_words:  # a word may begin a text or follow a space
+            both = [text for word in asked.bad_words for text in (word, f" {word.lstrip()}")]
+            words = [ids for ids in await self._service.text.encode(both, False) if ids]
+        salt = self._service.salt_of(asked.cache_salt, request.scope.get("forerun.key"))
+        return sampling_params(asked, self._service.defaults, salt=salt, bad_words_ids=words)
+
+    async def _answer(
+        self,
+        request: Request,
+        asked: CompletionRequest | ChatCompletionRequest,
+        ids: Sequence[Sequence[int]],
+        params: SamplingParams,
+        shape: CompletionShape | ChatShape,
+        *,
+        hidden: bool = False,
+    ) -> Response:
+        refuse_when_draining(self._service)
+        generation = Generation(self._service, _request_id(request), ids, params, hidden=hidden)
+        record = _record(request)
+        if asked.stream:
+            usage = bool(asked.stream_options and asked.stream_options.include_usage)
+            return EventStream(generation, shape, include_usage=usage, record=record)
+        try:
+            outputs = await _collect(request, generation)
+        finally:
+            log_generation(record, generation)
+        return json_response(shape.whole(outputs, generation.usage()))
+
+    # ---- text ----
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /tokenize."""
+        asked = await self._parse(request, TokenizeRequest)
+        text = self._service.text
+        if (asked.prompt is None) == (asked.messages is None):
+            raise ApiError(400, "give either prompt or messages", param="prompt")
+        if asked.messages is not None:
+            ids = await text.encode_chat(
+                template_messages(asked.messages),
+                add_generation_prompt=asked.add_generation_prompt,
+                add_special_tokens=asked.add_special_tokens is True,
+                variables=_template_variables(asked.chat_template_kwargs),
+            )
+        else:
+            (ids,) = await text.encode([asked.prompt or ""], asked.add_special_tokens is not False)
+        spelled = [self._service.tokenizer.id_to_token(token) for token in ids] if asked.return_token_strs else None
+        content = {"count": len(ids), "max_model_len": self._service.max_model_len, "tokens": ids}
+        return json_response({**content, "token_strs": spelled})
+
+    async def detokenize(self, request: Request) -> Response:
+        """POST /detokenize."""
+        asked = await self._parse(request, DetokenizeRequest)
+        service, tokens = self._service, asked.tokens
+        if not isinstance(tokens, list) or (tokens and not is_id_list(tokens)):
+            raise ApiError(400, "tokens must be a list of token ids", param="tokens")
+        if tokens and not (min(tokens) >= 0 and max(tokens) < service.vocab_size):
+            raise ApiError(400, f"tokens: ids are 0 to {service.vocab_size - 1}", param="tokens")
+        text = await service.text.run(lambda: service.tokenizer.decode(tokens, skip_special_tokens=False))
+        return json_response({"prompt": text})
+
+    # ---- state ----
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        return json_response({"object": "list", "data": [self._card(name) for name in self._service.settings.served_names]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{name}."""
+        name = request.path_params["name"]
+        if not self._service.settings.serves(name) and self._service.settings.serves("/" + name):
+            name = "/" + name
+        self._service.check_model(name)
+        return json_response(self._card(name))
+
+    async def health(self, request: Request) -> Response:
+        """GET /health: 200 while requests are taken and the engine makes its steps, else 503."""
+        health = self._service.engine.health()
+        if self._service.draining:
+            raise ApiError(503, "the server is shutting down")
+        if not health.ok:
+            raise ApiError(503, health.reason)
+        return json_response({"status": "ok"})
+
+    async def version(self, request: Request) -> Response:
+        """GET /version."""
+        return json_response({"version": self._service.version})
+
+    async def load(self, request: Request) -> Response:
+        """GET /load: generation requests in flight, as HTTP requests and as answers of the engine."""
+        stats = self._service.engine.stats()
+        return json_response(
+            {
+                "server_load": self._service.metrics.in_flight,
+                "num_requests_running": stats.num_running,
+                "num_requests_waiting": stats.num_waiting,
+                "kv_cache_usage": stats.kv_usage,
+            }
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        """GET /metrics."""
+        body, kind = render(self._service.collector)
+        return Response(body, headers={"content-type": kind})
+
+    async def reset_prefix_cache(self, request: Request) -> Response:
+        """POST /reset_prefix_cache; the gate has checked the admin key."""
+        refuse_when_draining(self._service)
+        await self._service.engine.reset_prefix_cache()
+        return json_response({"status": "ok"})
+
+    def _card(self, name: str) -> dict[str, Any]:
+        service = self._service
+        card = {"id": name, "object": "model", "created": service.created, "owned_by": "forerun"}
+        return {**card, "root": service.info.model, "parent": None, "max_model_len": service.max_model_len}
+
+    async def _parse(self, request: Request, kind: type[RequestT]) -> RequestT:
+        caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
+        data = await read_object(request.receive, request.headers, caps.body_bytes, timeouts.body)
+        asked = parse_request(kind, data, caps)
+        self._service.check_model(getattr(asked, "model", None))
+        return asked
+
+
+async def _collect(request: Request, generation: Generation) -> list[RequestOutput]:
+    """Wait for every answer. Raises ApiError when one fails, ClientGone when the client leaves."""
+    n = generation.params.n
+    outputs = [RequestOutput.empty(str(place), None, [], n) for place in range(len(generation.prompts))]
+    problem: ApiError | None = None
+    async with DisconnectWatch(request.receive, generation.abort) as watch:
+        async for batch in generation.batches():
+            for place, delta in batch:
+                outputs[place].add(delta)
+                found = generation.problem(delta) if delta.finish_reason is not None else None
+                if found is not None and problem is None:
+                    problem = found
+                    generation.abort()
+    if watch.gone:
+        raise ClientGone
+    if problem is not None:
+        raise problem
+    return outputs
+
+
+def _record(request: Request) -> MutableMapping[str, Any]:
+    record: MutableMapping[str, Any] = request.scope["forerun"]
+    return record
+
+
+def _request_id(request: Request) -> str:
+    name: str = request.scope["forerun"]["request_id"]
+    return name
+
+
+def _template_variables(arguments: TemplateArguments | None) -> dict[str, Any]:
+    return {} if arguments is None else arguments.model_dump(exclude_none=True)

@@ -1,0 +1,114 @@
+"""Runs the application until a signal: first drain, then leave with status 0; a second signal ends everything now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import logging.config
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from forerun.server.app import build_app
+from forerun.server.connection import Connection
+from forerun.server.gate import REQUEST_LOGGER
+from forerun.server.service import Service
+
+_log = logging.getLogger("forerun.server")
+
+
+class Server(uvicorn.Server):
+    """uvicorn with Forerun's way to stop."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stopping: asyncio.Task[None] | None = None
+        settings = service.settings
+        super().__init__(
+            uvicorn.Config(
+                build_app(service),
+                host=settings.host,
+                port=settings.port,
+                uds=settings.uds,
+                http=Connection.with_limits(settings.timeouts, settings.caps.connections),
+                ws="none",
+                lifespan="on",
+                access_log=False,
+                log_config=log_config(),
+                server_header=False,
+                timeout_keep_alive=max(1, round(settings.timeouts.keep_alive)),
+                timeout_graceful_shutdown=5,
+                h11_max_incomplete_event_size=settings.caps.header_bytes,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop the server; nothing is raised again afterwards."""
+        loop = asyncio.get_running_loop()
+        taken = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread
+                loop.add_signal_handler(number, self.stop, number)
+                taken.append(number)
+        try:
+            yield
+        finally:
+            for number in taken:
+                loop.remove_signal_handler(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Stop in good order; the second call ends the process at once."""
+        if self._stopping is not None:
+            print("a second signal: ending now", file=sys.stderr, flush=True)
+            os._exit(128 + number)
+        self._service.draining = True
+        _log.info(
+            "%s: taking no more requests; %d may go on for %g s",
+            signal.Signals(number).name,
+            self._service.engine.unfinished,
+            self._service.settings.timeouts.shutdown,
+        )
+        self._stopping = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        drained = await self._service.close(self._service.settings.timeouts.shutdown)
+        if not drained:
+            _log.warning("requests were aborted at the end of the shutdown time")
+        self.should_exit = True
+
+
+def log_config() -> dict[str, Any]:
+    """uvicorn's lines and ours on stderr as it writes them, the request log on stdout as bare JSON lines."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "default": {"()": "uvicorn.logging.DefaultFormatter", "fmt": "%(levelprefix)s %(message)s", "use_colors": False},
+            "bare": {"format": "%(message)s"},
+        },
+        "handlers": {
+            "default": {"class": "logging.StreamHandler", "formatter": "default", "stream": "ext://sys.stderr"},
+            "requests": {"class": "logging.StreamHandler", "formatter": "bare", "stream": "ext://sys.stdout"},
+        },
+        "loggers": {
+            "uvicorn": {"handlers": ["default"], "level": "INFO", "propagate": False},
+            "forerun": {"handlers": ["default"], "level": "INFO", "propagate": False},
+            REQUEST_LOGGER: {"handlers": ["requests"], "level": "INFO", "propagate": False},
+        },
+    }
+
+
+def run(service: Service) -> int:
+    """Serve until a signal. Returns the exit status."""
+    server = Server(service)
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn could not start, and has said why
+        return int(error.code or 0) or 1
+    return 0 if server.started else 1

@@ -1,0 +1,133 @@
+"""What every route shares: the engine, the tokenizer's worker, the settings and the counters of one server."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from forerun.config import NeuronConfig
+from forerun.engine import AsyncEngine, Engine, EngineSettings, QueueFullError
+from forerun.runtime.step import Executor
+from forerun.server.errors import ApiError
+from forerun.server.metrics import Collector, ObservedExecutor, ServerMetrics
+from forerun.server.sampling import SamplingDefaults, sampling_defaults
+from forerun.server.settings import ServerSettings
+from forerun.server.text import ServerTokenizer, TextWorker
+from forerun.server.token_text import TokenTexts
+
+_CHARS_PER_TOKEN = 32
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is served: ``model`` as the user named it, the artifact's configuration, and how it runs."""
+
+    model: str
+    config: NeuronConfig
+    isa: str = ""
+    threads: int = 0
+    artifact: str = ""
+
+
+class Service:
+    """One model behind one engine. Make it anywhere; use it from one event loop."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        tokenizer: ServerTokenizer,
+        info: ModelInfo,
+        settings: ServerSettings,
+        engine_settings: EngineSettings,
+        *,
+        seed: int | None = None,
+        version: str = "0",
+    ) -> None:
+        """``seed``: makes the seeds of requests that bring none repeat from start to start.
+
+        Raises ConfigError when the settings ask for more than the executor has.
+        """
+        self.settings = settings
+        self.info = info
+        self.version = version
+        self.metrics = ServerMetrics()
+        entropy: Mapping[str, Callable[[int], bytes]] = {} if seed is None else {"entropy": random.Random(seed).randbytes}
+        self.core = Engine(
+            ObservedExecutor(executor, self.metrics.step_rows),
+            settings=engine_settings,
+            eos_token_ids=tokenizer.eos_token_ids,
+            detokenizer=tokenizer.detokenizer,
+            limits=settings.caps.for_engine(executor.vocab_size),
+            **entropy,
+        )
+        self.engine = AsyncEngine(self.core, max_pending_deltas=settings.pending_deltas)
+        self.max_model_len = executor.max_model_len
+        self.vocab_size = executor.vocab_size
+        chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * executor.max_model_len
+        self.text = TextWorker(tokenizer, max_chars=chars, timeout=settings.timeouts.text)
+        self.tokenizer = tokenizer
+        self.tokens = TokenTexts(tokenizer)
+        self.defaults: SamplingDefaults = sampling_defaults(
+            info.config.on_device_sampling_config, tokenizer.generation_config
+        )
+        self.created = int(time.time())
+        self.draining = False
+        self.collector = Collector(self.model, self.metrics, self.engine.stats, _cache_info(executor, engine_settings))
+        self._numbers = count()
+
+    @property
+    def model(self) -> str:
+        """The name that answers carry."""
+        return self.settings.served_names[0]
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ApiError 404 unless ``name`` is a name of the served model (None: whatever is served)."""
+        if name is not None and not self.settings.serves(name):
+            known = ", ".join(self.settings.served_names)
+            raise ApiError(
+                404,
+                f"the model '{name[:200]}' does not exist; this server has: {known}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def check_room(self, answers: int = 1) -> None:
+        """Raise QueueFullError when the engine could not take ``answers`` more; cheap, before any work is done."""
+        capacity, unfinished = self.core.capacity, self.engine.unfinished
+        if answers <= capacity and unfinished + answers > capacity:
+            raise QueueFullError(f"the queue is full: {unfinished} of {capacity} requests; try again later")
+
+    def unique_name(self, request_id: str) -> str:
+        """A name for the engine: clients may use one request id several times."""
+        return f"{request_id}#{next(self._numbers)}"
+
+    def salt_of(self, asked: str | None, key: bytes | None) -> str:
+        """The prefix cache's salt: what the request says, else the API key's identity when there are several keys.
+
+        The two cannot meet: a client that names a salt shares it with those who name it too, with nobody else.
+        """
+        if asked is not None:
+            return f"user:{asked}"
+        if key is None or len(self.settings.api_keys) < 2:
+            return ""
+        return "key:" + hashlib.sha256(key).hexdigest()[:8]
+
+    async def close(self, timeout: float = 0.0) -> bool:
+        """Stop taking requests, let the present ones end for up to ``timeout`` seconds, then stop the engine."""
+        self.draining = True
+        drained = await self.engine.shutdown(timeout)
+        self.text.close()
+        return drained
+
+
+def _cache_info(executor: Executor, settings: EngineSettings) -> Mapping[str, str]:
+    return {
+        "block_size": str(executor.block_size),
+        "num_gpu_blocks": str(executor.num_blocks),
+        "enable_prefix_caching": str(settings.enable_prefix_caching),
+        "max_model_len": str(executor.max_model_len),
+    }

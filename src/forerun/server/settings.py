@@ -1,0 +1,91 @@
+"""What the server allows and how it behaves; none of it changes a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from forerun.engine.params import Limits
+from forerun.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Upper bounds on what one request may ask for. Above them: HTTP 400, or 413 for the body.
+
+    Sizes are counts unless the name says bytes or chars. ``prompt_chars`` bounds the text that is tokenised (0: 32
+    per token of the context, which real text never reaches); ``prompts`` the prompts of one completion request.
+    """
+
+    body_bytes: int = 1 << 20
+    header_bytes: int = 16 << 10
+    prompt_chars: int = 0
+    prompts: int = 64
+    messages: int = 4096
+    n: int = 128
+    logprobs: int = 20
+    stop_strings: int = 16
+    stop_chars: int = 256
+    stop_tokens: int = 256
+    logit_bias: int = 1024
+    bad_words: int = 256
+    salt_chars: int = 200
+    connections: int = 4096
+
+    def for_engine(self, vocab_size: int) -> Limits:
+        """The same caps as the engine checks them (it has the last word)."""
+        return Limits(
+            vocab_size,
+            max_n=self.n,
+            max_logprobs=self.logprobs,
+            max_stop_strings=self.stop_strings,
+            max_stop_length=self.stop_chars,
+            max_stop_tokens=self.stop_tokens,
+            max_logit_bias=self.logit_bias,
+            max_bad_words=2 * self.bad_words,
+            max_salt_length=self.salt_chars + 16,
+        )
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. ``header``: from a request's first byte to the end of its headers; ``body``: for reading the body;
+    ``send``: how long a client may leave the connection's buffer full; ``text``: for tokenising or rendering one
+    prompt; ``keep_alive``: idle connections; ``shutdown``: how long requests may go on after SIGTERM.
+    """
+
+    header: float = 10.0
+    body: float = 30.0
+    send: float = 30.0
+    text: float = 20.0
+    keep_alive: float = 30.0
+    shutdown: float = 30.0
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Settings of one server. The first of ``served_names`` is the one that answers carry.
+
+    ``api_keys`` empty: no key is asked for. ``admin_api_key`` None: admin routes are closed. ``pending_deltas``: news
+    of one request that may wait for a slow reader before it is aborted. ``request_log``: one JSON line per request.
+    """
+
+    served_names: tuple[str, ...] = ("model",)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+    api_keys: tuple[str, ...] = ()
+    admin_api_key: str | None = None
+    caps: Caps = field(default_factory=Caps)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    pending_deltas: int = 1024
+    request_log: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.served_names:
+            raise ConfigError("served_names is empty: give the model at least one name")
+        if any(not key for key in (*self.api_keys, *(() if self.admin_api_key is None else (self.admin_api_key,)))):
+            raise ConfigError("an API key is empty: give it characters, or leave it out")
+
+    def serves(self, model: str) -> bool:
+        """Whether ``model`` is a name of the served model; a slash at its end does not matter."""
+        return model.rstrip("/") in {name.rstrip("/") for name in self.served_names}

@@ -1,0 +1,108 @@
+"""Server-sent events: lines that begin with ``data: `` and nothing else, one write per wake-up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import MutableMapping
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from forerun.engine import Delta
+from forerun.server.errors import ApiError
+from forerun.server.generation import DisconnectWatch, Generation
+from forerun.server.json_body import ClientGone
+
+DONE = "data: [DONE]\n\n"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Chunks(Protocol):
+    """Turns news into events of one API shape."""
+
+    def event(self, place: int, delta: Delta) -> str:
+        """The events for one delta, complete with their line ends; may be empty."""
+        ...
+
+    def usage_event(self, usage: dict[str, Any]) -> str:
+        """The event that carries the usage."""
+        ...
+
+
+def event_of(content: dict[str, Any]) -> str:
+    """One event."""
+    return f"data: {json.dumps(content, allow_nan=False, separators=(',', ':'))}\n\n"
+
+
+class EventStream(Response):
+    """Streams a generation. Until the first news the status is open, so that a request which fails early fails with
+    an HTTP status; later errors are an error object in the stream."""
+
+    def __init__(
+        self, generation: Generation, chunks: Chunks, *, include_usage: bool, record: MutableMapping[str, Any]
+    ) -> None:
+        self.background = None
+        self.status_code = 200
+        self._generation = generation
+        self._chunks = chunks
+        self._include_usage = include_usage
+        self._record = record
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything. Raises ClientGone when nobody is there to read it."""
+        generation = self._generation
+        async with DisconnectWatch(receive, generation.abort) as watch:
+            started = False
+            async for batch in generation.batches():
+                if watch.gone:
+                    continue  # only waiting for the end
+                pieces, problem = self._events(batch)
+                if problem is not None and not started:
+                    generation.abort()
+                    raise problem
+                if not started:
+                    started = True
+                    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                if problem is not None:
+                    await self._fail(send, pieces, problem)
+                    return
+                if pieces:
+                    await send({"type": "http.response.body", "body": pieces.encode(), "more_body": True})
+            self._log()
+            if watch.gone:
+                raise ClientGone
+            last = self._chunks.usage_event(generation.usage()) + DONE if self._include_usage else DONE
+            await send({"type": "http.response.body", "body": last.encode(), "more_body": False})
+
+    def _events(self, batch: list[tuple[int, Delta]]) -> tuple[str, ApiError | None]:
+        pieces = ""
+        for place, delta in batch:
+            problem = self._generation.problem(delta) if delta.finish_reason is not None else None
+            if problem is not None:
+                return pieces, problem
+            pieces += self._chunks.event(place, delta)
+        return pieces, None
+
+    async def _fail(self, send: Send, pieces: str, problem: ApiError) -> None:
+        self._generation.abort()
+        self._record["error"] = problem.message
+        self._log()
+        last = pieces + event_of(problem.body()) + DONE
+        await send({"type": "http.response.body", "body": last.encode(), "more_body": False})
+
+    def _log(self) -> None:
+        log_generation(self._record, self._generation)
+
+
+def log_generation(record: MutableMapping[str, Any], generation: Generation) -> None:
+    """Put what happened into the request's log record: numbers and reasons, never text."""
+    usage = generation.usage()
+    record["prompt_tokens"] = usage["prompt_tokens"]
+    record["cached_tokens"] = usage["prompt_tokens_details"]["cached_tokens"]
+    record["completion_tokens"] = usage["completion_tokens"]
+    record["finish_reasons"] = sorted(set(generation.finish_reasons))

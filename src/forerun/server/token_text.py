@@ -1,0 +1,97 @@
+"""Log-probabilities in the shapes of both APIs, and the text of single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from forerun.engine import TokenLogprob
+from forerun.engine.text import Detokenizer
+
+_LOWEST = -9999.0  # JSON has no infinity
+
+
+class TokenSpelling(Protocol):
+    """The part of a tokenizer that is needed here."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token."""
+        ...
+
+
+def finite(logprob: float) -> float:
+    """A log-probability that JSON can carry."""
+    return max(logprob, _LOWEST)
+
+
+class TokenTexts:
+    """Spells single tokens: as text, or as ``bytes:\\x..`` when their bytes are no whole characters."""
+
+    def __init__(self, tokenizer: TokenSpelling) -> None:
+        self.bytes_of = lru_cache(maxsize=8192)(tokenizer.token_bytes)
+
+    def text(self, token: int) -> str:
+        """How API answers name ``token``."""
+        raw = self.bytes_of(token)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    def chat_entry(self, token: int, logprob: float) -> dict[str, Any]:
+        """One token of a chat answer's log-probabilities."""
+        return {"token": self.text(token), "logprob": finite(logprob), "bytes": list(self.bytes_of(token))}
+
+    def chat(self, scores: Iterable[TokenLogprob]) -> dict[str, Any]:
+        """``logprobs`` of a chat choice."""
+        content = []
+        for score in scores:
+            entry = self.chat_entry(score.token_id, score.logprob)
+            entry["top_logprobs"] = [self.chat_entry(token, value) for token, value in score.top]
+            content.append(entry)
+        return {"content": content, "refusal": None}
+
+    def prompt(self, scores: Sequence[TokenLogprob | None]) -> list[dict[str, Any] | None]:
+        """``prompt_logprobs``: per prompt token, token id -> score; None for the first, which nothing comes before."""
+        return [None if score is None else self._ranked(score) for score in scores]
+
+    def _ranked(self, score: TokenLogprob) -> dict[str, Any]:
+        """The most probable tokens with their ranks, and the token itself; its rank is null when not among them."""
+        values: dict[str, Any] = {}
+        for rank, (token, value) in enumerate(score.top, 1):
+            values[str(token)] = {"logprob": finite(value), "rank": rank, "decoded_token": self.text(token)}
+        own = {"logprob": finite(score.logprob), "rank": None, "decoded_token": self.text(score.token_id)}
+        values.setdefault(str(score.token_id), own)
+        return values
+
+
+class CompletionLogprobs:
+    """``logprobs`` of one completion choice, with offsets (in characters) that go on from piece to piece."""
+
+    def __init__(self, texts: TokenTexts, detokenizer: Detokenizer) -> None:
+        self._texts = texts
+        self._detokenizer = detokenizer
+        self._offset = 0
+
+    def add(self, token_ids: Sequence[int], scores: Sequence[TokenLogprob | None]) -> dict[str, Any]:
+        """The object for these tokens. A score of None (the first token of a prompt) gives nulls."""
+        offsets, tops = [], []
+        for token, score in zip(token_ids, scores, strict=True):
+            offsets.append(self._offset)
+            self._offset += len(self._detokenizer.push(token))
+            tops.append(None if score is None else self._top(score))
+        return {
+            "text_offset": offsets,
+            "token_logprobs": [None if score is None else finite(score.logprob) for score in scores],
+            "tokens": [self._texts.text(token) for token in token_ids],
+            "top_logprobs": tops,
+        }
+
+    def _top(self, score: TokenLogprob) -> Mapping[str, float]:
+        """Most probable first; the token itself is always there."""
+        values: dict[str, float] = {}
+        for token, value in score.top:
+            values.setdefault(self._texts.text(token), finite(value))
+        values.setdefault(self._texts.text(score.token_id), finite(score.logprob))
+        return values

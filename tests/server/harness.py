@@ -1,0 +1,140 @@
+"""A real server on a free port, in a thread, with the oracle model behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+
+from forerun.checkpoint import Tokenizer
+from forerun.config import NeuronConfig
+from forerun.engine import EngineSettings
+from forerun.runtime.oracle import OracleExecutor
+from forerun.runtime.step import Executor, StepInput, StepOutput
+from forerun.server.run import Server
+from forerun.server.service import ModelInfo, Service
+from forerun.server.settings import ServerSettings
+from tests.support.tiny_checkpoints import write_tokenizer
+
+VOCAB = 320
+MODEL = "/models/tiny/"
+
+
+@lru_cache(maxsize=1)
+def tiny_tokenizer() -> Tokenizer:
+    """A byte-level tokenizer of VOCAB entries with a ChatML template."""
+    with TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder), VOCAB)
+        return Tokenizer.from_folder(folder)
+
+
+class PacedExecutor(OracleExecutor):
+    """An oracle whose steps take ``seconds`` each, or that waits until ``gate`` is set."""
+
+    def __init__(self, seconds: float = 0.0, **limits: int) -> None:
+        super().__init__(**{"vocab_size": VOCAB, "num_blocks": 256, "max_model_len": 512, **limits})
+        self.seconds = seconds
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail = 0
+
+    def step(self, batch: StepInput) -> StepOutput:
+        self.gate.wait()
+        if self.seconds:
+            time.sleep(self.seconds)
+        if self.fail:
+            self.fail -= 1
+            raise RuntimeError("injected")
+        return super().step(batch)
+
+
+class Running:
+    """A running server: ``url``, ``client`` (httpx), ``service``, ``server``."""
+
+    def __init__(self, server: Server, service: Service, url: str, headers: dict[str, str]) -> None:
+        self.server, self.service, self.url = server, service, url
+        self.client = httpx.Client(base_url=url, timeout=60, headers=headers)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.client.post(path, json=body)
+
+    def complete(self, prompt: Any, **body: Any) -> dict[str, Any]:
+        response = self.post("/v1/completions", prompt=prompt, **body)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        text = self.client.get("/metrics").text
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
+
+    def wait_idle(self, seconds: float = 10.0) -> None:
+        """Wait until the engine has nothing left; every block must be free then."""
+        end = time.monotonic() + seconds
+        while self.service.engine.unfinished or self.service.metrics.in_flight:
+            assert time.monotonic() < end, f"{self.service.engine.unfinished} answers never end"
+            time.sleep(0.005)
+        stats = self.service.engine.stats()
+        assert stats.kv_usage == 0 and stats.num_running == stats.num_waiting == 0
+        assert sum(stats.counters.ended.values()) == stats.counters.accepted
+
+
+def make_service(
+    executor: Executor | None = None,
+    settings: ServerSettings | None = None,
+    engine_settings: EngineSettings | None = None,
+    config: NeuronConfig | None = None,
+) -> Service:
+    return Service(
+        executor or PacedExecutor(),
+        tiny_tokenizer(),
+        ModelInfo(MODEL, config or NeuronConfig(seq_len=512)),
+        replace(settings or ServerSettings(served_names=(MODEL, "tiny")), port=0),
+        engine_settings or EngineSettings(),
+        version="0.1.0",
+    )
+
+
+@contextmanager
+def running(
+    executor: Executor | None = None,
+    settings: ServerSettings | None = None,
+    engine_settings: EngineSettings | None = None,
+    *,
+    key: str | None = None,
+    config: NeuronConfig | None = None,
+) -> Iterator[Running]:
+    """Start a server, and stop it at the end."""
+    service = make_service(executor, settings, engine_settings, config)
+    server = Server(service)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    found = Running(server, service, f"http://127.0.0.1:{port}", headers)
+    try:
+        yield found
+    finally:
+        found.client.close()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
