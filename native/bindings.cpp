@@ -31,7 +31,7 @@ const std::map<std::string, Format> kFormats = {
     {"float32", Format::Float32},        {"bfloat16", Format::BFloat16},      {"int4_f16_min", Format::Int4F16Min},
     {"int4_f32_min", Format::Int4F32Min}, {"int4_f16", Format::Int4F16},       {"int8_f16", Format::Int8F16},
     {"int8_f16_min", Format::Int8F16Min}, {"int8_channel", Format::Int8Channel}};
-const std::map<std::string, BufferType> kTypes = {{"f32", BufferType::F32}, {"q8", BufferType::Q8}, {"q15", BufferType::Q15}};
+const std::map<std::string, BufferType> kTypes = {{"f32", BufferType::F32}, {"q15", BufferType::Q15}};
 const std::map<std::string, Op> kOps = {{"embed", Op::Embed},         {"norm", Op::Norm},
                                         {"norm_quant", Op::NormQuant}, {"quantize", Op::Quantize},
                                         {"linear", Op::Linear},        {"rope_kv", Op::RopeKv},
@@ -102,6 +102,7 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
   i.weight = number("weight", -1);
   i.eps = real("eps", 0.0f);
   i.scale = real("scale", 1.0f);
+  i.fine_above = real("fine_above", 0.0f);
   i.splits = number("splits", 1);
   i.width = number("width", 0);
   i.layer = number("layer", 0);

@@ -37,15 +37,73 @@ struct Tree {
   }
 };
 
-// One group of 32: acc += scale * dot, in the order that the numerics fix.
-template <bool Channel, bool Min, int Planes>
-FORERUN_INLINE f32x16 fold_group(f32x16 acc, i32x16 high, i32x16 low, float s, float mu, f32x16 d, f32x16 m) {
-  const i32x16 whole = Planes == 2 ? add(shl<7>(high), low) : high;
-  const f32x16 value = to_f32(whole);
-  if constexpr (Channel) return fma(value, set1(s), acc);
-  acc = fma(mul(value, set1(s)), d, acc);
+// One group of 32: acc += scale * dot, in the order that the numerics fix. `whole` counts in units of the fine scale.
+template <bool Channel, bool Min>
+FORERUN_INLINE f32x16 fold_group(f32x16 acc, f32x16 whole, float s, float mu, f32x16 d, f32x16 m) {
+  if constexpr (Channel) return fma(whole, set1(s), acc);
+  acc = fma(mul(whole, set1(s)), d, acc);
   if constexpr (Min) acc = fma(m, set1(mu), acc);
   return acc;
+}
+
+// The quantised rows that one register tile reads.
+template <int Rows>
+struct TileInput {
+  const int8_t *high, *low;
+  const float *scale, *scaled_sum;
+  const int32_t* sum;
+  const uint8_t* fine;
+  size_t k, groups;
+  FORERUN_METHOD explicit TileInput(const QuantRows& q, int row)
+      : high(q.high + static_cast<size_t>(row) * q.k),
+        low(q.low + static_cast<size_t>(row) * q.k),
+        k(q.k),
+        groups(k / kGroup) {
+    const size_t at = row * groups;
+    scale = q.scale + at, scaled_sum = q.scaled_sum + at, sum = q.sum + at, fine = q.fine + at;
+  }
+  FORERUN_METHOD bool any_fine(int g) const {
+    int any = 0;
+    for (int r = 0; r < Rows; ++r) any |= fine[r * groups + g];
+    return any != 0;
+  }
+};
+
+// acc += one group of 32 for Rows x Panels. `take(i, values)` fetches the weights of elements 4i..4i+3; `scales(p, d, m)` the group's
+// scale and minimum. With Fine both planes are multiplied; where low is zero that gives the same bits.
+template <class T, bool Fine, int Rows, int Panels, class Take, class Scales>
+FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows>& x, int g, const Take& take,
+                              const Scales& scales) {
+  i32x16 high[Rows * Panels], low[Rows * Panels];
+  for (int r = 0; r < Rows; ++r)
+    for (int p = 0; p < Panels; ++p) {
+      const int correction = T::kZero ? -T::kZero * x.sum[r * x.groups + g] : 0;  // in fine units
+      high[r * Panels + p] = set1(Fine ? 0 : correction / 128);
+      if constexpr (Fine) low[r * Panels + p] = set1(correction);
+    }
+  for (int i = 0; i < 8; ++i) {
+    u8x64 values[Panels];
+    take(i, values);
+    const size_t at = static_cast<size_t>(g) * kGroup + i * 4;
+    for (int r = 0; r < Rows; ++r) {
+      const s8x4 a = load_s8x4(x.high + r * x.k + at);
+      for (int p = 0; p < Panels; ++p) high[r * Panels + p] = dot<T::kNibbles>(high[r * Panels + p], values[p], a);
+      if constexpr (Fine) {
+        const s8x4 b = load_s8x4(x.low + r * x.k + at);
+        for (int p = 0; p < Panels; ++p) low[r * Panels + p] = dot<T::kNibbles>(low[r * Panels + p], values[p], b);
+      }
+    }
+  }
+  for (int p = 0; p < Panels; ++p) {
+    f32x16 d = set1(0.0f), m = set1(0.0f);
+    scales(p, d, m);
+    for (int r = 0; r < Rows; ++r) {
+      const int i = r * Panels + p;
+      const float s = x.scale[r * x.groups + g];
+      const f32x16 whole = Fine ? to_f32(add(shl<7>(high[i]), low[i])) : to_f32(high[i]);
+      acc[i] = fold_group<T::kChannel, T::kMin>(acc[i], whole, Fine ? s : s * 128.0f, x.scaled_sum[r * x.groups + g], d, m);
+    }
+  }
 }
 
 // Writes one row of one or more neighbouring panels.
@@ -73,84 +131,54 @@ FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc
 
 FORERUN_INLINE int segment_begin(const LinearArgs& a, int segment) { return a.blocks * segment / a.splits; }
 
-// Few rows: the packed weights are read once, `Panels` streams at a time, and unpacked in registers.
-template <Format F, int Rows, int Panels, int Planes>
-void stream_rows(const LinearArgs& a, int row, int panel) {
-  using T = Traits<F>;
-  constexpr size_t kBytes = block_bytes(F);
-  const size_t stride = kBytes * a.blocks;
-  const uint8_t* base = a.weights + stride * panel;
-  const int k = a.quant.k, groups = k / kGroup;
-  const int8_t* high = a.quant.high + static_cast<size_t>(row) * k;
-  const int8_t* low = Planes == 2 ? a.quant.low + static_cast<size_t>(row) * k : nullptr;
-  const float* scale = a.quant.scale + static_cast<size_t>(row) * groups;
-  const float* scaled_sum = a.quant.scaled_sum + static_cast<size_t>(row) * groups;
-  const int32_t* sum = a.quant.sum + static_cast<size_t>(row) * groups;
-  Tree<Rows * Panels> tree;
-  f32x16 acc[Rows * Panels];
-  for (int segment = 0; segment < a.splits; ++segment) {
-    for (auto& x : acc) x = set1(0.0f);
-    const int end = segment_begin(a, segment + 1);
-    for (int block = segment_begin(a, segment); block < end; ++block) {
-      const uint8_t* w = base + kBytes * block;
-      for (int half = 0; half < 2; ++half) {
-        const int g = block * 2 + half;
-        i32x16 dots[Planes][Rows * Panels];
-        for (int r = 0; r < Rows; ++r)
-          for (int p = 0; p < Panels; ++p) {
-            dots[0][r * Panels + p] = set1(Planes == 2 ? 0 : -T::kZero * sum[r * groups + g]);
-            if constexpr (Planes == 2) dots[1][r * Panels + p] = set1(-T::kZero * sum[r * groups + g]);
-          }
-        const auto step = [&](int i, const u8x64(&values)[Panels]) __attribute__((always_inline)) {
-          const int at = block * kBlock + half * kGroup + i * 4;
-          for (int r = 0; r < Rows; ++r) {
-            const s8x4 x = load_s8x4(high + static_cast<size_t>(r) * k + at);
-            for (int p = 0; p < Panels; ++p)
-              dots[0][r * Panels + p] = dot<T::kNibbles>(dots[0][r * Panels + p], values[p], x);
-            if constexpr (Planes == 2) {
-              const s8x4 z = load_s8x4(low + static_cast<size_t>(r) * k + at);
-              for (int p = 0; p < Panels; ++p)
-                dots[1][r * Panels + p] = dot<T::kNibbles>(dots[1][r * Panels + p], values[p], z);
-            }
-          }
-        };
-        if constexpr (T::kNibbles) {
-          for (int i = 0; i < 4; ++i) {
-            u8x64 packed[Panels], values[Panels];
-            for (int p = 0; p < Panels; ++p) {
-              packed[p] = load_u8(w + stride * p + half * 256 + i * 64);
-              values[p] = low_nibbles(packed[p]);
-            }
-            step(i, values);
-            for (int p = 0; p < Panels; ++p) values[p] = high_nibbles(packed[p]);
-            step(i + 4, values);
-          }
-        } else {
-          for (int i = 0; i < 8; ++i) {
-            u8x64 values[Panels];
-            for (int p = 0; p < Panels; ++p) values[p] = load_u8(w + stride * p + half * 512 + i * 64);
-            step(i, values);
-          }
-        }
-        for (int p = 0; p < Panels; ++p) {
-          f32x16 d = set1(0.0f), m = set1(0.0f);
-          if constexpr (!T::kChannel) d = T::scale(w + stride * p, half);
-          if constexpr (T::kMin) m = T::minimum(w + stride * p, half);
-          for (int r = 0; r < Rows; ++r) {
-            const int i = r * Panels + p;
-            acc[i] = fold_group<T::kChannel, T::kMin, Planes>(acc[i], dots[0][i], dots[Planes - 1][i],
-                                                              scale[r * groups + g], scaled_sum[r * groups + g], d, m);
-          }
-        }
-      }
-    }
-    tree.push(acc);
-  }
+template <int Rows, int Panels>
+FORERUN_INLINE void finish_rows(const LinearArgs& a, int row, int panel, const f32x16 (&acc)[Rows * Panels]) {
   for (int r = 0; r < Rows; ++r) {
     f32x16 out[Panels];
     for (int p = 0; p < Panels; ++p) out[p] = acc[r * Panels + p];
     finish<Panels>(a, row + r, panel, out);
   }
+}
+
+// Few rows: the packed weights are read once, `Panels` streams at a time, and unpacked in registers.
+template <Format F, int Rows, int Panels>
+void stream_rows(const LinearArgs& a, int row, int panel) {
+  using T = Traits<F>;
+  constexpr size_t kBytes = block_bytes(F);
+  const size_t stride = kBytes * a.blocks;
+  const uint8_t* base = a.weights + stride * panel;
+  const TileInput<Rows> x(a.quant, row);
+  Tree<Rows * Panels> tree;
+  f32x16 acc[Rows * Panels];
+  for (int segment = 0; segment < a.splits; ++segment) {
+    for (auto& v : acc) v = set1(0.0f);
+    const int end = 2 * segment_begin(a, segment + 1);
+    for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
+      const int half = g % 2;
+      const uint8_t* w = base + kBytes * (g / 2);
+      const auto take = [&](int i, u8x64(&values)[Panels]) __attribute__((always_inline)) {
+        for (int p = 0; p < Panels; ++p) {
+          if constexpr (T::kNibbles) {  // low nibbles hold the first 16 elements, high ones the others
+            const u8x64 packed = load_u8(w + stride * p + half * 256 + i % 4 * 64);
+            values[p] = i < 4 ? low_nibbles(packed) : high_nibbles(packed);
+          } else {
+            values[p] = load_u8(w + stride * p + half * 512 + i * 64);
+          }
+        }
+      };
+      const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
+        if constexpr (!T::kChannel) d = T::scale(w + stride * p, half);
+        if constexpr (T::kMin) m = T::minimum(w + stride * p, half);
+      };
+      if (x.any_fine(g)) {
+        add_group<T, true, Rows, Panels>(acc, x, g, take, scales);
+      } else {
+        add_group<T, false, Rows, Panels>(acc, x, g, take, scales);
+      }
+    }
+    tree.push(acc);
+  }
+  finish_rows<Rows, Panels>(a, row, panel, acc);
 }
 
 // A panel unpacked for many rows: bytes [k / 4][16][4], then float scales and minima [groups][16].
@@ -188,61 +216,34 @@ void unpack_panel(const LinearArgs& a, int panel, const UnpackedPanel& to) {
 }
 
 // Many rows against unpacked panels.
-template <Format F, int Rows, int Panels, int Planes>
+template <Format F, int Rows, int Panels>
 void tile_rows(const LinearArgs& a, int row, int panel) {
   using T = Traits<F>;
-  const int k = a.quant.k, groups = k / kGroup;
-  const int8_t* high = a.quant.high + static_cast<size_t>(row) * k;
-  const int8_t* low = Planes == 2 ? a.quant.low + static_cast<size_t>(row) * k : nullptr;
-  const float* scale = a.quant.scale + static_cast<size_t>(row) * groups;
-  const float* scaled_sum = a.quant.scaled_sum + static_cast<size_t>(row) * groups;
-  const int32_t* sum = a.quant.sum + static_cast<size_t>(row) * groups;
+  const TileInput<Rows> x(a.quant, row);
   UnpackedPanel w[Panels];
   for (int p = 0; p < Panels; ++p) w[p] = unpacked_panel(a, p);
   Tree<Rows * Panels> tree;
   f32x16 acc[Rows * Panels];
   for (int segment = 0; segment < a.splits; ++segment) {
-    for (auto& x : acc) x = set1(0.0f);
+    for (auto& v : acc) v = set1(0.0f);
     const int end = 2 * segment_begin(a, segment + 1);
     for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
-      i32x16 dots[Planes][Rows * Panels];
-      for (int r = 0; r < Rows; ++r)
-        for (int p = 0; p < Panels; ++p) {
-          dots[0][r * Panels + p] = set1(Planes == 2 ? 0 : -T::kZero * sum[r * groups + g]);
-          if constexpr (Planes == 2) dots[1][r * Panels + p] = set1(-T::kZero * sum[r * groups + g]);
-        }
-      for (int i = 0; i < 8; ++i) {
-        u8x64 values[Panels];
+      const auto take = [&](int i, u8x64(&values)[Panels]) __attribute__((always_inline)) {
         for (int p = 0; p < Panels; ++p) values[p] = load_u8(w[p].values + static_cast<size_t>(g) * 512 + i * 64);
-        for (int r = 0; r < Rows; ++r) {
-          const s8x4 x = load_s8x4(high + static_cast<size_t>(r) * k + g * kGroup + i * 4);
-          for (int p = 0; p < Panels; ++p)
-            dots[0][r * Panels + p] = dot<T::kNibbles>(dots[0][r * Panels + p], values[p], x);
-          if constexpr (Planes == 2) {
-            const s8x4 z = load_s8x4(low + static_cast<size_t>(r) * k + g * kGroup + i * 4);
-            for (int p = 0; p < Panels; ++p)
-              dots[1][r * Panels + p] = dot<T::kNibbles>(dots[1][r * Panels + p], values[p], z);
-          }
-        }
-      }
-      for (int p = 0; p < Panels; ++p) {
-        f32x16 d = set1(0.0f), m = set1(0.0f);
+      };
+      const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
         if constexpr (!T::kChannel) d = load(w[p].scale + g * kPanel);
         if constexpr (T::kMin) m = load(w[p].minimum + g * kPanel);
-        for (int r = 0; r < Rows; ++r) {
-          const int i = r * Panels + p;
-          acc[i] = fold_group<T::kChannel, T::kMin, Planes>(acc[i], dots[0][i], dots[Planes - 1][i],
-                                                            scale[r * groups + g], scaled_sum[r * groups + g], d, m);
-        }
+      };
+      if (x.any_fine(g)) {
+        add_group<T, true, Rows, Panels>(acc, x, g, take, scales);
+      } else {
+        add_group<T, false, Rows, Panels>(acc, x, g, take, scales);
       }
     }
     tree.push(acc);
   }
-  for (int r = 0; r < Rows; ++r) {
-    f32x16 out[Panels];
-    for (int p = 0; p < Panels; ++p) out[p] = acc[r * Panels + p];
-    finish<Panels>(a, row + r, panel, out);
-  }
+  finish_rows<Rows, Panels>(a, row, panel, acc);
 }
 
 // From this many rows on, a panel is unpacked once and reused (measured: benchmarks/README.md).
@@ -253,17 +254,17 @@ constexpr int stream_width(int rows, bool paired) {
   return paired && kStreamPanels[rows] < 2 ? 2 : kStreamPanels[rows];
 }
 
-template <Format F, int Rows, int Planes>
+template <Format F, int Rows>
 FORERUN_INLINE void stream_block(const LinearArgs& a, int row, int panel, int step) {
   if constexpr (Rows <= kStreamRows) {
     if constexpr (stream_width(Rows, true) >= 4)
-      if (step == 4) return stream_rows<F, Rows, 4, Planes>(a, row, panel);
-    if (step == 2) return stream_rows<F, Rows, 2, Planes>(a, row, panel);
-    stream_rows<F, Rows, 1, Planes>(a, row, panel);
+      if (step == 4) return stream_rows<F, Rows, 4>(a, row, panel);
+    if (step == 2) return stream_rows<F, Rows, 2>(a, row, panel);
+    stream_rows<F, Rows, 1>(a, row, panel);
   }
 }
 
-template <Format F, int Planes>
+template <Format F>
 void stream_linear(const LinearArgs& a) {
   const bool paired = a.epilogue == Epilogue::SiluMul;
   const int most = a.rows < kStreamRows ? a.rows : kStreamRows;
@@ -273,13 +274,13 @@ void stream_linear(const LinearArgs& a) {
     for (int row = 0; row < a.rows;) {
       const int rows = a.rows - row < most ? a.rows - row : most;
       if (rows >= 4) {
-        stream_block<F, 4, Planes>(a, row, panel, step);
+        stream_block<F, 4>(a, row, panel, step);
       } else if (rows == 3) {
-        stream_block<F, 3, Planes>(a, row, panel, step);
+        stream_block<F, 3>(a, row, panel, step);
       } else if (rows == 2) {
-        stream_block<F, 2, Planes>(a, row, panel, step);
+        stream_block<F, 2>(a, row, panel, step);
       } else {
-        stream_block<F, 1, Planes>(a, row, panel, step);
+        stream_block<F, 1>(a, row, panel, step);
       }
       row += rows;
     }
@@ -287,28 +288,22 @@ void stream_linear(const LinearArgs& a) {
   }
 }
 
-template <Format F, int Panels, int Planes>
+template <Format F, int Panels>
 void tile_panels(const LinearArgs& a, int panel) {
-  constexpr int kMost = Planes == 2 ? (kTileRows + 1) / 2 : kTileRows;
   for (int p = 0; p < Panels; ++p) unpack_panel<F>(a, panel + p, unpacked_panel(a, p));
   int row = 0;
-  for (; row + kMost <= a.rows; row += kMost) tile_rows<F, kMost, Panels, Planes>(a, row, panel);
-  for (; row < a.rows; ++row) tile_rows<F, 1, Panels, Planes>(a, row, panel);
-}
-
-template <Format F, int Planes>
-void linear_int(const LinearArgs& a) {
-  if (a.rows < kUnpackRows) return stream_linear<F, Planes>(a);
-  const bool paired = a.epilogue == Epilogue::SiluMul;
-  int panel = a.panel_begin;
-  if (paired || kTilePanels == 2)
-    for (; panel + 2 <= a.panel_end; panel += 2) tile_panels<F, 2, Planes>(a, panel);
-  for (; panel < a.panel_end; ++panel) tile_panels<F, 1, Planes>(a, panel);
+  for (; row + kTileRows <= a.rows; row += kTileRows) tile_rows<F, kTileRows, Panels>(a, row, panel);
+  for (; row < a.rows; ++row) tile_rows<F, 1, Panels>(a, row, panel);
 }
 
 template <Format F>
 void linear_int(const LinearArgs& a) {
-  a.planes == 2 ? linear_int<F, 2>(a) : linear_int<F, 1>(a);
+  if (a.rows < kUnpackRows) return stream_linear<F>(a);
+  const bool paired = a.epilogue == Epilogue::SiluMul;
+  int panel = a.panel_begin;
+  if (paired || kTilePanels == 2)
+    for (; panel + 2 <= a.panel_end; panel += 2) tile_panels<F, 2>(a, panel);
+  for (; panel < a.panel_end; ++panel) tile_panels<F, 1>(a, panel);
 }
 
 }  // namespace forerun::FORERUN_ISA

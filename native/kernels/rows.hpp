@@ -18,36 +18,43 @@ static void rms_norm(const float* x, const float* weight, float eps, int n, int 
   for (; i < padded; i += 16) store(y + i, set1(0.0f));
 }
 
-// Quantises one row of `width` floats (a multiple of 16, then zeros up to out.k) in groups of 32.
-static void quantize_row(const float* x, int width, int planes, const QuantRows& out, int row) {
+// Quantises one row of `width` floats (a multiple of 16, then zeros up to out.k) in groups of 32. Groups whose largest magnitude
+// exceeds `fine_above` times the mean of all groups' keep 15 bits, the others 8.
+static void quantize_row(const float* x, int width, float fine_above, const QuantRows& out, int row) {
   const int groups = out.k / kGroup;
-  const float top = planes == 2 ? 127.0f * 128.0f : 127.0f;
+  float* const scales = out.scale + static_cast<size_t>(row) * groups;
+  float total = 0.0f;
   for (int g = 0; g < groups; ++g) {
     const int at = g * kGroup;
+    f32x16 m = at < width ? abs(load(x + at)) : set1(0.0f);
+    if (at + 16 < width) m = max(m, abs(load(x + at + 16)));
+    scales[g] = hmax(m);
+    total += scales[g];
+  }
+  const float limit = fine_above * (total / static_cast<float>(groups));
+  for (int g = 0; g < groups; ++g) {
+    const int at = g * kGroup;
+    const float largest = scales[g];
+    const bool empty = largest < 1e-30f, fine = !empty && largest > limit;
     const f32x16 a = at < width ? load(x + at) : set1(0.0f);
     const f32x16 b = at + 16 < width ? load(x + at + 16) : set1(0.0f);
-    const float largest = hmax(max(abs(a), abs(b)));
-    const bool empty = largest < 1e-30f;
-    const f32x16 inverse = empty ? set1(0.0f) : div(set1(top), set1(largest));
-    const float scale = empty ? 0.0f : first_lane(div(set1(largest), set1(top)));
+    const f32x16 inverse = empty ? set1(0.0f) : div(set1(fine ? 127.0f * 128.0f : 127.0f), set1(largest));
     const i32x16 qa = to_i32(round_even(mul(a, inverse))), qb = to_i32(round_even(mul(b, inverse)));
-    const size_t to = static_cast<size_t>(row) * out.k + at;
-    if (planes == 2) {
-      const i32x16 ha = sar<7>(add(qa, set1(64))), hb = sar<7>(add(qb, set1(64)));
-      store_i8(out.high + to, ha);
-      store_i8(out.high + to + 16, hb);
-      store_i8(out.low + to, sub(qa, shl<7>(ha)));
-      store_i8(out.low + to + 16, sub(qb, shl<7>(hb)));
-    } else {
-      store_i8(out.high + to, qa);
-      store_i8(out.high + to + 16, qb);
+    i32x16 ha = qa, hb = qb, la = set1(0), lb = set1(0);
+    if (fine) {
+      ha = sar<7>(add(qa, set1(64))), hb = sar<7>(add(qb, set1(64)));
+      la = sub(qa, shl<7>(ha)), lb = sub(qb, shl<7>(hb));
     }
-    const f32x16 total = add(to_f32(qa), to_f32(qb));  // whole numbers below 2^24: exact in any order
-    const float sum = hsum(total);
-    const size_t index = static_cast<size_t>(row) * groups + g;
-    out.scale[index] = scale;
+    const size_t to = static_cast<size_t>(row) * out.k + at, index = static_cast<size_t>(row) * groups + g;
+    store_i8(out.high + to, ha);
+    store_i8(out.high + to + 16, hb);
+    store_i8(out.low + to, la);
+    store_i8(out.low + to + 16, lb);
+    const float sum = hsum(add(to_f32(qa), to_f32(qb))) * (fine ? 1.0f : 128.0f);  // whole numbers below 2^24: exact
+    scales[g] = empty ? 0.0f : largest / (127.0f * 128.0f);
     out.sum[index] = static_cast<int32_t>(sum);
-    out.scaled_sum[index] = scale * sum;
+    out.scaled_sum[index] = scales[g] * sum;
+    out.fine[index] = fine;
   }
 }
 

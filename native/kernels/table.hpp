@@ -9,7 +9,7 @@ struct Kernels {
   const char* name;
   void (*linear)(const LinearArgs&);
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, int padded, float* y);
-  void (*quantize_row)(const float* x, int width, int planes, const QuantRows& out, int row);
+  void (*quantize_row)(const float* x, int width, float fine_above, const QuantRows& out, int row);
   void (*embedding_row)(const LinearArgs& weights, int index, float* out);
   void (*rope_kv)(const RopeKvArgs&);
   void (*attend_tiles)(const AttentionArgs&);

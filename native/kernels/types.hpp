@@ -27,14 +27,16 @@ constexpr size_t block_bytes(Format f) {
 }
 constexpr bool is_integer(Format f) { return f != Format::Float32 && f != Format::BFloat16; }
 
-// Activations of `rows` rows, quantised in groups of 32. With two planes a value is 128 * high + low (15 bits).
+// Activations of `rows` rows in groups of 32: 128 * high + low, times the group's scale. In groups of ordinary size low is zero
+// (8 bits); groups that stick out of their row, and all groups of the LM head's input, are `fine`: 15 bits.
 struct QuantRows {
-  int8_t* high = nullptr;    // [rows, k]
-  int8_t* low = nullptr;     // [rows, k], only with two planes
-  float* scale = nullptr;    // [rows, k / 32]
+  int8_t* high = nullptr;       // [rows, k]
+  int8_t* low = nullptr;        // [rows, k]
+  float* scale = nullptr;       // [rows, k / 32]
   float* scaled_sum = nullptr;  // [rows, k / 32]: scale * sum of the group's values
-  int32_t* sum = nullptr;    // [rows, k / 32]
-  int k = 0;                 // padded to a multiple of 64
+  int32_t* sum = nullptr;       // [rows, k / 32]
+  uint8_t* fine = nullptr;      // [rows, k / 32]: whether low holds anything
+  int k = 0;                    // padded to a multiple of 64
 };
 
 enum class Epilogue : int { Store, Add, SiluMul };
@@ -46,7 +48,6 @@ struct LinearArgs {
   Format format = Format::Float32;
   int blocks = 0;                    // blocks of 64 along K
   int splits = 1;                    // K segments, a power of two
-  int planes = 1;
   QuantRows quant;                   // integer formats
   const float* x = nullptr;          // float formats: [rows, ldx], zero beyond K
   int ldx = 0;

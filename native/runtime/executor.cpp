@@ -29,19 +29,15 @@ void require(bool ok, const std::string& message) {
 }
 
 // Carves arrays for `rows` quantised rows of k elements out of one allocation.
-Pages make_quant(int rows, int k, bool two_planes, QuantRows& out) {
+Pages make_quant(int rows, int k, QuantRows& out) {
   const size_t n = static_cast<size_t>(rows) * k, groups = n / kGroup;
-  Pages pages(n * (two_planes ? 2 : 1) + groups * 12);
-  unsigned char* p = pages.data();
-  out.high = reinterpret_cast<int8_t*>(p);
-  p += n;
-  if (two_planes) {
-    out.low = reinterpret_cast<int8_t*>(p);
-    p += n;
-  }
-  out.scale = reinterpret_cast<float*>(p);
+  Pages pages(n * 2 + groups * 13);
+  out.high = reinterpret_cast<int8_t*>(pages.data());
+  out.low = out.high + n;
+  out.scale = reinterpret_cast<float*>(out.low + n);
   out.scaled_sum = out.scale + groups;
   out.sum = reinterpret_cast<int32_t*>(out.scaled_sum + groups);
+  out.fine = reinterpret_cast<uint8_t*>(out.sum + groups);
   out.k = k;
   return pages;
 }
@@ -82,7 +78,7 @@ int Executor::add_buffer(BufferType type, int width, bool sampled) {
   b.sampled = sampled;
   const int rows = sampled ? std::min(kSampleRows, limits_.max_sample_rows) : limits_.chunk_rows;
   const auto make = [&](int n, float*& f32, QuantRows& quant) {
-    if (type != BufferType::F32) return make_quant(n, b.width, type == BufferType::Q15, quant);
+    if (type != BufferType::F32) return make_quant(n, b.width, quant);
     Pages pages(sizeof(float) * n * b.width);
     f32 = pages.as<float>();
     return pages;
@@ -386,13 +382,12 @@ void Executor::row_wise(const Instruction& i, int rows, int thread) {
   float* normed = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
   for (int r = begin; r < end; ++r) {
     const float* x = in.f32 + static_cast<size_t>(r) * in.width;
-    const int planes = out.type == BufferType::Q15 ? 2 : 1;
     const QuantRows& quant = own ? out.own_quant[thread] : out.quant;
     if (i.op == Op::Quantize) {
-      kernels_.quantize_row(x, in.width, planes, quant, r);
+      kernels_.quantize_row(x, in.width, i.fine_above, quant, r);
     } else if (i.op == Op::NormQuant) {
       kernels_.rms_norm(x, i.vector, i.eps, i.width, in.width, normed);
-      kernels_.quantize_row(normed, in.width, planes, quant, r);
+      kernels_.quantize_row(normed, in.width, i.fine_above, quant, r);
     } else {
       float* y = (own ? out.own_f32[thread] : out.f32) + static_cast<size_t>(r) * out.width;
       kernels_.rms_norm(x, i.vector, i.eps, i.width, in.width, y);
@@ -408,7 +403,6 @@ void Executor::linear(const Instruction& i, int rows, int thread) {
   const bool own = rows <= kRepeatRows && i.own_input;
   a.bias = i.vector;
   a.splits = i.splits;
-  a.planes = in.type == BufferType::Q15 ? 2 : 1;
   a.quant = own ? in.own_quant[thread] : in.quant;
   a.x = own ? in.own_f32[thread] : in.f32;
   a.ldx = in.width;

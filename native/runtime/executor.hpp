@@ -30,7 +30,7 @@ struct ExecutorLimits {
   bool deterministic = false;
 };
 
-enum class BufferType { F32, Q8, Q15 };
+enum class BufferType { F32, Q15 };
 enum class Op { Embed, Norm, NormQuant, Quantize, Linear, RopeKv, Attention, SelectRows, Sample };
 
 struct WeightRef {
@@ -47,6 +47,7 @@ struct Instruction {
   const float* vector = nullptr;   // Norm: weight; RopeKv: q norm; Linear: bias
   const float* vector2 = nullptr;  // RopeKv: k norm
   float eps = 0.0f, scale = 1.0f;
+  float fine_above = 0.0f;  // NormQuant, Quantize: see quantize_row
   int splits = 1;
   Epilogue epilogue = Epilogue::Store;
   int width = 0;  // Norm, NormQuant, Embed: true row length

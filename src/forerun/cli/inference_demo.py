@@ -36,6 +36,13 @@ def main(argv: Sequence[str], make_backend: Callable[[], DemoBackend]) -> int:
     return 0
 
 
+def entry() -> int:
+    """The console script."""
+    from forerun.cli.backend import Backend
+
+    return main(sys.argv[1:], Backend)
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -198,3 +205,7 @@ class _Demo:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

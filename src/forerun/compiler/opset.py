@@ -23,8 +23,7 @@ _HEADS = {"layer": _INT, "heads": _INT, "kv_heads": _INT, "head_dim": _INT}
 
 @dataclass(frozen=True)
 class OpSpec:
-    """Shape of one instruction: accepted dtypes per input and output ("f32", "q8", "q15", "i32"; alternatives with
-    "|"),
+    """Shape of one instruction: accepted dtypes per input and output ("f32", "q15", "i32"; alternatives with "|"),
     weight roles, attribute types. ``final`` instructions are the ones an executor runs; the others exist only
     between the trace and the passes."""
 
@@ -36,7 +35,7 @@ class OpSpec:
     final: bool = True
 
 
-_LINEAR = OpSpec(("f32|q8|q15",), ("f32",), ("weight",), ("bias",), {"role": (str,), "k_splits": _INT, "epilogue": (str,)})
+_LINEAR = OpSpec(("f32|q15",), ("f32",), ("weight",), ("bias",), {"role": (str,), "k_splits": _INT, "epilogue": (str,)})
 _SPECS: Mapping[str, OpSpec] = MappingProxyType(
     {
         # recorded by the trace, gone after the passes
@@ -49,8 +48,8 @@ _SPECS: Mapping[str, OpSpec] = MappingProxyType(
         # what an executor runs
         "embed": OpSpec(("i32",), ("f32",), ("table",)),
         "norm": OpSpec(("f32",), ("f32",), ("weight",), attrs={"eps": _FLOAT}),
-        "norm_quant": OpSpec(("f32",), ("q8|q15",), ("weight",), attrs={"eps": _FLOAT}),
-        "quantize": OpSpec(("f32",), ("q8|q15",)),
+        "norm_quant": OpSpec(("f32",), ("q15",), ("weight",), attrs={"eps": _FLOAT, "fine_above": _FLOAT}),
+        "quantize": OpSpec(("f32",), ("q15",), attrs={"fine_above": _FLOAT}),
         "linear": _LINEAR,
         "rope_kv": OpSpec(
             ("f32",),

@@ -11,7 +11,7 @@ from forerun.errors import ArtifactError
 if TYPE_CHECKING:
     from forerun.compiler.program import Instruction, Program
 
-_DTYPES = ("f32", "q8", "q15", "i32")
+_DTYPES = ("f32", "q15", "i32")
 
 
 def validate(program: Program) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from forerun.config.fields import Status, no_effect, refused, setting
 
-SPECULATION: Status = refused("speculative decoding is not in this version; leave it out, the tokens are the same")
+SPECULATION: Status = no_effect("speculative decoding is not in this version; the tokens are the same without it")
 EAGLE: Status = refused("EAGLE drafts are not in this version")
 MEDUSA: Status = refused("Medusa heads are not in this version")
 LORA: Status = refused("LoRA adapters are not in this version; merge the adapter into the checkpoint first")

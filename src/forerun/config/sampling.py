@@ -13,8 +13,8 @@ class OnDeviceSamplingConfig:
     """What a request gets that does not say otherwise. All of it may change at run time.
 
     top_k 0 or -1 is off (the whole vocabulary; the original draws uniformly then), top_p 1 and min_p 0 are off,
-    temperature 0 is greedy. ``deterministic`` holds the random numbers constant, so that the most probable token is
-    taken. ``global_topk`` above 0 is a first cut to that many tokens. ``min_p`` and ``seed`` are fields of ours.
+    temperature 0 is greedy. ``deterministic`` replaces the random number by 0.5: the token at which the cumulative
+    probability, most probable first, reaches one half. ``global_topk`` above 0 is a first cut to that many tokens. ``min_p`` and ``seed`` are fields of ours.
     """
 
     do_sample: bool = setting(False, run_time=True)
@@ -51,7 +51,7 @@ class OnDeviceSamplingConfig:
     @property
     def greedy(self) -> bool:
         """Whether these parameters always take the most probable token."""
-        return not self.do_sample or self.deterministic or self.temperature == 0 or self.effective_top_k == 1
+        return not self.do_sample or self.temperature == 0 or self.effective_top_k == 1
 
     @property
     def effective_top_k(self) -> int:

@@ -160,6 +160,8 @@ class _Binder:
         if role:
             entry["weight"] = self._matrix(step.weights[role])
         entry |= self._vectors(step)
+        if "fine_above" in step.attrs:
+            entry["fine_above"] = step.attrs["fine_above"]
         if step.op in ("norm", "norm_quant"):
             entry |= {"eps": step.attrs["eps"], "width": self._program.buffers[step.inputs[0]].width}
         elif step.op == "embed":

@@ -115,8 +115,8 @@ class _Run:
             "embed": self._embed,
             "rms_norm": self._norm,
             "norm": self._norm,
-            "norm_quant": lambda step: rows.quantize(self._norm(step), self._bits(step)),
-            "quantize": lambda step: rows.quantize(self._read(step), self._bits(step)),
+            "norm_quant": lambda step: rows.quantize(self._norm(step), _float(step, "fine_above")),
+            "quantize": lambda step: rows.quantize(self._read(step), _float(step, "fine_above")),
             "linear": self._linear,
             "rms_norm_heads": self._norm_heads,
             "rope": self._rope,
@@ -144,9 +144,6 @@ class _Run:
         value = self._memory[self._place(step.inputs[operand])]
         assert isinstance(value, np.ndarray)
         return value
-
-    def _bits(self, step: Instruction) -> int:
-        return 15 if self._program.buffers[step.outputs[0]].dtype == "q15" else 8
 
     def _vector(self, step: Instruction, role: str) -> Float32:
         value = self._weights[step.weights[role]]

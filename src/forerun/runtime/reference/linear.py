@@ -18,7 +18,7 @@ _SMALLEST_AMAX = np.float32(1e-30)
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """Rows in int8 (or 15 bits): q [T, K padded to 64] (kept as float64, every product of them is exact), scale and mu float32
+    """Rows of integers: q [T, K padded to 64] (kept as float64, every product of them is exact), scale and mu float32
     [T, groups of 32]; ``mu`` is the scale times the group's sum of q."""
 
     q: NDArray[np.float64]
@@ -45,12 +45,20 @@ def quantize_groups(x: Float32, top: int = 127) -> tuple[Float32, Float32]:
     return np.where(np.isfinite(q), q, np.float32(0)), scale
 
 
-def quantize(x: Float32, bits: int = 8) -> QuantizedRows:
-    """Rows [T, K] in groups of 32 columns, in 8 or 15 bits."""
-    padded = pad_columns(x, BLOCK)
-    q, scale = quantize_groups(padded.reshape(len(x), -1, GROUP), 127 if bits == 8 else 127 * 128)
+def quantize(x: Float32, fine_above: float) -> QuantizedRows:
+    """Rows [T, K] in groups of 32 columns. Groups whose largest magnitude exceeds ``fine_above`` times the mean of their
+    row's keep 15 bits; the others 8, counted in the same units (multiples of 128)."""
+    padded = pad_columns(x, BLOCK).reshape(len(x), -1, GROUP)
+    amax = np.abs(padded).max(axis=-1)
+    total = np.zeros(len(x), np.float32)
+    for group in range(amax.shape[1]):
+        total = total + amax[:, group]
+    limit = np.float32(fine_above) * (total / np.float32(amax.shape[1]))
+    coarse, _ = quantize_groups(padded)
+    fine, scale = quantize_groups(padded, 127 * 128)
+    q = np.where((amax > limit[:, None])[..., None], fine, coarse * np.float32(128))
     mu = scale * q.sum(axis=-1, dtype=np.float64).astype(np.float32)
-    return QuantizedRows(q.reshape(padded.shape).astype(np.float64), scale, mu)
+    return QuantizedRows(q.reshape(len(x), -1).astype(np.float64), scale, mu)
 
 
 def embed(ids: NDArray[np.int32], table: Float32 | IntWeight) -> Float32:
