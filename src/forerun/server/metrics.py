@@ -32,21 +32,21 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "request_max_num_generation_tokens": ("Largest number of tokens among the answers to a prompt.", h.TOKENS),
 }
 _KNOWN_ROUTES = frozenset(
-    ("/v1/completions", "/v1/chat/completions", "/v1/models", "/tokenize", "/detokenize", "/health", "/version")
-    + ("/load", "/metrics", "/reset_prefix_cache", "/openapi.json")
+    ["/v1/completions", "/v1/chat/completions", "/v1/models", "/tokenize", "/detokenize", "/health", "/version", "/load", "/metrics", "/reset_prefix_cache", "/openapi.json"]
 )
 
 
 class ObservedExecutor:
     """An executor that counts the rows of its steps into a histogram; otherwise the one inside."""
 
-    def __init__(self, inner: Executor, rows: Histogram) -> None:
+    def __init__(self, inner: Executor, rows: Histogram, max_model_len: int | None = None) -> None:
+        """``max_model_len``: a limit below the inner executor's own."""
         self._inner = inner
         self._rows = rows
         self.vocab_size = inner.vocab_size
         self.num_blocks = inner.num_blocks
         self.block_size = inner.block_size
-        self.max_model_len = inner.max_model_len
+        self.max_model_len = min(inner.max_model_len, max_model_len or inner.max_model_len)
         self.max_rows = inner.max_rows
         self.max_seqs = inner.max_seqs
         self.max_sample_rows = inner.max_sample_rows
@@ -206,5 +206,5 @@ def render(collector: Collector) -> tuple[bytes, str]:
 
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
-    registry.register(collector)  # type: ignore[arg-type]
+    registry.register(collector)
     return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -7,7 +7,13 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from forerun.server.protocol import REQUESTS, ChatCompletionRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from forerun.server.protocol import (
+    REQUESTS,
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
 
 _STRING: Mapping[str, Any] = {"type": "string"}
 _COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0}
@@ -80,7 +86,9 @@ def _operation(summary: str, answer: str, request: str | None = None, *, stream:
 
 def document(version: str, *, keys: bool) -> dict[str, Any]:
     """The whole document. ``keys``: whether requests need an API key."""
-    _, definitions = models_json_schema([(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}")
+    _, definitions = models_json_schema(
+        [(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}"
+    )
     schemas = {**definitions.get("$defs", {}), **_ANSWERS}
     metrics = _operation("Metrics in Prometheus' text format.", "Status")
     metrics["responses"]["200"]["content"] = {"text/plain": {"schema": dict(_STRING)}}

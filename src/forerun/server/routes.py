@@ -81,9 +81,7 @@ class Routes:
         encoded = iter(await self._service.text.encode(texts, special)) if texts else iter(())
         return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
 
-    async def _params(
-        self, request: Request, asked: CompletionRequest | ChatCompletionRequest
-    ) -> SamplingParams:
+    async def _params(self, request: Request, asked: CompletionRequest | ChatCompletionRequest) -> SamplingParams:
         words: list[list[int]] = []
         if asked.bad_words:  # a word may begin a text or follow a space
             both = [text for word in asked.bad_words for text in (word, f" {word.lstrip()}")]
@@ -149,7 +147,9 @@ class Routes:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
-        return json_response({"object": "list", "data": [self._card(name) for name in self._service.settings.served_names]})
+        return json_response(
+            {"object": "list", "data": [self._card(name) for name in self._service.settings.served_names]}
+        )
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}."""

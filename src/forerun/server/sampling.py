@@ -46,10 +46,8 @@ def sampling_defaults(
     if configured is not None:
         if configured.greedy:
             return SamplingDefaults(temperature=0.0)
-        return SamplingDefaults(
-            configured.temperature, configured.top_p, configured.effective_top_k, configured.min_p
-        )
-    found = {}
+        return SamplingDefaults(configured.temperature, configured.top_p, configured.effective_top_k, configured.min_p)
+    found: dict[str, Any] = {}
     for name in _DEFAULTED:
         value = generation_config.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):

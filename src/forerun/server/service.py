@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -44,10 +45,12 @@ class Service:
         settings: ServerSettings,
         engine_settings: EngineSettings,
         *,
+        max_model_len: int | None = None,
         seed: int | None = None,
         version: str = "0",
     ) -> None:
-        """``seed``: makes the seeds of requests that bring none repeat from start to start.
+        """``max_model_len``: a limit below the executor's own. ``seed``: makes the seeds of requests that bring none
+        repeat from start to start.
 
         Raises ConfigError when the settings ask for more than the executor has.
         """
@@ -55,19 +58,20 @@ class Service:
         self.info = info
         self.version = version
         self.metrics = ServerMetrics()
-        entropy: Mapping[str, Callable[[int], bytes]] = {} if seed is None else {"entropy": random.Random(seed).randbytes}
+        entropy = os.urandom if seed is None else random.Random(seed).randbytes
         self.core = Engine(
-            ObservedExecutor(executor, self.metrics.step_rows),
+            ObservedExecutor(executor, self.metrics.step_rows, max_model_len),
             settings=engine_settings,
             eos_token_ids=tokenizer.eos_token_ids,
             detokenizer=tokenizer.detokenizer,
             limits=settings.caps.for_engine(executor.vocab_size),
-            **entropy,
+            entropy=entropy,
         )
         self.engine = AsyncEngine(self.core, max_pending_deltas=settings.pending_deltas)
-        self.max_model_len = executor.max_model_len
+        self.max_model_len = self.core.admission.max_model_len
+        self.block_size = executor.block_size
         self.vocab_size = executor.vocab_size
-        chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * executor.max_model_len
+        chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * self.max_model_len
         self.text = TextWorker(tokenizer, max_chars=chars, timeout=settings.timeouts.text)
         self.tokenizer = tokenizer
         self.tokens = TokenTexts(tokenizer)

@@ -56,7 +56,7 @@ class ServerTokenizer(Protocol):
 
 
 class TextWorker:
-    """Runs a tokenizer in ``threads`` threads. ``max_chars`` bounds a text, ``timeout`` (seconds) each piece of work."""
+    """Runs a tokenizer in ``threads`` threads; ``max_chars`` bounds a text, ``timeout`` (seconds) a piece of work."""
 
     def __init__(self, tokenizer: ServerTokenizer, *, max_chars: int, timeout: float, threads: int = 2) -> None:
         self.tokenizer = tokenizer

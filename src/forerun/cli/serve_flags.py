@@ -1,0 +1,139 @@
+"""The flags of ``forerun serve``: vLLM's names, and what becomes of each."""
+
+from __future__ import annotations
+
+import argparse
+
+SPECULATION_FLAGS = (
+    "--speculative-model",
+    "--num-speculative-tokens",
+    "--speculative-max-model-len",
+    "--speculative-config",
+)
+UNUSED_FLAGS = (
+    "--use-v2-block-manager",
+    "--gpu-memory-utilization",
+    "--enforce-eager",
+    "--disable-log-stats",
+    "--enable-chunked-prefill",
+    "--disable-uvicorn-access-log",
+    "--swap-space",
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add every flag, in groups."""
+    _add_model(parser.add_argument_group("model"))
+    _add_engine(parser.add_argument_group("engine"))
+    _add_server(parser.add_argument_group("server"))
+    _add_accepted(parser.add_argument_group("accepted for old scripts"))
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model",
+        default="default",
+        metavar="PATH",
+        help="checkpoint folder, .gguf file, hub id, artifact folder, or 'default'",
+    )
+    group.add_argument(
+        "--served-model-name",
+        nargs="+",
+        action="append",
+        metavar="NAME",
+        help="names that requests may use (default: --model as it is)",
+    )
+    group.add_argument("--device", default="auto", help="cpu; neuron and auto mean the same here")
+    group.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, help="1")
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float32"),
+        default="auto",
+        help="type of unquantised weights (auto: closest to the checkpoint's bits)",
+    )
+    group.add_argument("--quantization", "-q", metavar="FORM", help="weights: int8 or int4 in groups of 32")
+    group.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="auto, bfloat16 or int8")
+    group.add_argument(
+        "--override-neuron-config",
+        metavar="JSON",
+        help="settings of the artifact by their names in neuron_config.json; may be partial",
+    )
+    group.add_argument(
+        "--recompile",
+        action="store_true",
+        help="compile even if there is an artifact (into $NEURON_COMPILED_ARTIFACTS if set)",
+    )
+    group.add_argument("--threads", type=int, default=0, help="0: one per usable core")
+    group.add_argument("--isa", default="", help="force a lower instruction set (see forerun info)")
+
+
+def _add_engine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--max-num-seqs", type=int, metavar="N", help="sequences that run together")
+    group.add_argument("--max-model-len", type=int, metavar="N", help="longest sequence, prompt and answer, in tokens")
+    group.add_argument(
+        "--max-num-batched-tokens",
+        type=int,
+        default=None,
+        metavar="N",
+        help="rows of one step, prompts and answers together (default 512 or --max-num-seqs)",
+    )
+    group.add_argument("--block-size", type=int, metavar="N", help="tokens per KV block: 16, 32, 64 or 128")
+    group.add_argument("--num-gpu-blocks-override", type=int, metavar="N", help="KV blocks (default: from free memory)")
+    group.add_argument(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="share the KV of equal prompt beginnings (default: on; an artifact that was given decides itself)",
+    )
+    group.add_argument(
+        "--max-queued-requests",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="requests that may wait; beyond that, HTTP 429",
+    )
+    group.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
+    group.add_argument(
+        "--seed", type=int, default=None, help="makes requests without a seed repeat from start to start"
+    )
+    group.add_argument("--max-logprobs", type=int, default=20, metavar="N", help="cap on logprobs and top_logprobs")
+
+
+def _add_server(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for every interface")
+    group.add_argument("--port", type=int, default=8000)
+    group.add_argument("--uds", metavar="PATH", help="a Unix socket instead of host and port")
+    group.add_argument(
+        "--api-key",
+        nargs="+",
+        action="append",
+        metavar="KEY",
+        help="one or more keys, one of which every request must bring (or $VLLM_API_KEY)",
+    )
+    group.add_argument("--admin-api-key", metavar="KEY", help="opens /reset_prefix_cache")
+    group.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long requests may go on after SIGTERM",
+    )
+    group.add_argument("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="largest request body")
+    group.add_argument("--disable-log-requests", action="store_true", help="no JSON line per request on stdout")
+
+
+def _add_accepted(group: argparse._ArgumentGroup) -> None:
+    for flag in ("--speculative-model", "--speculative-config"):
+        group.add_argument(flag, help="not in this version; tokens are the same without")
+    for flag in ("--num-speculative-tokens", "--speculative-max-model-len"):
+        group.add_argument(flag, type=int, help="not in this version; tokens are the same without")
+    for flag in ("--use-v2-block-manager", "--enforce-eager", "--disable-log-stats", "--disable-uvicorn-access-log"):
+        group.add_argument(flag, action="store_true", help="no effect here")
+    group.add_argument(
+        "--enable-chunked-prefill",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="no effect here: always on",
+    )
+    for flag in ("--gpu-memory-utilization", "--swap-space"):
+        group.add_argument(flag, type=float, help="no effect here; see --num-gpu-blocks-override")

@@ -1,0 +1,10 @@
+"""``python -m forerun.entrypoints.openai.api_server``: forerun serve under the name that vLLM scripts use."""
+
+from __future__ import annotations
+
+import sys
+
+from forerun.cli.serve import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The backend of the real thing: checkpoints, the artifact cache, the native executor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from forerun.config import NeuronConfig
+from forerun.server.backend import Loaded, RunOptions
+
+
+class NativeBackend:
+    """Implements :class:`forerun.server.backend.ServeBackend`. Everything heavy is imported when it is used."""
+
+    def context_length(self, model: str) -> int:
+        """The checkpoint's max_position_embeddings."""
+        from forerun.checkpoint import open_checkpoint
+
+        return open_checkpoint(model).config.max_position_embeddings
+
+    def is_artifact(self, path: Path) -> bool:
+        """Whether there is a manifest."""
+        from forerun.compiler.cache import is_artifact
+
+        return is_artifact(path)
+
+    def stored_config(self, path: Path) -> NeuronConfig:
+        """Read from the artifact; its weights are checked later, by ``load``."""
+        from forerun.compiler.artifact import open_artifact
+
+        return open_artifact(path, verify=False).neuron_config
+
+    def compile(self, model: str, config: NeuronConfig, path: Path | None, *, recompile: bool) -> Path:
+        """Compile, or find in the cache."""
+        from forerun.compiler.cache import cached_artifact
+
+        if path is None:
+            return cached_artifact(model, config, recompile=recompile).path
+        from forerun.checkpoint import open_checkpoint
+        from forerun.compiler.compile import compile_checkpoint
+
+        compile_checkpoint(open_checkpoint(model), config, path)
+        return path
+
+    def load(self, path: Path, config: NeuronConfig, options: RunOptions) -> Loaded:
+        """Check the artifact, map its weights, start the threads."""
+        from forerun.checkpoint.tokenizer import Tokenizer
+        from forerun.compiler.artifact import open_artifact
+        from forerun.runtime.loader import RunSettings, open_executor
+
+        artifact = open_artifact(path)
+        settings = RunSettings(options.threads, options.isa, max_rows=options.max_rows)
+        executor = open_executor(artifact, config, settings)
+        return Loaded(executor, Tokenizer(artifact.tokenizer_files()), executor.isa, executor.threads)
