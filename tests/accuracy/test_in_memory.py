@@ -48,7 +48,7 @@ def test_integer_formats(kind: str, tmp_path: Path) -> None:
 def test_weights_beyond_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(str(write_tiny(tmp_path, "llama", seed=1)))
     monkeypatch.setattr(in_memory, "read_host", lambda: replace(read_host(), memory_available=1000))
-    with pytest.raises(AccuracyError, match="0 MiB in float32, 0 MiB are available"):
+    with pytest.raises(AccuracyError, match=r"take \d+ MiB in float32, 0 MiB are available"):
         open_in_memory(checkpoint, float32_config(64))
 
 
