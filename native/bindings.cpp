@@ -29,15 +29,14 @@ T lookup(const std::map<std::string, T>& names, const std::string& name, const c
 }
 
 const std::map<std::string, Format> kFormats = {
-    {"float32", Format::Float32},        {"bfloat16", Format::BFloat16},      {"int4_f16_min", Format::Int4F16Min},
-    {"int4_f32_min", Format::Int4F32Min}, {"int4_f16", Format::Int4F16},       {"int8_f16", Format::Int8F16},
+    {"float32", Format::Float32},         {"bfloat16", Format::BFloat16},       {"int4_f16_min", Format::Int4F16Min},
+    {"int4_f32_min", Format::Int4F32Min}, {"int4_f16", Format::Int4F16},        {"int8_f16", Format::Int8F16},
     {"int8_f16_min", Format::Int8F16Min}, {"int8_channel", Format::Int8Channel}};
 const std::map<std::string, BufferType> kTypes = {{"f32", BufferType::F32}, {"q15", BufferType::Q15}};
-const std::map<std::string, Op> kOps = {{"embed", Op::Embed},         {"norm", Op::Norm},
-                                        {"norm_quant", Op::NormQuant}, {"quantize", Op::Quantize},
-                                        {"linear", Op::Linear},        {"rope_kv", Op::RopeKv},
-                                        {"attention", Op::Attention},  {"select_rows", Op::SelectRows},
-                                        {"sample", Op::Sample}};
+const std::map<std::string, Op> kOps = {
+    {"embed", Op::Embed},   {"norm", Op::Norm},      {"norm_quant", Op::NormQuant}, {"quantize", Op::Quantize},
+    {"linear", Op::Linear}, {"rope_kv", Op::RopeKv}, {"attention", Op::Attention},  {"select_rows", Op::SelectRows},
+    {"sample", Op::Sample}};
 const std::map<std::string, Epilogue> kEpilogues = {
     {"store", Epilogue::Store}, {"add", Epilogue::Add}, {"silu_mul", Epilogue::SiluMul}};
 
@@ -77,7 +76,8 @@ ExecutorLimits read_limits(const nb::dict& d) {
   return l;
 }
 
-int add_weight(BoundExecutor& self, const std::string& format, int n, int k, Array<uint8_t, 1> data, nb::object scales) {
+int add_weight(BoundExecutor& self, const std::string& format, int n, int k, Array<uint8_t, 1> data,
+               nb::object scales) {
   size_t count = 0;
   const float* channel = nullptr;
   if (!scales.is_none()) {
@@ -86,15 +86,20 @@ int add_weight(BoundExecutor& self, const std::string& format, int n, int k, Arr
     count = a.shape(0);
     self.kept.push_back(scales);
   }
-  const int id = self.executor->add_weight(lookup(kFormats, format, "format"), n, k, data.data(), data.size(), channel, count);
+  const int id =
+      self.executor->add_weight(lookup(kFormats, format, "format"), n, k, data.data(), data.size(), channel, count);
   self.kept.push_back(nb::cast(data));
   return id;
 }
 
 void add_instruction(BoundExecutor& self, const nb::dict& d) {
   Instruction i;
-  const auto number = [&](const char* key, int otherwise) { return d.contains(key) ? nb::cast<int>(d[key]) : otherwise; };
-  const auto real = [&](const char* key, float otherwise) { return d.contains(key) ? nb::cast<float>(d[key]) : otherwise; };
+  const auto number = [&](const char* key, int otherwise) {
+    return d.contains(key) ? nb::cast<int>(d[key]) : otherwise;
+  };
+  const auto real = [&](const char* key, float otherwise) {
+    return d.contains(key) ? nb::cast<float>(d[key]) : otherwise;
+  };
   const auto vector = [&](const char* key) -> nb::object { return d.contains(key) ? nb::object(d[key]) : nb::none(); };
   i.op = lookup(kOps, nb::cast<std::string>(d["op"]), "operator");
   i.label = nb::cast<std::string>(d["label"]);
@@ -109,7 +114,8 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
   i.layer = number("layer", 0);
   i.heads = number("heads", 0);
   i.window = number("window", 0);
-  i.epilogue = d.contains("epilogue") ? lookup(kEpilogues, nb::cast<std::string>(d["epilogue"]), "epilogue") : Epilogue::Store;
+  i.epilogue =
+      d.contains("epilogue") ? lookup(kEpilogues, nb::cast<std::string>(d["epilogue"]), "epilogue") : Epilogue::Store;
   const size_t least = static_cast<size_t>(number("vector_length", 0));
   i.vector = self.keep_vector(vector("vector"), least, i.label.c_str());
   i.vector2 = self.keep_vector(vector("vector2"), least, i.label.c_str());
@@ -131,8 +137,8 @@ void step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> po
   const size_t sampled = sample_rows.shape(0), seqs = block_tables.shape(0);
   same_length(positions, token_ids.shape(0), "positions");
   same_length(query_starts, seqs + 1, "query_starts");
-  for (size_t n : {temperature.shape(0), top_k.shape(0), top_p.shape(0), min_p.shape(0), seed.shape(0), num_logprobs.shape(0),
-                   tokens.shape(0), logprobs.shape(0), top_ids.shape(0), top_logprobs.shape(0)})
+  for (size_t n : {temperature.shape(0), top_k.shape(0), top_p.shape(0), min_p.shape(0), seed.shape(0),
+                   num_logprobs.shape(0), tokens.shape(0), logprobs.shape(0), top_ids.shape(0), top_logprobs.shape(0)})
     if (n != sampled) throw std::invalid_argument("step: sampling and result arrays need one entry per sampled row");
   same_length(adjust_starts, sampled + 1, "adjust_starts");
   same_length(allow_starts, sampled + 1, "allow_starts");
@@ -140,7 +146,8 @@ void step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> po
   same_length(adjust_rep, adjust_ids.shape(0), "adjust_rep");
   if (top_ids.shape(1) != top_logprobs.shape(1)) throw std::invalid_argument("step: top arrays differ in width");
   constexpr size_t kMost = 1u << 30;
-  if (token_ids.shape(0) > kMost || adjust_ids.shape(0) > kMost || allow_ids.shape(0) > kMost || block_tables.shape(1) > kMost)
+  if (token_ids.shape(0) > kMost || adjust_ids.shape(0) > kMost || allow_ids.shape(0) > kMost ||
+      block_tables.shape(1) > kMost)
     throw std::invalid_argument("step: an array is too long");
   StepArrays s;
   s.rows = static_cast<int>(token_ids.shape(0));
@@ -174,8 +181,9 @@ NB_MODULE(_native, m) {
   m.doc() = "Forerun's native core: kernels, thread team and executor.";
   bind_tools(m);
   m.def("usable_isas", &usable_isas, "Instruction sets that this processor can run, lowest first.");
-  m.def("block_bytes", [](const std::string& format) { return block_bytes(lookup(kFormats, format, "format")); },
-        "Bytes of one packed block (16 columns x 64 of K) of a weight format.");
+  m.def(
+      "block_bytes", [](const std::string& format) { return block_bytes(lookup(kFormats, format, "format")); },
+      "Bytes of one packed block (16 columns x 64 of K) of a weight format.");
   nb::class_<BoundExecutor>(m, "Executor")
       .def("__init__",
            [](BoundExecutor* self, const std::string& isa, const nb::dict& limits) {
@@ -185,7 +193,8 @@ NB_MODULE(_native, m) {
            [](BoundExecutor& self, const std::string& type, int width, bool sampled) {
              return self.executor->add_buffer(lookup(kTypes, type, "buffer type"), width, sampled);
            })
-      .def("add_weight", &add_weight, nb::arg("format"), nb::arg("n"), nb::arg("k"), nb::arg("data"), nb::arg("scales").none())
+      .def("add_weight", &add_weight, nb::arg("format"), nb::arg("n"), nb::arg("k"), nb::arg("data"),
+           nb::arg("scales").none())
       .def("set_rope",
            [](BoundExecutor& self, Array<float, 1> inv_freq) {
              self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)));
@@ -193,12 +202,14 @@ NB_MODULE(_native, m) {
       .def("add", &add_instruction)
       .def("step", &step, nb::arg("token_ids"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("block_tables"),
            nb::arg("sample_rows"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
-           nb::arg("seed"), nb::arg("num_logprobs"), nb::arg("adjust_starts"), nb::arg("adjust_ids"), nb::arg("adjust_add"),
-           nb::arg("adjust_rep"), nb::arg("allow_starts"), nb::arg("allow_ids"), nb::arg("tokens").noconvert(), nb::arg("logprobs").noconvert(),
-           nb::arg("top_ids").noconvert(), nb::arg("top_logprobs").noconvert(), nb::arg("logits").none())
+           nb::arg("seed"), nb::arg("num_logprobs"), nb::arg("adjust_starts"), nb::arg("adjust_ids"),
+           nb::arg("adjust_add"), nb::arg("adjust_rep"), nb::arg("allow_starts"), nb::arg("allow_ids"),
+           nb::arg("tokens").noconvert(), nb::arg("logprobs").noconvert(), nb::arg("top_ids").noconvert(),
+           nb::arg("top_logprobs").noconvert(), nb::arg("logits").none())
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })
-      .def("profile", [](BoundExecutor& self) { return self.executor->profile(); },
-           "Nanoseconds per instruction since profiling began; the last entry is the time between instructions.")
+      .def(
+          "profile", [](BoundExecutor& self) { return self.executor->profile(); },
+          "Nanoseconds per instruction since profiling began; the last entry is the time between instructions.")
       .def_prop_ro("reserved_bytes", [](BoundExecutor& self) { return self.executor->reserved_bytes(); })
       .def_prop_ro("kv_bytes", [](BoundExecutor& self) { return self.executor->kv_bytes(); });
 }

@@ -26,21 +26,28 @@ void need(bool ok, const char* message) {
 
 // Draws from given logits with the kernels of one instruction set; the executor's own sampling does the same per row.
 void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t, 1> positions, In<float, 1> temperature,
-            In<int32_t, 1> top_k, In<float, 1> top_p, In<float, 1> min_p, In<uint64_t, 1> seed, In<int32_t, 1> num_logprobs,
-            In<int32_t, 1> adjust_starts, In<int32_t, 1> adjust_ids, In<float, 1> adjust_add, In<float, 1> adjust_rep,
-            In<int32_t, 1> allow_starts, In<int32_t, 1> allow_ids, int global_topk, bool deterministic, Out<int32_t, 1> tokens,
-            Out<float, 1> logprobs, Out<int32_t, 2> top_ids, Out<float, 2> top_logprobs) {
+            In<int32_t, 1> top_k, In<float, 1> top_p, In<float, 1> min_p, In<uint64_t, 1> seed,
+            In<int32_t, 1> num_logprobs, In<int32_t, 1> adjust_starts, In<int32_t, 1> adjust_ids,
+            In<float, 1> adjust_add, In<float, 1> adjust_rep, In<int32_t, 1> allow_starts, In<int32_t, 1> allow_ids,
+            int global_topk, bool deterministic, Out<int32_t, 1> tokens, Out<float, 1> logprobs,
+            Out<int32_t, 2> top_ids, Out<float, 2> top_logprobs) {
   const Kernels& kernels = kernels_for(isa);
   const size_t rows = logits.shape(0);
-  need(vocab >= 1 && vocab <= 1 << 19 && logits.shape(1) >= static_cast<size_t>((vocab + 15) / 16 * 16), "vocab or logits");
-  for (size_t n : {positions.shape(0), temperature.shape(0), top_k.shape(0), top_p.shape(0), min_p.shape(0), seed.shape(0),
-                   num_logprobs.shape(0), tokens.shape(0), logprobs.shape(0), top_ids.shape(0), top_logprobs.shape(0)})
+  need(vocab >= 1 && vocab <= 1 << 19 && logits.shape(1) >= static_cast<size_t>((vocab + 15) / 16 * 16),
+       "vocab or logits");
+  for (size_t n :
+       {positions.shape(0), temperature.shape(0), top_k.shape(0), top_p.shape(0), min_p.shape(0), seed.shape(0),
+        num_logprobs.shape(0), tokens.shape(0), logprobs.shape(0), top_ids.shape(0), top_logprobs.shape(0)})
     need(n == rows, "arrays need one entry per row");
-  need(adjust_starts.shape(0) == rows + 1 && allow_starts.shape(0) == rows + 1, "list starts need one entry more than rows");
-  need(adjust_add.shape(0) == adjust_ids.shape(0) && adjust_rep.shape(0) == adjust_ids.shape(0), "adjustment lists differ");
+  need(adjust_starts.shape(0) == rows + 1 && allow_starts.shape(0) == rows + 1,
+       "list starts need one entry more than rows");
+  need(adjust_add.shape(0) == adjust_ids.shape(0) && adjust_rep.shape(0) == adjust_ids.shape(0),
+       "adjustment lists differ");
   need(top_ids.shape(1) == top_logprobs.shape(1), "top arrays differ in width");
-  for (size_t i = 0; i < adjust_ids.shape(0); ++i) need(adjust_ids.data()[i] >= 0 && adjust_ids.data()[i] < vocab, "adjust_ids");
-  for (size_t i = 0; i < allow_ids.shape(0); ++i) need(allow_ids.data()[i] >= 0 && allow_ids.data()[i] < vocab, "allow_ids");
+  for (size_t i = 0; i < adjust_ids.shape(0); ++i)
+    need(adjust_ids.data()[i] >= 0 && adjust_ids.data()[i] < vocab, "adjust_ids");
+  for (size_t i = 0; i < allow_ids.shape(0); ++i)
+    need(allow_ids.data()[i] >= 0 && allow_ids.data()[i] < vocab, "allow_ids");
   const Pages memory(sample_scratch_bytes(vocab));
   SampleScratch scratch = carve_sample_scratch(memory.data(), vocab);
   for (size_t r = 0; r < rows; ++r) {
@@ -57,7 +64,8 @@ void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t,
     row.temperature = temperature.data()[r], row.top_k = top_k.data()[r], row.top_p = top_p.data()[r];
     row.min_p = min_p.data()[r], row.seed = seed.data()[r], row.position = positions.data()[r];
     row.num_logprobs = num_logprobs.data()[r];
-    need(row.temperature >= 0.0f && row.top_k >= 0 && row.top_p >= 0.0f && row.min_p >= 0.0f, "a parameter is negative");
+    need(row.temperature >= 0.0f && row.top_k >= 0 && row.top_p >= 0.0f && row.min_p >= 0.0f,
+         "a parameter is negative");
     need(row.num_logprobs >= -1 && row.num_logprobs <= static_cast<int>(top_ids.shape(1)), "num_logprobs");
     row.global_topk = global_topk, row.deterministic = deterministic;
     row.adjust_ids = adjust_ids.data() + adjust, row.adjust_add = adjust_add.data() + adjust;
@@ -74,10 +82,11 @@ void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t,
 
 void bind_tools(nb::module_& m) {
   m.def("sample", &sample, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("vocab"), nb::arg("positions"),
-        nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"), nb::arg("seed"), nb::arg("num_logprobs"),
-        nb::arg("adjust_starts"), nb::arg("adjust_ids"), nb::arg("adjust_add"), nb::arg("adjust_rep"), nb::arg("allow_starts"),
-        nb::arg("allow_ids"), nb::arg("global_topk"), nb::arg("deterministic"), nb::arg("tokens").noconvert(),
-        nb::arg("logprobs").noconvert(), nb::arg("top_ids").noconvert(), nb::arg("top_logprobs").noconvert(),
+        nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"), nb::arg("seed"),
+        nb::arg("num_logprobs"), nb::arg("adjust_starts"), nb::arg("adjust_ids"), nb::arg("adjust_add"),
+        nb::arg("adjust_rep"), nb::arg("allow_starts"), nb::arg("allow_ids"), nb::arg("global_topk"),
+        nb::arg("deterministic"), nb::arg("tokens").noconvert(), nb::arg("logprobs").noconvert(),
+        nb::arg("top_ids").noconvert(), nb::arg("top_logprobs").noconvert(),
         "Draw from given logits (changed in place); positions are those of the drawn tokens.");
   m.def(
       "read_bandwidth",

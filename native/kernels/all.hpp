@@ -15,14 +15,22 @@ namespace forerun::FORERUN_ISA {
 
 static void linear(const LinearArgs& a) {
   switch (a.format) {
-    case Format::Float32: return linear_float<Format::Float32>(a);
-    case Format::BFloat16: return linear_float<Format::BFloat16>(a);
-    case Format::Int4F16Min: return linear_int<Format::Int4F16Min>(a);
-    case Format::Int4F32Min: return linear_int<Format::Int4F32Min>(a);
-    case Format::Int4F16: return linear_int<Format::Int4F16>(a);
-    case Format::Int8F16: return linear_int<Format::Int8F16>(a);
-    case Format::Int8F16Min: return linear_int<Format::Int8F16Min>(a);
-    case Format::Int8Channel: return linear_int<Format::Int8Channel>(a);
+    case Format::Float32:
+      return linear_float<Format::Float32>(a);
+    case Format::BFloat16:
+      return linear_float<Format::BFloat16>(a);
+    case Format::Int4F16Min:
+      return linear_int<Format::Int4F16Min>(a);
+    case Format::Int4F32Min:
+      return linear_int<Format::Int4F32Min>(a);
+    case Format::Int4F16:
+      return linear_int<Format::Int4F16>(a);
+    case Format::Int8F16:
+      return linear_int<Format::Int8F16>(a);
+    case Format::Int8F16Min:
+      return linear_int<Format::Int8F16Min>(a);
+    case Format::Int8Channel:
+      return linear_int<Format::Int8Channel>(a);
   }
 }
 

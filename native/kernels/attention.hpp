@@ -1,6 +1,6 @@
-// Attention over the block cache for a few consecutive rows of one sequence and the query heads of one KV head. Keys are
-// taken in tiles of 256 absolute positions; a tile has its own softmax, and tiles are merged in ascending order, so neither
-// the split over threads nor the number of rows changes a bit (docs/numerics.md).
+// Attention over the block cache for a few consecutive rows of one sequence and the query heads of one KV head. Keys
+// are taken in tiles of 256 absolute positions; a tile has its own softmax, and tiles are merged in ascending order, so
+// neither the split over threads nor the number of rows changes a bit (docs/numerics.md).
 #pragma once
 
 namespace forerun::FORERUN_ISA {
@@ -42,9 +42,9 @@ FORERUN_INLINE void score_keys(const uint8_t* k, int padded_dim, const float* co
 // What a tile needs to know about its keys and queries.
 struct TileView {
   const AttentionArgs& a;
-  int begin;            // first position of the tile
-  int first, last;      // keys [first, last) that some row sees, relative to the tile
-  int group;            // query heads per KV head
+  int begin;        // first position of the tile
+  int first, last;  // keys [first, last) that some row sees, relative to the tile
+  int group;        // query heads per KV head
   const uint8_t* k(int key) const { return head(a.layer.k, key); }
   const uint8_t* v(int key) const { return head(a.layer.v, key); }
   int slot(int key) const { return (begin + key) % a.shape.block_size; }
@@ -144,11 +144,9 @@ static void merge_state(float* into, const float* next, int padded_dim) {
   const float m1 = into[padded_dim], m2 = next[padded_dim];
   const float top = m1 > m2 ? m1 : m2;
   const float a = exp32(m1 - top), b = exp32(m2 - top);
-  for (int d = 0; d < padded_dim; d += 16)
-    store(into + d, fma(load(into + d), set1(a), mul(load(next + d), set1(b))));
+  for (int d = 0; d < padded_dim; d += 16) store(into + d, fma(load(into + d), set1(a), mul(load(next + d), set1(b))));
   into[padded_dim] = top;
-  into[padded_dim + 1] =
-      first_lane(fma(set1(into[padded_dim + 1]), set1(a), mul(set1(next[padded_dim + 1]), set1(b))));
+  into[padded_dim + 1] = first_lane(fma(set1(into[padded_dim + 1]), set1(a), mul(set1(next[padded_dim + 1]), set1(b))));
 }
 
 constexpr int kScoreQueries = 6, kValueQueries = 4;
@@ -169,12 +167,14 @@ void one_tile(const TileView& t, float* scores, float* state) {
         store(s + key, mul(load(s + key), keep_lanes(load(t.scales(t.a.layer.v_scale, key)), 0, t.last - key, 0.0f)));
   }
   i = 0;
-  for (; i + kValueQueries <= queries; i += kValueQueries) tile_values<Int8, kValueQueries>(t, i, scores, state, stride);
+  for (; i + kValueQueries <= queries; i += kValueQueries)
+    tile_values<Int8, kValueQueries>(t, i, scores, state, stride);
   for (; i + 3 <= queries; i += 3) tile_values<Int8, 3>(t, i, scores, state, stride);
   for (; i < queries; ++i) tile_values<Int8, 1>(t, i, scores, state, stride);
 }
 
-// Tiles [tile_begin, tile_end) into a.state, a row's tiles without visible keys left out. An untouched state has denominator 0.
+// Tiles [tile_begin, tile_end) into a.state, a row's tiles without visible keys left out. An untouched state has
+// denominator 0.
 static void attend_tiles(const AttentionArgs& a) {
   const int group = a.heads / a.shape.kv_heads, queries = a.rows * group, stride = a.shape.padded_dim + 16;
   float* scores = a.scratch;

@@ -1,5 +1,6 @@
-// Keys and values in blocks. K of a block and head: [slot / 16][dim / pack][16 slots][pack]; V: [slot / pack][dim][pack], with pack = 2
-// neighbours of bfloat16 or 4 of int8 in one 32-bit lane. So scores are computed 16 keys at a time and sums 16 dimensions at a time.
+// Keys and values in blocks. K of a block and head: [slot / 16][dim / pack][16 slots][pack]; V: [slot /
+// pack][dim][pack], with pack = 2 neighbours of bfloat16 or 4 of int8 in one 32-bit lane. So scores are computed 16
+// keys at a time and sums 16 dimensions at a time.
 #pragma once
 
 namespace forerun::FORERUN_ISA {

@@ -33,7 +33,8 @@ void float_rows(const LinearArgs& a, int row, int panel) {
         }
       }
       for (int r = 0; r < Rows; ++r) {
-        const f32x16 x0 = set1(x[static_cast<size_t>(r) * a.ldx + k]), x1 = set1(x[static_cast<size_t>(r) * a.ldx + k + 1]);
+        const f32x16 x0 = set1(x[static_cast<size_t>(r) * a.ldx + k]),
+                     x1 = set1(x[static_cast<size_t>(r) * a.ldx + k + 1]);
         for (int p = 0; p < Panels; ++p) {
           f32x16& sum = acc[r * Panels + p];
           sum = fma(x1, odd[p], fma(x0, even[p], sum));

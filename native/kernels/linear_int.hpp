@@ -1,5 +1,5 @@
-// Integer linear layers: exact int32 products inside a group of 32, then one fixed sequence of float operations per group,
-// so that every kernel, row count, instruction set and thread count gives the same bits (docs/numerics.md).
+// Integer linear layers: exact int32 products inside a group of 32, then one fixed sequence of float operations per
+// group, so that every kernel, row count, instruction set and thread count gives the same bits (docs/numerics.md).
 #pragma once
 
 namespace forerun::FORERUN_ISA {
@@ -18,9 +18,7 @@ struct Traits {
     if constexpr (kFloatScale) return load(reinterpret_cast<const float*>(p));
     return load_f16(p);
   }
-  FORERUN_METHOD static f32x16 minimum(const uint8_t* block, int half) {
-    return scale(block + 2 * kScales, half);
-  }
+  FORERUN_METHOD static f32x16 minimum(const uint8_t* block, int half) { return scale(block + 2 * kScales, half); }
 };
 
 // Adds segment sums as a balanced binary tree with one accumulator set per level.
@@ -69,8 +67,8 @@ struct TileInput {
   }
 };
 
-// acc += one group of 32 for Rows x Panels. `take(i, values)` fetches the weights of elements 4i..4i+3; `scales(p, d, m)` the group's
-// scale and minimum. With Fine both planes are multiplied; where low is zero that gives the same bits.
+// acc += one group of 32 for Rows x Panels. `take(i, values)` fetches the weights of elements 4i..4i+3; `scales(p, d,
+// m)` the group's scale and minimum. With Fine both planes are multiplied; where low is zero that gives the same bits.
 template <class T, bool Fine, int Rows, int Panels, class Take, class Scales>
 FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows>& x, int g, const Take& take,
                               const Scales& scales) {
@@ -101,7 +99,8 @@ FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows
       const int i = r * Panels + p;
       const float s = x.scale[r * x.groups + g];
       const f32x16 whole = Fine ? to_f32(add(shl<7>(high[i]), low[i])) : to_f32(high[i]);
-      acc[i] = fold_group<T::kChannel, T::kMin>(acc[i], whole, Fine ? s : s * 128.0f, x.scaled_sum[r * x.groups + g], d, m);
+      acc[i] =
+          fold_group<T::kChannel, T::kMin>(acc[i], whole, Fine ? s : s * 128.0f, x.scaled_sum[r * x.groups + g], d, m);
     }
   }
 }

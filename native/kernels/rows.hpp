@@ -3,8 +3,8 @@
 
 namespace forerun::FORERUN_ISA {
 
-// y[0..n) = x / rms(x) * weight; y is zero from n to `padded`. All three have room to the next multiple of 16; x and weight
-// are zero between n and there.
+// y[0..n) = x / rms(x) * weight; y is zero from n to `padded`. All three have room to the next multiple of 16; x and
+// weight are zero between n and there.
 static void rms_norm(const float* x, const float* weight, float eps, int n, int padded, float* y) {
   f32x16 squares = set1(0.0f);
   for (int i = 0; i < n; i += 16) {
@@ -18,8 +18,8 @@ static void rms_norm(const float* x, const float* weight, float eps, int n, int 
   for (; i < padded; i += 16) store(y + i, set1(0.0f));
 }
 
-// Quantises one row of `width` floats (a multiple of 16, then zeros up to out.k) in groups of 32. Groups whose largest magnitude
-// exceeds `fine_above` times the mean of all groups' keep 15 bits, the others 8.
+// Quantises one row of `width` floats (a multiple of 16, then zeros up to out.k) in groups of 32. Groups whose largest
+// magnitude exceeds `fine_above` times the mean of all groups' keep 15 bits, the others 8.
 static void quantize_row(const float* x, int width, float fine_above, const QuantRows& out, int row) {
   const int groups = out.k / kGroup;
   float* const scales = out.scale + static_cast<size_t>(row) * groups;
@@ -98,18 +98,30 @@ static void embedding_row(const LinearArgs& w, int index, float* out) {
         break;
       case Format::BFloat16:
         for (int i = 0; i < kBlock; ++i) {
-          const uint32_t bits = static_cast<uint32_t>(
-                                    reinterpret_cast<const uint16_t*>(block)[(i / 2 * kPanel + lane) * 2 + i % 2])
-                                << 16;
+          const uint32_t bits =
+              static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(block)[(i / 2 * kPanel + lane) * 2 + i % 2])
+              << 16;
           std::memcpy(out + i, &bits, 4);
         }
         break;
-      case Format::Int4F16Min: unpack_row_block<Format::Int4F16Min>(block, lane, channel, out); break;
-      case Format::Int4F32Min: unpack_row_block<Format::Int4F32Min>(block, lane, channel, out); break;
-      case Format::Int4F16: unpack_row_block<Format::Int4F16>(block, lane, channel, out); break;
-      case Format::Int8F16: unpack_row_block<Format::Int8F16>(block, lane, channel, out); break;
-      case Format::Int8F16Min: unpack_row_block<Format::Int8F16Min>(block, lane, channel, out); break;
-      case Format::Int8Channel: unpack_row_block<Format::Int8Channel>(block, lane, channel, out); break;
+      case Format::Int4F16Min:
+        unpack_row_block<Format::Int4F16Min>(block, lane, channel, out);
+        break;
+      case Format::Int4F32Min:
+        unpack_row_block<Format::Int4F32Min>(block, lane, channel, out);
+        break;
+      case Format::Int4F16:
+        unpack_row_block<Format::Int4F16>(block, lane, channel, out);
+        break;
+      case Format::Int8F16:
+        unpack_row_block<Format::Int8F16>(block, lane, channel, out);
+        break;
+      case Format::Int8F16Min:
+        unpack_row_block<Format::Int8F16Min>(block, lane, channel, out);
+        break;
+      case Format::Int8Channel:
+        unpack_row_block<Format::Int8Channel>(block, lane, channel, out);
+        break;
     }
   }
 }

@@ -62,8 +62,7 @@ static int draw(const Logits& l, Cut cut, float temperature, float min_p, uint64
     scale_block(l, b, cut, temperature, min_p, scaled);
     random_bits(seed, position, b * (kSampleBlock / 4), bits24);
     if (!can_reach(scaled, bits24, bound - slack)) continue;
-    for (int i = 0; i < kSampleBlock; i += 16)
-      store(score + i, add(load(scaled + i), gumbel(uniform(bits24 + i))));
+    for (int i = 0; i < kSampleBlock; i += 16) store(score + i, add(load(scaled + i), gumbel(uniform(bits24 + i))));
     for (int i = 0; i < kSampleBlock; ++i) {
       if (!(score[i] > best)) continue;
       best = score[i];

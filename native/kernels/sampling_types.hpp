@@ -15,10 +15,10 @@ struct SampleRow {
   float top_p = 1.0f;        // 1 or more: off
   float min_p = 0.0f;        // 0: off
   uint64_t seed = 0;
-  int32_t position = 0;       // of the token that is drawn: that of the row plus 1
-  int32_t num_logprobs = -1;  // -1: no log-probabilities at all; at most top_width
-  int32_t global_topk = 0;    // a cut for every row; 0: off
-  bool deterministic = false;  // the random number is 0.5
+  int32_t position = 0;                 // of the token that is drawn: that of the row plus 1
+  int32_t num_logprobs = -1;            // -1: no log-probabilities at all; at most top_width
+  int32_t global_topk = 0;              // a cut for every row; 0: off
+  bool deterministic = false;           // the random number is 0.5
   const int32_t* adjust_ids = nullptr;  // [adjust_count]
   const float* adjust_add = nullptr;
   const float* adjust_rep = nullptr;

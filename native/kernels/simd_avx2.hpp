@@ -1,4 +1,5 @@
-// Sixteen-lane vectors as two AVX2 registers (AVX2, FMA, F16C). The order of every operation is that of one register of 16.
+// Sixteen-lane vectors as two AVX2 registers (AVX2, FMA, F16C). The order of every operation is that of one register
+// of 16.
 #pragma once
 #include <immintrin.h>
 

@@ -39,11 +39,11 @@ FORERUN_INLINE i32x16 set1(int32_t x) {
   FORERUN_LANES r.v[j] = x;
   return r;
 }
-#define FORERUN_BINARY(name, expr)               \
+#define FORERUN_BINARY(name, expr)                 \
   FORERUN_INLINE f32x16 name(f32x16 a, f32x16 b) { \
-    f32x16 r;                                    \
-    FORERUN_LANES r.v[j] = (expr);               \
-    return r;                                    \
+    f32x16 r;                                      \
+    FORERUN_LANES r.v[j] = (expr);                 \
+    return r;                                      \
   }
 FORERUN_BINARY(add, a.v[j] + b.v[j])
 FORERUN_BINARY(sub, a.v[j] - b.v[j])
@@ -213,7 +213,7 @@ FORERUN_INLINE i32x16 dot(i32x16 acc, u8x64 w, s8x4 a) {
 #undef FORERUN_LANES
 
 // Register tiles (rows x panels of 16 columns) that fit this instruction set.
-inline constexpr int kStreamRows = 1;                       // rows of one pass over the streamed weights
+inline constexpr int kStreamRows = 1;                     // rows of one pass over the streamed weights
 inline constexpr int kStreamPanels[5] = {0, 1, 1, 1, 1};  // panels taken together, by rows
 inline constexpr int kTileRows = 2, kTilePanels = 1;      // many rows
 

@@ -6,7 +6,8 @@
 namespace forerun {
 
 // Weights are stored in panels of 16 rows of W (output columns), each panel in blocks of 64 along K.
-// One block: the quantised values, then two groups of 16 scales, then two groups of 16 minima (where the format has them).
+// One block: the quantised values, then two groups of 16 scales, then two groups of 16 minima (where the format has
+// them).
 enum class Format : int { Float32, BFloat16, Int4F16Min, Int4F32Min, Int4F16, Int8F16, Int8F16Min, Int8Channel };
 inline constexpr int kPanel = 16;  // output columns of a panel
 inline constexpr int kBlock = 64;  // elements of K in a block
@@ -14,21 +15,29 @@ inline constexpr int kGroup = 32;  // elements that share an activation scale (a
 
 constexpr size_t block_bytes(Format f) {
   switch (f) {
-    case Format::Float32: return 4096;
-    case Format::BFloat16: return 2048;
-    case Format::Int4F16Min: return 512 + 64 + 64;
-    case Format::Int4F32Min: return 512 + 128 + 128;
-    case Format::Int4F16: return 512 + 64;
-    case Format::Int8F16: return 1024 + 64;
-    case Format::Int8F16Min: return 1024 + 64 + 64;
-    case Format::Int8Channel: return 1024;
+    case Format::Float32:
+      return 4096;
+    case Format::BFloat16:
+      return 2048;
+    case Format::Int4F16Min:
+      return 512 + 64 + 64;
+    case Format::Int4F32Min:
+      return 512 + 128 + 128;
+    case Format::Int4F16:
+      return 512 + 64;
+    case Format::Int8F16:
+      return 1024 + 64;
+    case Format::Int8F16Min:
+      return 1024 + 64 + 64;
+    case Format::Int8Channel:
+      return 1024;
   }
   return 0;
 }
 constexpr bool is_integer(Format f) { return f != Format::Float32 && f != Format::BFloat16; }
 
-// Activations of `rows` rows in groups of 32: 128 * high + low, times the group's scale. In groups of ordinary size low is zero
-// (8 bits); groups that stick out of their row, and all groups of the LM head's input, are `fine`: 15 bits.
+// Activations of `rows` rows in groups of 32: 128 * high + low, times the group's scale. In groups of ordinary size low
+// is zero (8 bits); groups that stick out of their row, and all groups of the LM head's input, are `fine`: 15 bits.
 struct QuantRows {
   int8_t* high = nullptr;       // [rows, k]
   int8_t* low = nullptr;        // [rows, k]
@@ -42,21 +51,21 @@ struct QuantRows {
 enum class Epilogue : int { Store, Add, SiluMul };
 
 struct LinearArgs {
-  const uint8_t* weights = nullptr;  // panels of the whole matrix
+  const uint8_t* weights = nullptr;      // panels of the whole matrix
   const float* channel_scale = nullptr;  // [16 * panels], Int8Channel only
-  const float* bias = nullptr;       // [16 * panels] or null
+  const float* bias = nullptr;           // [16 * panels] or null
   Format format = Format::Float32;
-  int blocks = 0;                    // blocks of 64 along K
-  int splits = 1;                    // K segments, a power of two
-  QuantRows quant;                   // integer formats
-  const float* x = nullptr;          // float formats: [rows, ldx], zero beyond K
+  int blocks = 0;            // blocks of 64 along K
+  int splits = 1;            // K segments, a power of two
+  QuantRows quant;           // integer formats
+  const float* x = nullptr;  // float formats: [rows, ldx], zero beyond K
   int ldx = 0;
   int rows = 0;
-  float* y = nullptr;                // [rows, ldy]
+  float* y = nullptr;  // [rows, ldy]
   int ldy = 0;
   Epilogue epilogue = Epilogue::Store;
   int panel_begin = 0, panel_end = 0;  // this thread's share; even bounds with SiluMul
-  uint8_t* scratch = nullptr;        // at least linear_scratch_bytes(blocks)
+  uint8_t* scratch = nullptr;          // at least linear_scratch_bytes(blocks)
 };
 constexpr size_t linear_scratch_bytes(int blocks) { return static_cast<size_t>(blocks) * 2 * (1024 + 128 + 128) + 256; }
 
@@ -69,9 +78,9 @@ struct KvLayer {
 };
 struct KvShape {
   int kv_heads = 0;
-  int head_dim = 0;        // true size
-  int padded_dim = 0;      // multiple of 16
-  int block_size = 0;      // tokens, multiple of 16
+  int head_dim = 0;    // true size
+  int padded_dim = 0;  // multiple of 16
+  int block_size = 0;  // tokens, multiple of 16
   bool int8 = false;
   size_t head_bytes() const { return static_cast<size_t>(block_size) * padded_dim * (int8 ? 1 : 2); }
   size_t block_stride() const { return head_bytes() * kv_heads; }
@@ -80,7 +89,7 @@ struct KvShape {
 struct RopeKvArgs {
   const float* qkv = nullptr;  // [rows, ldqkv]: query heads, key heads, value heads
   int ldqkv = 0;
-  float* q = nullptr;          // [rows, heads * padded_dim]
+  float* q = nullptr;  // [rows, heads * padded_dim]
   int heads = 0;
   float scale = 1.0f;
   const float* q_norm = nullptr;  // [head_dim] or null
@@ -95,25 +104,25 @@ struct RopeKvArgs {
   int row_begin = 0, row_end = 0;
 };
 
-inline constexpr int kTile = 256;        // keys of an attention tile, at absolute positions
-inline constexpr int kQueryRows = 8;     // rows handled together
+inline constexpr int kTile = 256;     // keys of an attention tile, at absolute positions
+inline constexpr int kQueryRows = 8;  // rows handled together
 
 // A piece of attention: up to kQueryRows consecutive rows of one sequence, one KV head, a range of tiles.
 struct AttentionArgs {
-  const float* q = nullptr;    // [rows, heads * padded_dim], already scaled
-  float* out = nullptr;        // [rows, ldo]: heads * head_dim
+  const float* q = nullptr;  // [rows, heads * padded_dim], already scaled
+  float* out = nullptr;      // [rows, ldo]: heads * head_dim
   int ldo = 0;
   int heads = 0;
   int kv_head = 0;
-  int window = 0;              // 0: unlimited
+  int window = 0;  // 0: unlimited
   int row_begin = 0, rows = 0;
-  int first_position = 0;      // of row_begin
+  int first_position = 0;  // of row_begin
   int tile_begin = 0, tile_end = 0;
   const int32_t* block_table = nullptr;
   KvLayer layer;
   KvShape shape;
-  float* state = nullptr;      // [rows * group][padded_dim + 16]: sum vector, then maximum and denominator
-  float* scratch = nullptr;    // attention_scratch_floats(...)
+  float* state = nullptr;    // [rows * group][padded_dim + 16]: sum vector, then maximum and denominator
+  float* scratch = nullptr;  // attention_scratch_floats(...)
 };
 constexpr size_t attention_state_floats(int padded_dim) { return static_cast<size_t>(padded_dim) + 16; }
 

@@ -67,7 +67,7 @@ Executor::Executor(const Kernels& kernels, ExecutorLimits limits)
   next_item_ = std::make_unique<std::atomic<int>[]>(l.layers);
   parts_done_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(kMaxGroups) * l.layers);
   reserved_ = kv_.size() + kv_scales_.size() + states_.size();
-    for (int t = 0; t < l.threads; ++t) sample_memory_.emplace_back(sample_scratch_bytes(l.vocab));
+  for (int t = 0; t < l.threads; ++t) sample_memory_.emplace_back(sample_scratch_bytes(l.vocab));
 }
 
 int Executor::add_buffer(BufferType type, int width, bool sampled) {
@@ -138,12 +138,13 @@ void Executor::add(Instruction i) {
     case Op::NormQuant:
     case Op::Quantize:
       require(i.input >= 0 && i.output >= 0 && type(i.input) == BufferType::F32 && width(i.input) == width(i.output) &&
-                  (type(i.output) == BufferType::F32) == (i.op == Op::Norm) && 
+                  (type(i.output) == BufferType::F32) == (i.op == Op::Norm) &&
                   (i.op == Op::Quantize || (i.vector && i.width >= 1 && i.width <= width(i.input))),
               i.label + ": buffers do not fit");
       break;
     case Op::Linear: {
-      require(i.input >= 0 && i.output >= 0 && i.weight >= 0 && type(i.output) == BufferType::F32, i.label + ": buffers");
+      require(i.input >= 0 && i.output >= 0 && i.weight >= 0 && type(i.output) == BufferType::F32,
+              i.label + ": buffers");
       const WeightRef& w = weights_[i.weight];
       const int out = i.epilogue == Epilogue::SiluMul ? w.n / 2 : w.n;
       require(width(i.input) >= w.args.blocks * kBlock && width(i.output) >= out &&
@@ -201,14 +202,18 @@ void Executor::set_profile(bool on) {
 void Executor::check(const StepArrays& s) const {
   const ExecutorLimits& l = limits_;
   require(!program_.empty() && program_.back().op == Op::Sample, "the program does not end with sample");
-  require(s.rows >= 1 && s.rows <= l.max_rows, "step: " + std::to_string(s.rows) + " rows, the limit is " + std::to_string(l.max_rows));
-  require(s.seqs >= 1 && s.seqs <= l.max_seqs, "step: " + std::to_string(s.seqs) + " sequences, the limit is " + std::to_string(l.max_seqs));
+  require(s.rows >= 1 && s.rows <= l.max_rows,
+          "step: " + std::to_string(s.rows) + " rows, the limit is " + std::to_string(l.max_rows));
+  require(s.seqs >= 1 && s.seqs <= l.max_seqs,
+          "step: " + std::to_string(s.seqs) + " sequences, the limit is " + std::to_string(l.max_seqs));
   require(s.sampled >= 0 && s.sampled <= l.max_sample_rows,
           "step: " + std::to_string(s.sampled) + " sampled rows, the limit is " + std::to_string(l.max_sample_rows));
-  require(s.query_starts[0] == 0 && s.query_starts[s.seqs] == s.rows, "step: query_starts must run from 0 to the number of rows");
+  require(s.query_starts[0] == 0 && s.query_starts[s.seqs] == s.rows,
+          "step: query_starts must run from 0 to the number of rows");
   for (int r = 0; r < s.rows; ++r)
-    require(s.token_ids[r] >= 0 && s.token_ids[r] < l.vocab,
-            "step: token id " + std::to_string(s.token_ids[r]) + " is outside the vocabulary of " + std::to_string(l.vocab));
+    require(s.token_ids[r] >= 0 && s.token_ids[r] < l.vocab, "step: token id " + std::to_string(s.token_ids[r]) +
+                                                                 " is outside the vocabulary of " +
+                                                                 std::to_string(l.vocab));
   check_tables(s);
   check_sampling(s);
 }
@@ -220,7 +225,8 @@ void Executor::check_tables(const StepArrays& s) const {
     const int first = s.positions[begin];
     require(first >= 0 && first + (end - begin) <= limits_.max_model_len,
             "step: positions must lie within 0.." + std::to_string(limits_.max_model_len - 1));
-    for (int r = begin; r < end; ++r) require(s.positions[r] == first + (r - begin), "step: positions of a sequence must be consecutive");
+    for (int r = begin; r < end; ++r)
+      require(s.positions[r] == first + (r - begin), "step: positions of a sequence must be consecutive");
     const int blocks = (first + (end - begin) + limits_.block_size - 1) / limits_.block_size;
     require(blocks <= s.table_width, "step: the block table is too narrow");
     for (int b = 0; b < blocks; ++b) {
@@ -237,13 +243,16 @@ void Executor::check_sampling(const StepArrays& s) const {
     require(s.temperature[r] >= 0.0f && s.temperature[r] < 1e6f, "step: temperature must be within 0..1e6");
     require(s.top_k[r] >= 0 && s.top_p[r] > 0.0f && s.top_p[r] <= 1.0f && s.min_p[r] >= 0.0f && s.min_p[r] <= 1.0f,
             "step: top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1 must hold");
-    require(s.num_logprobs[r] >= -1 && s.num_logprobs[r] <= s.top_width, "step: num_logprobs is outside the result arrays");
-    require(s.adjust_starts[r] >= 0 && s.adjust_starts[r] <= s.adjust_starts[r + 1] && s.adjust_starts[r + 1] <= s.adjust_count &&
-                s.allow_starts[r] >= 0 && s.allow_starts[r] <= s.allow_starts[r + 1] && s.allow_starts[r + 1] <= s.allow_count,
+    require(s.num_logprobs[r] >= -1 && s.num_logprobs[r] <= s.top_width,
+            "step: num_logprobs is outside the result arrays");
+    require(s.adjust_starts[r] >= 0 && s.adjust_starts[r] <= s.adjust_starts[r + 1] &&
+                s.adjust_starts[r + 1] <= s.adjust_count && s.allow_starts[r] >= 0 &&
+                s.allow_starts[r] <= s.allow_starts[r + 1] && s.allow_starts[r + 1] <= s.allow_count,
             "step: adjustment lists are outside their arrays");
   }
   for (int i = 0; i < s.adjust_count; ++i)
-    require(s.adjust_ids[i] >= 0 && s.adjust_ids[i] < limits_.vocab && s.adjust_rep[i] > 0.0f, "step: an adjustment is outside the vocabulary");
+    require(s.adjust_ids[i] >= 0 && s.adjust_ids[i] < limits_.vocab && s.adjust_rep[i] > 0.0f,
+            "step: an adjustment is outside the vocabulary");
   for (int i = 0; i < s.allow_count; ++i)
     require(s.allow_ids[i] >= 0 && s.allow_ids[i] < limits_.vocab, "step: an allowed token is outside the vocabulary");
 }
@@ -278,7 +287,8 @@ void Executor::plan_attention(const StepArrays& s, int begin, int end) {
   max_groups_ = 0;
   int heads = 0;
   for (const Instruction& i : program_) heads = std::max(heads, i.heads);
-  const size_t state = static_cast<size_t>(heads / limits_.kv_heads) * kQueryRows * attention_state_floats(shape_.padded_dim);
+  const size_t state =
+      static_cast<size_t>(heads / limits_.kv_heads) * kQueryRows * attention_state_floats(shape_.padded_dim);
   size_t used = 0;
   for (int q = 0; q < s.seqs; ++q) {
     const int from = std::max(begin, s.query_starts[q]), to = std::min(end, s.query_starts[q + 1]);
@@ -292,7 +302,8 @@ void Executor::plan_attention(const StepArrays& s, int begin, int end) {
           items_.push_back({q, row, rows, first, h, 0, tiles, 0, 0, 1, 0});
           continue;
         }
-        for (int t = 0; t < tiles; ++t) items_.push_back({q, row, rows, first, h, t, t + 1, max_groups_, t, tiles, used});
+        for (int t = 0; t < tiles; ++t)
+          items_.push_back({q, row, rows, first, h, t, t + 1, max_groups_, t, tiles, used});
         used += state * tiles;
         ++max_groups_;
       }
@@ -304,9 +315,7 @@ void Executor::plan_attention(const StepArrays& s, int begin, int end) {
     });
 }
 
-bool Executor::repeated(const Instruction& i, int rows) const {
-  return rows <= kRepeatRows && row_wise_op(i.op);
-}
+bool Executor::repeated(const Instruction& i, int rows) const { return rows <= kRepeatRows && row_wise_op(i.op); }
 
 void Executor::finish_instruction(size_t index, int thread) {
   if (!profiling_ || thread != 0) return;
@@ -353,15 +362,21 @@ void Executor::run_sampled(const StepArrays& s, int first, int last, int thread)
 
 void Executor::run(const Instruction& i, const StepArrays& s, int rows, int thread) {
   switch (i.op) {
-    case Op::Embed: return embed(i, s, rows, thread);
+    case Op::Embed:
+      return embed(i, s, rows, thread);
     case Op::Norm:
     case Op::NormQuant:
-    case Op::Quantize: return row_wise(i, rows, thread);
-    case Op::Linear: return linear(i, rows, thread);
-    case Op::RopeKv: return rope_kv(i, rows, thread);
-    case Op::Attention: return attention(i, s, thread);
+    case Op::Quantize:
+      return row_wise(i, rows, thread);
+    case Op::Linear:
+      return linear(i, rows, thread);
+    case Op::RopeKv:
+      return rope_kv(i, rows, thread);
+    case Op::Attention:
+      return attention(i, s, thread);
     case Op::SelectRows:
-    case Op::Sample: return;  // run_sampled
+    case Op::Sample:
+      return;  // run_sampled
   }
 }
 
@@ -464,7 +479,8 @@ void Executor::attention(const Instruction& i, const StepArrays& s, int thread) 
   a.layer = layer(i.layer);
   a.shape = shape_;
   float* own = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
-  const size_t states = static_cast<size_t>(i.heads / limits_.kv_heads) * kQueryRows * attention_state_floats(shape_.padded_dim);
+  const size_t states =
+      static_cast<size_t>(i.heads / limits_.kv_heads) * kQueryRows * attention_state_floats(shape_.padded_dim);
   const int count = static_cast<int>(items_.size());
   for (int n; (n = next_item_[i.layer].fetch_add(1, std::memory_order_relaxed)) < count;) {
     const AttentionItem& item = items_[n];
@@ -493,7 +509,8 @@ void Executor::select_rows(const Instruction& i, const StepArrays& s, int first,
   Buffer& out = buffers_[i.output];
   for (int r = thread; r < rows; r += team_.size())
     std::memcpy(out.f32 + static_cast<size_t>(r) * out.width,
-                in.f32 + static_cast<size_t>(s.sample_rows[first + r] - chunk_begin_) * in.width, sizeof(float) * in.width);
+                in.f32 + static_cast<size_t>(s.sample_rows[first + r] - chunk_begin_) * in.width,
+                sizeof(float) * in.width);
 }
 
 void Executor::sample(const Instruction& i, const StepArrays& s, int first, int rows, int thread) {

@@ -1,4 +1,5 @@
-// Runs a program: one call per engine step, everything allocated before. Built through add_* calls, then used through step.
+// Runs a program: one call per engine step, everything allocated before. Built through add_* calls, then used through
+// step.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -16,8 +17,8 @@ namespace forerun {
 struct ExecutorLimits {
   int threads = 1;
   std::vector<int> cpus;
-  int max_rows = 0;         // rows of a step
-  int chunk_rows = 256;     // rows that pass through the layers together
+  int max_rows = 0;      // rows of a step
+  int chunk_rows = 256;  // rows that pass through the layers together
   int max_seqs = 0;
   int max_sample_rows = 0;
   int max_model_len = 0;
@@ -43,7 +44,7 @@ struct Instruction {
   Op op = Op::Embed;
   std::string label;
   int input = -1, output = -1;
-  int weight = -1;               // Linear, Embed
+  int weight = -1;                 // Linear, Embed
   const float* vector = nullptr;   // Norm: weight; RopeKv: q norm; Linear: bias
   const float* vector2 = nullptr;  // RopeKv: k norm
   float eps = 0.0f, scale = 1.0f;
@@ -104,8 +105,8 @@ class Executor {
     BufferType type;
     int width = 0;  // columns, padded
     bool sampled = false;
-    bool by_rows = false;          // while building: the last instruction that wrote it works row by row
-    Pages memory;                  // shared rows
+    bool by_rows = false;  // while building: the last instruction that wrote it works row by row
+    Pages memory;          // shared rows
     float* f32 = nullptr;
     QuantRows quant;
     std::vector<Pages> own_memory;  // a few rows per thread, for work that every thread repeats

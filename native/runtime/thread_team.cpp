@@ -48,8 +48,7 @@ void Barrier::wait() {
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
 }
 
-ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus)
-    : size_(size), begin_(size), inner_(size), end_(size) {
+ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus) : size_(size), begin_(size), inner_(size), end_(size) {
   for (int i = 1; i < size; ++i) {
     threads_.emplace_back([this, i] { loop(i); });
     if (static_cast<size_t>(i) < cpus.size()) {
