@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import httpx
 from forerun.checkpoint import Tokenizer
 from forerun.config import NeuronConfig
 from forerun.engine import EngineSettings
-from forerun.runtime.oracle import OracleExecutor
+from forerun.runtime.oracle import Draw, OracleExecutor, predict
 from forerun.runtime.step import Executor, StepInput, StepOutput
 from forerun.server.run import Server
 from forerun.server.service import ModelInfo, Service
@@ -38,7 +39,8 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 class PacedExecutor(OracleExecutor):
-    """An oracle whose steps take ``seconds`` each, or that waits until ``gate`` is set."""
+    """An oracle whose steps take ``seconds`` each, that waits until ``gate`` is set, fails ``fail`` times, and draws
+    ``script[position]`` where there is one."""
 
     def __init__(self, seconds: float = 0.0, **limits: int) -> None:
         super().__init__(**{"vocab_size": VOCAB, "num_blocks": 256, "max_model_len": 512, **limits})
@@ -46,6 +48,7 @@ class PacedExecutor(OracleExecutor):
         self.gate = threading.Event()
         self.gate.set()
         self.fail = 0
+        self.script: dict[int, int] = {}
 
     def step(self, batch: StepInput) -> StepOutput:
         self.gate.wait()
@@ -54,7 +57,10 @@ class PacedExecutor(OracleExecutor):
         if self.fail:
             self.fail -= 1
             raise RuntimeError("injected")
-        return super().step(batch)
+        output = super().step(batch)
+        for row, at in enumerate(batch.positions[batch.sample_rows]):
+            output.tokens[row] = self.script.get(int(at) + 1, int(output.tokens[row]))
+        return output
 
 
 class Running:
@@ -138,3 +144,16 @@ def running(
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """The JSON events of a stream, checked as strictly as the load tests read it."""
+    lines = [line for line in text.split("\n") if line]
+    assert all(line.startswith("data: ") for line in lines), lines
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def answer_ids(prompt: list[int], count: int, **draw: Any) -> list[int]:
+    """What the oracle must answer."""
+    return predict(prompt, count, VOCAB, Draw(**draw))

@@ -51,6 +51,7 @@ class Gate:
         started, load = time.monotonic(), 1 if path in GENERATION_ROUTES else 0
         metrics.in_flight += load
         try:
+            self._check_headers(scope)
             self._check_key(scope)
             await self._app(scope, receive, watched)
         except ClientGone:
@@ -83,6 +84,11 @@ class Gate:
             "method": scope["method"],
             "path": scope["path"][:200],
         }
+
+    def _check_headers(self, scope: Scope) -> None:
+        cap = self._service.settings.caps.header_bytes
+        if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["path"]) > cap:
+            raise ApiError(431, f"the headers are larger than the {cap} bytes that this server takes")
 
     def _check_key(self, scope: Scope) -> None:
         """Raise ApiError unless the route may be used with the key that came. Keys are compared in constant time."""

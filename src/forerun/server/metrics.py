@@ -32,7 +32,19 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "request_max_num_generation_tokens": ("Largest number of tokens among the answers to a prompt.", h.TOKENS),
 }
 _KNOWN_ROUTES = frozenset(
-    ["/v1/completions", "/v1/chat/completions", "/v1/models", "/tokenize", "/detokenize", "/health", "/version", "/load", "/metrics", "/reset_prefix_cache", "/openapi.json"]
+    (
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/tokenize",
+        "/detokenize",
+        "/health",
+        "/version",
+        "/load",
+        "/metrics",
+        "/reset_prefix_cache",
+        "/openapi.json",
+    )
 )
 
 

@@ -5,10 +5,19 @@ Bounds that a server may set differently come from its ``Caps``, given as the va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from forerun.errors import did_you_mean
@@ -27,22 +36,17 @@ def caps_of(info: ValidationInfo) -> Caps:
     return info.context if isinstance(info.context, Caps) else Caps()
 
 
-def capped(name: str, measure: Callable[[Any], int] = len) -> AfterValidator:
-    """A bound from ``Caps.<name>`` on a value's size."""
+def capped(name: str) -> BeforeValidator:
+    """A bound from ``Caps.<name>`` on a number, or on a size (before the entries are looked at)."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
+        size = len(value) if isinstance(value, str | list | dict) else value
         cap = getattr(caps_of(info), name)
-        if value is not None and measure(value) > cap:
-            raise PydanticCustomError(
-                "above_cap", "{size} is above the {cap} that this server allows", {"size": measure(value), "cap": cap}
-            )
+        if isinstance(size, int) and size > cap:
+            raise wrong(f"{size} is above the {cap} that this server allows")
         return value
 
-    return AfterValidator(check)
-
-
-def _number(value: Any) -> int:
-    return int(value)
+    return BeforeValidator(check)
 
 
 def wrong(message: str) -> PydanticCustomError:
@@ -129,7 +133,7 @@ Prompts = Annotated[Any, AfterValidator(_prompts), WithJsonSchema(_PROMPT_SCHEMA
 Stop = Annotated[Any, AfterValidator(_stop), WithJsonSchema(_STOP_SCHEMA)]
 Content = Annotated[Any, AfterValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)]
 TokenId = Annotated[int, Field(ge=0, le=INT32)]
-Logprobs = Annotated[int, Field(ge=0, le=1000), capped("logprobs", _number)]
+Logprobs = Annotated[int, Field(ge=0, le=1000), capped("logprobs")]
 LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], capped("logit_bias")]
 
 
@@ -151,7 +155,7 @@ class GenerationRequest(Strict):
     model: str | None = Field(None, max_length=1024)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=4096), capped("n", _number)] | None = None
+    n: Annotated[int, Field(ge=1, le=4096), capped("n")] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -162,13 +166,15 @@ class GenerationRequest(Strict):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     seed: Annotated[int, Field(ge=-INT64, le=2 * INT64 - 1)] | None = None
     stop: Stop = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=65536), capped("stop_tokens")] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True), capped("stop_tokens")] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     logit_bias: LogitBias | None = None
-    allowed_token_ids: Annotated[list[TokenId], Field(max_length=1 << 20)] | None = None
-    bad_words: Annotated[list[Annotated[str, Field(min_length=1)]], capped("bad_words")] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
+    bad_words: (
+        Annotated[list[Annotated[str, Field(min_length=1)]], Field(fail_fast=True), capped("bad_words")] | None
+    ) = None
     prompt_logprobs: Logprobs | None = None
     priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
     cache_salt: Annotated[str, Field(min_length=1), capped("salt_chars")] | None = None
@@ -194,7 +200,7 @@ class ChatMessage(Strict):
     name: Annotated[str, Field(max_length=256)] | None = None
 
 
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=1 << 16), capped("messages")]
+Messages = Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True), capped("messages")]
 
 
 class TemplateArguments(Strict):
