@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from forerun.compiler.formats import IntWeight
 from forerun.compiler.pack import pack
 from forerun.compiler.program import Program
 from forerun.runtime.native import NativeExecutor, NativeOptions, PackedWeight
+from forerun.runtime.reference import ReferenceExecutor
 from tests.support.reference_models import TinyModel, weights_of
 
 
@@ -31,9 +34,39 @@ def packed_weights(program: Program, weights: dict[str, Any]) -> dict[str, Packe
     return packed
 
 
+@dataclass(frozen=True)
+class PackedModel:
+    """A tiny model in one weight format, packed once; executors are cheap to start."""
+
+    model: TinyModel
+    form: str
+
+    @cached_property
+    def program(self) -> Program:
+        """The final program."""
+        return self.model.program(self.form)
+
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        """The reference executor's weights."""
+        return dict(weights_of(self.program, self.model.tensors))
+
+    @cached_property
+    def packed(self) -> dict[str, PackedWeight]:
+        """The native executor's weights."""
+        return packed_weights(self.program, self.weights)
+
+    def native(self, **options: Any) -> NativeExecutor:
+        """A native executor; ``options`` are those of NativeOptions."""
+        defaults: dict[str, Any] = {"num_blocks": 24, "block_size": 16, "max_model_len": 24 * 16}
+        return NativeExecutor(self.program, self.packed, NativeOptions(**defaults | options))
+
+    def reference(self, **options: Any) -> ReferenceExecutor:
+        """A NumPy executor with the same weights."""
+        defaults: dict[str, Any] = {"num_blocks": 24, "block_size": 16}
+        return ReferenceExecutor(self.program, self.weights, **defaults | options)
+
+
 def native_executor(model: TinyModel, form: str = "float32", **options: Any) -> NativeExecutor:
     """A native executor of ``model`` with every matrix in one format."""
-    program = model.program(form)
-    defaults: dict[str, Any] = {"num_blocks": 24, "block_size": 16, "max_model_len": 24 * 16}
-    weights = packed_weights(program, weights_of(program, model.tensors))
-    return NativeExecutor(program, weights, NativeOptions(**defaults | options))
+    return PackedModel(model, form).native(**options)
