@@ -197,7 +197,10 @@ def test_notices_name_the_flags_and_share_a_reason() -> None:
     [
         ("--do-sample", "--top-k 1"),
         ("--do-sample --top-k 4 --temperature 0", "--temperature 0 is greedy"),
-        ("--do-sample --top-k 4 --deterministic", "--deterministic takes the most probable"),
+        (
+            "--do-sample --top-k 4 --deterministic",
+            "--deterministic always takes the token in the middle of the distribution",
+        ),
         ("--temperature 0.7 --top-p 0.9", "--top-p, --temperature: decoding is greedy without --do-sample"),
     ],
 )

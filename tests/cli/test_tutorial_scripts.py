@@ -8,8 +8,8 @@ import pytest
 
 from forerun.cli.demo.parser import parse_arguments
 from forerun.cli.demo.settings import check_supported, no_effect_notices, requested_settings, sampling_notes
+from forerun.compiler.buckets import plan_buckets
 from forerun.config import NeuronConfig
-from forerun.errors import ConfigError
 
 COMMON = """
 inference_demo \\
@@ -102,14 +102,24 @@ def test_the_scripts_of_the_tutorials_make_a_configuration(script: str) -> None:
     assert "greedy" in sampling_notes(arguments)[0]
 
 
-def test_the_speculation_script_parses_and_is_answered_by_name() -> None:
+def test_the_fused_speculation_script_is_accepted_with_one_line_about_it() -> None:
     arguments = parse_arguments(words(SPECULATION_FUSED))
-    assert arguments.given["--speculation-length"] == 7
-    with pytest.raises(ConfigError) as caught:
-        check_supported(arguments, 2)
-    assert str(caught.value).startswith(
-        "--draft-model-path, --enable-fused-speculation, --speculation-length are refused"
+    assert arguments.given["--speculation-length"] == 7 and arguments.given["--draft-model-path"] == "DRAFT"
+    check_supported(arguments, 2)
+    about = [notice for notice in no_effect_notices(arguments) if "speculati" in notice]
+    assert about == [
+        "--draft-model-path, --enable-fused-speculation, --speculation-length: no effect here: "
+        "speculative decoding is not in this version; the tokens are the same without it"
+    ]
+
+
+def test_both_speculation_scripts_plan_the_same_sub_models() -> None:
+    fused, plain = (
+        NeuronConfig.from_dict(requested_settings(parse_arguments(words(script))))
+        for script in (SPECULATION_FUSED, SPECULATION_PLAIN)
     )
+    assert plan_buckets(fused) == plan_buckets(plain)
+    assert plan_buckets(fused).fused_speculation_model == ()
 
 
 def test_the_prefix_caching_script_in_detail() -> None:

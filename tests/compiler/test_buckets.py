@@ -120,6 +120,12 @@ def test_fused_speculation_takes_the_place_of_token_generation() -> None:
     assert fused.fused_speculation_model == plan_buckets(config).token_generation_model
 
 
+def test_the_flag_alone_plans_no_fused_speculation() -> None:
+    asked = plan(**TUTORIAL_A, enable_fused_speculation=True, speculation_length=7)
+    assert asked == plan(**TUTORIAL_A)
+    assert asked.fused_speculation_model == () and FUSED_SPECULATION not in str(asked)
+
+
 def test_batch_buckets_largest_first_and_the_maximum_always_there() -> None:
     made = plan(batch_size=8, seq_len=256, enable_bucketing=True, token_generation_batches=[1, 4])
     assert [(b.batch, b.prefix) for b in made.token_generation_model] == [

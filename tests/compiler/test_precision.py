@@ -6,7 +6,13 @@ import pytest
 
 from forerun.compiler.fuse import fuse
 from forerun.compiler.lower import lower
-from forerun.compiler.precision import assign_formats, matrix_roles, quantize_activations
+from forerun.compiler.precision import (
+    FINE_ABOVE,
+    HEAD_FINE_ABOVE,
+    assign_formats,
+    matrix_roles,
+    quantize_activations,
+)
 from forerun.compiler.program import Program
 from forerun.compiler.trace import trace
 from tests.support.reference_models import tiny_model
@@ -37,13 +43,24 @@ def test_everything_integer() -> None:
     ops = [step.op for step in program.instructions]
     assert "norm" not in ops and ops.count("norm_quant") == 5 and ops.count("quantize") == 4
     for part in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"):
-        assert _inputs_of(program, part) == "q8"
+        assert _inputs_of(program, part) == "q15"
+    assert {buffer.dtype for buffer in program.buffers.values()} == {"f32", "q15", "i32"}
     assert {w.format for w in program.weights.values() if len(w.shape) == 1} == {"float32"}
+
+
+def test_only_the_input_of_the_head_keeps_15_bits_everywhere() -> None:
+    program = tiny_model("qwen2").program("int8_f16")
+    above = {step.outputs[0]: step.attrs["fine_above"] for step in program.instructions if "fine_above" in step.attrs}
+    assert set(above) == {name for name, buffer in program.buffers.items() if buffer.dtype == "q15"}
+    head = next(step for step in program.instructions if "lm_head" in step.weights.get("weight", ""))
+    assert FINE_ABOVE > 1 and HEAD_FINE_ABOVE == 0
+    assert above.pop(head.inputs[0]) == HEAD_FINE_ABOVE
+    assert set(above.values()) == {FINE_ABOVE}
 
 
 def test_float_formats_need_no_quantised_rows() -> None:
     program = tiny_model("qwen2").program("bfloat16")
-    assert {"q8"} & {buffer.dtype for buffer in program.buffers.values()} == set()
+    assert {"q15"} & {buffer.dtype for buffer in program.buffers.values()} == set()
 
 
 def test_exceptions_keep_float_rows_for_float_matrices() -> None:
@@ -51,7 +68,7 @@ def test_exceptions_keep_float_rows_for_float_matrices() -> None:
         return "float32" if role in ("row", "embed") else "int4_f16"
 
     program = lower(trace(tiny_model("llama").config), choose)
-    assert [_inputs_of(program, part) for part in ("qkv_proj", "o_proj", "down_proj")] == ["q8", "f32", "f32"]
+    assert [_inputs_of(program, part) for part in ("qkv_proj", "o_proj", "down_proj")] == ["q15", "f32", "f32"]
     assert "quantize" not in {step.op for step in program.instructions}
 
 
@@ -64,8 +81,8 @@ def test_a_buffer_read_by_both_kinds_is_kept_and_quantised_once() -> None:
     program = quantize_activations(assign_formats(traced, choose))
     ops = [step.op for step in program.instructions]
     assert ops.count("norm") == 1 and ops.count("quantize") == 3  # post-attention norm, o_proj, down_proj
-    q8 = [name for name, buffer in program.buffers.items() if name.startswith("l0.post") and buffer.dtype == "q8"]
-    assert q8 == ["l0.post_attention_layernorm_q8"]
+    q15 = [name for name, buffer in program.buffers.items() if name.startswith("l0.post") and buffer.dtype == "q15"]
+    assert q15 == ["l0.post_attention_layernorm_q15"]
 
 
 def test_unknown_formats_are_refused() -> None:

@@ -62,6 +62,11 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "unknown weight": (_rename_weight, "no weight 'nowhere'"),
     "missing weight": (lambda d: _first(d, "linear")["weights"].pop("weight"), "weight 'weight' is missing"),
     "missing attribute": (lambda d: _first(d, "attention")["attrs"].pop("window"), "attributes are"),
+    "missing threshold": (lambda d: _first(d, "norm_quant")["attrs"].pop("fine_above"), "attributes are"),
+    "threshold type": (
+        lambda d: _first(d, "quantize")["attrs"].update(fine_above="2"),
+        "fine_above = '2' has the wrong",
+    ),
     "attribute type": (lambda d: _first(d, "attention")["attrs"].update(layer="0"), "layer = '0' has the wrong type"),
     "widths": (_shrink, "does not fit|expected"),
     "k_splits": (lambda d: _first(d, "linear")["attrs"].update(k_splits=3), "k_splits 3"),
@@ -72,7 +77,7 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     ),
     "head norms": (_drop_norms, "q_norm, k_norm and the attribute qk_norm"),
     "format": (_unknown_format, "unknown format 'int3'"),
-    "dtype": (_float_weight, "a float32 weight cannot read q8"),
+    "dtype": (_float_weight, "a float32 weight cannot read q15"),
     "layers": (lambda d: _first(d, "attention")["attrs"].update(layer=1), "numbered 0, 1, 2"),
     "last": (lambda d: d["instructions"].pop(), "last instruction must be 'sample'"),
     "frequencies": (lambda d: d["rope_inv_freq"].pop(), "rotary frequencies"),
@@ -102,4 +107,7 @@ def test_it_prints_one_line_per_instruction() -> None:
     assert head.startswith(f"{len(FINAL.instructions)} instructions")
     assert len(lines) == len(FINAL.instructions)
     o_proj = next(line for line in lines if "o_proj" in line)
-    assert "+= linear(l0.attn_q8)" in o_proj and "int8_f16[88, 128]" in o_proj and "role=row" in o_proj
+    assert "+= linear(l0.attn_q15)" in o_proj and "int8_f16[88, 128]" in o_proj and "role=row" in o_proj
+    norm, quantize = (next(line for line in lines if f" {op}(" in line) for op in ("norm_quant", "quantize"))
+    assert "l0.input_layernorm:q15[88]" in norm and "fine_above=2.0" in norm
+    assert "l0.attn_q15:q15[128]" in quantize and "fine_above=2.0" in quantize

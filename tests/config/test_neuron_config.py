@@ -122,8 +122,6 @@ def test_types_and_ranges(key: str, value: Any, words: str) -> None:
         ("quantization_dtype", "f8e4m3", "no float8 kernels"),
         ("activation_quantization_type", "static", "from their own row"),
         ("tp_degree", 2, "more than one rank is not in this version"),
-        ("speculation_length", 7, "speculative decoding is not in this version"),
-        ("enable_fused_speculation", True, "speculative decoding is not in this version"),
         ("is_medusa", True, "Medusa"),
         ("lora_config", {"max_loras": 2}, "LoRA"),
         ("capacity_factor", 1.0, "mixture-of-experts"),
@@ -136,7 +134,17 @@ def test_refused_with_the_reason(key: str, value: Any, reason: str) -> None:
 
 
 def test_refused_settings_accept_their_default() -> None:
-    NeuronConfig.from_dict({"speculation_length": 0, "tp_degree": 1, "is_medusa": False, "lora_config": None})
+    NeuronConfig.from_dict({"tp_degree": 1, "is_medusa": False, "lora_config": None})
+
+
+def test_speculation_is_accepted_and_has_no_effect() -> None:
+    config = NeuronConfig.from_dict({"speculation_length": 7, "enable_fused_speculation": True})
+    assert (config.speculation_length, config.enable_fused_speculation) == (7, True)
+    for name in ("speculation_length", "enable_fused_speculation", "spec_batch_size"):
+        status = specs_of(NeuronConfig)[name].setting.status
+        assert status.kind == "no effect here"
+        assert status.why == "speculative decoding is not in this version; the tokens are the same without it"
+    assert "speculation_length must be at least 0, not -1" in refusal(speculation_length=-1)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def test_wrong_values_are_refused(bad: dict[str, Any]) -> None:
         ({"do_sample": True, "top_k": 5}, False),
         ({"do_sample": True, "top_k": 0}, False),
         ({"do_sample": True, "top_k": -1, "temperature": 0}, True),
-        ({"do_sample": True, "top_k": 5, "deterministic": True}, True),
+        ({"do_sample": True, "top_k": 5, "deterministic": True}, False),  # the middle token, not the first
+        ({"do_sample": True, "deterministic": True}, True),  # top_k 1
         ({"top_k": 5}, True),
     ],
 )

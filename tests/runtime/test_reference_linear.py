@@ -26,35 +26,65 @@ def _values(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def test_quantize_looks_at_one_group_of_one_row() -> None:
+@pytest.mark.parametrize("fine_above", [0.0, 1.0, 1.25, 2.0, 1e9])
+def test_quantize_follows_the_definition(fine_above: float) -> None:
     x = _values(3, 100)
     x[1, 32:64] = 0
-    rows = quantize(x)
+    x[2, 32:64] *= 30
+    rows = quantize(x, fine_above)
     assert rows.q.shape == (3, 128) and rows.scale.shape == (3, 4)
+    kept_fine = 0
     for t in range(3):
+        groups = np.zeros((4, 32), np.float32)
+        groups.reshape(-1)[:100] = x[t]
+        amax = np.abs(groups).max(axis=1)
+        mean = (((amax[0] + amax[1]) + amax[2]) + amax[3]) / F(4)
         for g in range(4):
-            group = np.zeros(32, np.float32)
-            part = x[t, 32 * g : 32 * g + 32]
-            group[: len(part)] = part
-            amax = np.abs(group).max()
-            q = np.rint(group * (F(127) / amax)) if amax else np.zeros(32)
-            scale = amax / F(127)
+            fine = amax[g] > F(fine_above) * mean
+            kept_fine += int(fine)
+            top, unit = (F(127 * 128), F(1)) if fine else (F(127), F(128))
+            q = np.rint(groups[g] * (top / amax[g])) * unit if amax[g] else np.zeros(32)
+            scale = amax[g] / F(127 * 128)
             np.testing.assert_array_equal(rows.q[t, 32 * g : 32 * g + 32], q)
             assert rows.scale[t, g] == scale
             assert rows.mu[t, g] == scale * F(q.sum())
-    assert np.abs(rows.q).max() == 127
+    assert np.abs(rows.q).max() == 127 * 128
+    assert kept_fine == {0.0: 11, 2.0: 1, 1e9: 0}.get(fine_above, kept_fine)
 
 
-def test_tiny_groups_quantise_to_zero() -> None:
-    rows = quantize(np.full((1, 32), 9e-31, np.float32))
+def test_fine_groups_are_a_hundred_times_nearer() -> None:
+    x = _values(1, 256)
+    x[0, 64:96] *= 100
+    rows = quantize(x, 2.0)
+    error = np.abs(rows.q * np.repeat(rows.scale, 32, axis=1) - x).reshape(8, 32).max(axis=1)
+    amax = np.abs(x).reshape(8, 32).max(axis=1)
+    coarse = np.arange(8) != 2
+    assert (error[coarse] > amax[coarse] / 1000).all() and (error[coarse] < amax[coarse] / 250).all()
+    assert error[2] < amax[2] / 32000
+
+
+def test_quantize_looks_at_one_row_only() -> None:
+    x = _values(5, 200)
+    together = quantize(x, 1.5)
+    for t in range(5):
+        alone = quantize(x[t : t + 1], 1.5)
+        np.testing.assert_array_equal(alone.q[0], together.q[t])
+        np.testing.assert_array_equal(alone.scale[0], together.scale[t])
+        np.testing.assert_array_equal(alone.mu[0], together.mu[t])
+
+
+@pytest.mark.parametrize("fine_above", [0.0, 2.0])
+def test_tiny_groups_quantise_to_zero(fine_above: float) -> None:
+    rows = quantize(np.full((1, 32), 9e-31, np.float32), fine_above)
     assert not rows.q.any() and not rows.scale.any() and not rows.mu.any()
 
 
 @pytest.mark.parametrize("form", INT_FORMATS)
 @pytest.mark.parametrize(("k", "splits"), [(40, 1), (320, 2)])
-def test_integer_products_follow_the_definition(form: str, k: int, splits: int) -> None:
+@pytest.mark.parametrize("fine_above", [0.0, 1.0])
+def test_integer_products_follow_the_definition(form: str, k: int, splits: int, fine_above: float) -> None:
     x, weight = _values(2, k), to_grid(_values(3, k), form)
-    rows, zero = quantize(x), zero_point(weight)
+    rows, zero = quantize(x, fine_above), zero_point(weight)
     blocks = -(-k // 64)
     actual = linear(rows, weight, splits)
     for t in range(2):
@@ -78,11 +108,12 @@ def test_integer_products_follow_the_definition(form: str, k: int, splits: int) 
             assert actual[t, n] == (total * weight.scale[n] if form == "int8_channel" else total)
 
 
+@pytest.mark.parametrize("fine_above", [0.0, 2.0])
 @pytest.mark.parametrize("form", INT_FORMATS)
-def test_integer_products_are_near_the_float_product(form: str) -> None:
+def test_integer_products_are_near_the_float_product(form: str, fine_above: float) -> None:
     x, values = _values(4, 256), _values(5, 256)
     exact = x.astype(np.float64) @ values.T
-    actual = linear(quantize(x), to_grid(values, form), 1)
+    actual = linear(quantize(x, fine_above), to_grid(values, form), 1)
     tolerance = 0.15 if form.startswith("int4") else 0.015
     assert np.abs(actual - exact).max() < tolerance * np.abs(x).max() * np.sqrt(256)
 
@@ -104,7 +135,7 @@ def test_float_products_are_one_chain_per_segment_and_a_tree_of_segments() -> No
 
 def test_kinds_of_rows_and_weights_must_agree() -> None:
     with pytest.raises(ValueError, match="float weight"):
-        linear(quantize(_values(1, 64)), _values(2, 64), 1)
+        linear(quantize(_values(1, 64), 2.0), _values(2, 64), 1)
     with pytest.raises(ValueError, match="integer weight"):
         linear(_values(1, 64), to_grid(_values(2, 64), "int8_f16"), 1)
 

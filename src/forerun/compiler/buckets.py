@@ -89,11 +89,13 @@ def generate_buckets(low: int, high: int) -> tuple[int, ...]:
     return (*(2**exponent for exponent in range(first, end)), high)
 
 
-def plan_buckets(config: NeuronConfig, *, fused_speculation: bool | None = None) -> BucketPlan:
-    """The buckets of every sub-model under the configuration. ``fused_speculation`` None follows the configuration."""
-    fused = config.enable_fused_speculation if fused_speculation is None else fused_speculation
+def plan_buckets(config: NeuronConfig, *, fused_speculation: bool = False) -> BucketPlan:
+    """The buckets of every sub-model under the configuration. ``fused_speculation`` plans the sub-model that drafts and
+    verifies in one step in the place of token generation; the configuration's own flag has no effect."""
     decode = _decode_buckets(config)
-    return BucketPlan(_context_buckets(config), () if fused else decode, decode if fused else ())
+    return BucketPlan(
+        _context_buckets(config), () if fused_speculation else decode, decode if fused_speculation else ()
+    )
 
 
 def _context_buckets(config: NeuronConfig) -> tuple[Bucket, ...]:
