@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,9 +98,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).is_file():
         raise ArtifactError(f"{path}: {MANIFEST} is missing, so this is no (complete) artifact; compile it again")
     manifest = _read_json(path / MANIFEST)
+    if not isinstance(manifest, dict):
+        raise ArtifactError(f"{path}: {MANIFEST} is damaged; compile it again")
     version = manifest.get("format_version")
     if version != VERSION:
-        raise ArtifactError(f"{path}: artifact format {version!r:.20} cannot be read by this version ({VERSION}); compile it again")
+        raise ArtifactError(
+            f"{path}: artifact format {version!r:.20} cannot be read by this version ({VERSION}); compile it again"
+        )
     files = manifest.get("files")
     if not isinstance(files, dict) or not {CONFIG, PLAN, WEIGHTS} <= files.keys():
         raise ArtifactError(f"{path}: {MANIFEST} lists no files; compile it again")
@@ -109,7 +113,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         if not inside or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
             raise ArtifactError(f"{path}: {MANIFEST} has a damaged entry '{name:.80}'; compile it again")
     names = manifest.get("tokenizer_files")
-    if not isinstance(names, list) or not set(names) <= files.keys():
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in files for name in names):
         raise ArtifactError(f"{path}: {MANIFEST} has damaged tokenizer_files; compile it again")
     return manifest
 
@@ -146,7 +150,7 @@ def _read_text(path: Path) -> str:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(_read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON ({error}); compile the artifact again") from None
 
 
@@ -162,23 +166,34 @@ def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
     Raises ArtifactError when the place is taken by something else, cannot be written, or lacks space.
     """
     path = path.absolute()
-    if path.exists() and not (path.is_dir() and (_is_artifact(path) or not any(path.iterdir()))):
-        raise ArtifactError(f"{path} exists and is no artifact; give another output folder")
+    made: list[Path] = []
+    part: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        if free < bytes_needed:
-            raise ArtifactError(f"{path.parent}: {bytes_needed >> 20} MiB are needed but only {free >> 20} MiB are free")
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written ({error.strerror}); give another output folder") from None
-    try:
+        if path.exists() and not (path.is_dir() and (_is_artifact(path) or not any(path.iterdir()))):
+            raise ArtifactError(f"{path} exists and is no artifact; give another output folder")
+        made = [folder for folder in path.parents if not folder.exists()]
+        part = _partial_folder(path, bytes_needed)
         yield part
         _publish(part, path)
     except OSError as error:
-        raise ArtifactError(f"{path}: writing the artifact failed ({error.strerror or error}); nothing was kept") from None
+        if part is None:
+            raise ArtifactError(f"{path}: cannot be written ({error.strerror}); give another output folder") from None
+        reason = error.strerror or error
+        raise ArtifactError(f"{path}: writing the artifact failed ({reason}); nothing was kept") from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+        for folder in made:  # innermost first; those that hold something now stay
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _partial_folder(path: Path, bytes_needed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < bytes_needed:
+        raise ArtifactError(f"{path.parent}: {bytes_needed >> 20} MiB are needed but only {free >> 20} MiB are free")
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
 
 
 def _is_artifact(path: Path) -> bool:
@@ -196,7 +211,12 @@ def _publish(part: Path, path: Path) -> None:
     if path.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
         path.rename(old / "artifact")
-        part.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            part.rename(path)
+        except BaseException:
+            (old / "artifact").rename(path)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     else:
         part.rename(path)

@@ -78,7 +78,8 @@ def _stored(values: FloatArray, dtype: type[np.floating]) -> FloatArray:
 
 
 def _inverse(scale: FloatArray) -> FloatArray:
-    return np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    """1 / scale; 0 where the scale is 0 or so small that the inverse would overflow."""
+    return np.divide(1.0, scale, out=np.zeros_like(scale), where=scale >= np.finfo(np.float32).tiny)
 
 
 def _quantize_channels(weight: FloatArray, per_tensor: bool) -> IntWeight:

@@ -77,6 +77,10 @@ class NativeExecutor:
             raise ValueError("the executor is closed")
         s, rows = batch.sampling, len(batch.sample_rows)
         width = max(0, int(s.num_logprobs.max())) if rows else 0
+        if width > self.vocab_size:
+            raise ValueError(f"num_logprobs {width} is more than the vocabulary of {self.vocab_size}")
+        if np.max(batch.positions) >= self.max_model_len:  # the native sum of position and rows must not overflow
+            raise ValueError(f"step: positions must lie within 0..{self.max_model_len - 1}")
         out = StepOutput(
             tokens=np.empty(rows, np.int32),
             logprobs=np.empty(rows, np.float32),
@@ -192,17 +196,22 @@ class _Binder:
 
     def _matrix(self, name: str) -> int:
         if name not in self._matrices:
-            entry, packed = self._program.weights[name], self._weights[name]
+            entry, packed = self._program.weights[name], self._stored(name)
             n, k = entry.shape
             self._matrices[name] = self._native.add_weight(entry.format, n, k, packed.data, packed.scales)
         return self._matrices[name]
+
+    def _stored(self, name: str) -> PackedWeight:
+        if name not in self._weights:
+            raise ValueError(f"weight {name} is missing")
+        return self._weights[name]
 
     def _vectors(self, step: Instruction) -> dict[str, object]:
         names = {"norm": ("weight",), "norm_quant": ("weight",), "linear": ("bias",), "rope_kv": ("q_norm", "k_norm")}
         found = [step.weights[role] for role in names.get(step.op, ()) if role in step.weights]
         entry: dict[str, object] = {}
         for key, name in zip(("vector", "vector2"), found, strict=False):
-            entry[key] = self._weights[name].vector
+            entry[key] = self._stored(name).vector
             entry["vector_length"] = -(-self._program.weights[name].shape[0] // PANEL) * PANEL
         return entry
 
