@@ -74,7 +74,7 @@ def _ref(name: str) -> dict[str, str]:
 def _operation(summary: str, answer: str, request: str | None = None, *, stream: bool = False) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}}
     if stream:
-        content["text/event-stream"] = {"schema": dict(_STRING)}
+        content["text/event-stream"] = {}
     error = {"application/json": {"schema": _ref("Error")}}
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
     responses |= {status: {"description": text, "content": error} for status, text in _ERROR_STATUSES.items()}

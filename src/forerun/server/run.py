@@ -113,6 +113,6 @@ def run(service: Service) -> int:
     server = Server(service)
     try:
         server.run()
-    except SystemExit as error:  # uvicorn could not start, and has said why
-        return int(error.code or 0) or 1
+    except SystemExit:  # uvicorn could not start, and has said why
+        return 1
     return 0 if server.started else 1

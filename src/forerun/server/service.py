@@ -100,9 +100,12 @@ class Service:
             )
 
     def check_room(self, answers: int = 1) -> None:
-        """Raise QueueFullError when the engine could not take ``answers`` more; cheap, before any work is done."""
+        """Raise QueueFullError when the engine cannot take ``answers`` more now, ApiError 400 when it never can."""
         capacity, unfinished = self.core.capacity, self.engine.unfinished
-        if answers <= capacity and unfinished + answers > capacity:
+        if answers > capacity:
+            text = f"{answers} answers are asked for (prompts times n), but this server takes {capacity} at once"
+            raise ApiError(400, text, param="n")
+        if unfinished + answers > capacity:
             raise QueueFullError(f"the queue is full: {unfinished} of {capacity} requests; try again later")
 
     def unique_name(self, request_id: str) -> str:

@@ -1,0 +1,93 @@
+"""Metrics: vLLM's names, totals that add up, buckets that count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forerun.server.histogram import Histogram
+from tests.server.harness import MODEL, Running, running
+
+GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
+PROMPT = [100 + i % 50 for i in range(41)]
+
+
+def test_histogram_counts_up_to_and_including_a_bound() -> None:
+    data = Histogram((1, 2.5))
+    for value in (0.5, 1, 2, 2.5, 3):
+        data.observe(value)
+    assert data.buckets() == [("1.0", 2.0), ("2.5", 4.0), ("+Inf", 5.0)] and data.total == 9.0
+
+
+def test_totals_add_up() -> None:
+    with running() as own:
+        for _ in range(3):
+            own.complete(PROMPT, max_tokens=5, **GREEDY)
+        own.complete([7] * 9, max_tokens=5, n=2, **GREEDY)
+        own.post("/v1/completions", prompt=5)
+        own.wait_idle()
+        counters = {
+            "vllm:prompt_tokens_total": 3 * 41 + 2 * 9,
+            "vllm:generation_tokens_total": 25,
+            "vllm:prefix_cache_queries_total": 3 * 41 + 2 * 9,
+            "vllm:request_success_total": 5,
+            "vllm:num_preemptions_total": 0,
+            "vllm:num_requests_running": 0,
+            "vllm:num_requests_waiting": 0,
+            "vllm:kv_cache_usage_perc": 0,
+        }
+        for name, value in counters.items():
+            assert own.metric(name, model_name=MODEL) == value, name
+        hits = own.metric("vllm:prefix_cache_hits_total")
+        assert hits >= 80 and hits == own.metric("vllm:prompt_tokens_cached_total")
+        assert own.metric("vllm:prompt_tokens_by_source_total", source="local_cache_hit") == hits
+        assert own.metric("vllm:prompt_tokens_by_source_total", source="local_compute") == 3 * 41 + 2 * 9 - hits
+        assert own.metric("vllm:request_success_total", finished_reason="length") == 5
+        assert own.metric("forerun:http_responses_total", route="/v1/completions", status="200") == 4
+        assert own.metric("forerun:http_responses_total", status="400") == 1
+        steps = own.service.engine.stats().counters
+        assert own.metric("vllm:iteration_tokens_total_sum") == steps.step_rows
+        assert own.metric("vllm:iteration_tokens_total_count") == steps.steps
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "time_to_first_token_seconds",
+        "e2e_request_latency_seconds",
+        "request_queue_time_seconds",
+        "request_prefill_time_seconds",
+        "request_decode_time_seconds",
+        "request_inference_time_seconds",
+        "request_time_per_output_token_seconds",
+        "request_prompt_tokens",
+        "request_generation_tokens",
+        "request_prefill_kv_computed_tokens",
+    ],
+)
+def test_one_entry_per_answer(server: Running, name: str) -> None:
+    before = server.metric(f"vllm:{name}_count")
+    server.complete([9, 9], max_tokens=4, n=3, **GREEDY)
+    assert server.metric(f"vllm:{name}_count") == before + 3
+    assert server.metric(f"vllm:{name}_bucket", le="+Inf") == before + 3
+
+
+def test_entries_per_prompt_and_per_token(server: Running) -> None:
+    names = ("request_params_n", "request_params_max_tokens", "request_max_num_generation_tokens")
+    before = [server.metric(f"vllm:{name}_count") for name in names]
+    gaps = server.metric("vllm:inter_token_latency_seconds_count")
+    server.complete([[9, 9], [8]], max_tokens=4, n=3, **GREEDY)
+    assert [server.metric(f"vllm:{name}_count") for name in names] == [value + 2 for value in before]
+    assert server.metric("vllm:inter_token_latency_seconds_count") == gaps + 2 * 3 * 3
+
+
+def test_unknown_paths_make_no_new_series(server: Running) -> None:
+    for number in range(5):
+        server.client.get(f"/random/{number}")
+    assert server.metric("forerun:http_responses_total", route="other", status="404") >= 5
+    assert "/random" not in server.client.get("/metrics").text
+
+
+def test_cache_info(server: Running) -> None:
+    assert server.metric("vllm:cache_config_info", block_size="4", num_gpu_blocks="256") == 1

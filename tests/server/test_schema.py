@@ -1,0 +1,49 @@
+"""schemathesis throws requests at every operation of the OpenAPI document."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from forerun.server.app import build_app
+from forerun.server.openapi import document
+from forerun.server.settings import ServerSettings
+from tests.server.harness import MODEL, Running, make_service, running
+
+schemathesis = pytest.importorskip("schemathesis")
+
+schema = schemathesis.openapi.from_dict(document("0", keys=False))
+
+
+@pytest.fixture(scope="module")
+def target() -> Running:
+    with running(settings=ServerSettings(served_names=(MODEL, "tiny"), request_log=False)) as found:
+        yield found
+        found.wait_idle()
+
+
+@schema.parametrize()
+@settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+def test_every_operation(case: schemathesis.Case, target: Running) -> None:
+    if isinstance(case.body, dict):
+        case.body.pop("model", None)
+        if "prompt" in case.body or "messages" in case.body:
+            case.body.setdefault("max_tokens", 4)
+    response = case.call(base_url=target.url)
+    assert response.status_code < 500 or response.status_code == 501, response.text
+    case.validate_response(
+        response,
+        checks=[
+            schemathesis.checks.not_a_server_error,
+            schemathesis.specs.openapi.checks.status_code_conformance,
+            schemathesis.specs.openapi.checks.content_type_conformance,
+            schemathesis.specs.openapi.checks.response_schema_conformance,
+        ],
+    )
+
+
+def test_document_and_routes_agree() -> None:
+    service = make_service()
+    app = build_app(service)
+    served = {route.path.replace(":path", "") for route in app.routes}  # type: ignore[attr-defined]
+    assert served - {"/openapi.json"} == set(document("0", keys=True)["paths"])
