@@ -2,6 +2,9 @@
 // group, so that every kernel, row count, instruction set and thread count gives the same bits (docs/numerics.md).
 #pragma once
 
+// Register tiles stay in registers only when every loop over them is unrolled.
+#define FORERUN_UNROLL _Pragma("GCC unroll 16")
+
 namespace forerun::FORERUN_ISA {
 
 template <Format F>
@@ -67,47 +70,71 @@ struct TileInput {
   }
 };
 
-// acc += one group of 32 for Rows x Panels. `take(i, values)` fetches the weights of elements 4i..4i+3; `scales(p, d,
-// m)` the group's scale and minimum. With Fine both planes are multiplied; where low is zero that gives the same bits.
-template <class T, bool Fine, int Rows, int Panels, class Take, class Scales>
-FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows>& x, int g, const Take& take,
-                              const Scales& scales) {
-  i32x16 high[Rows * Panels], low[Rows * Panels];
+// acc += one group of 32 for Rows x Count of the Panels, from panel `first` on. `take(i, p)` gives the weights of elements 4i..4i+3,
+// `scales(p, d, m)` the group's scale and minimum. With Fine both planes are multiplied; where low is zero that gives the same bits.
+template <class T, bool Fine, int Rows, int Panels, int Count, class Take, class Scales>
+FORERUN_INLINE void add_panels(f32x16 (&acc)[Rows * Panels], int first, const TileInput<Rows>& x, int g, const Take& take,
+                               const Scales& scales) {
+  i32x16 high[Rows * Count], low[Rows * Count];
+  FORERUN_UNROLL
   for (int r = 0; r < Rows; ++r)
-    for (int p = 0; p < Panels; ++p) {
+    FORERUN_UNROLL
+    for (int p = 0; p < Count; ++p) {
       const int correction = T::kZero ? -T::kZero * x.sum[r * x.groups + g] : 0;  // in fine units
-      high[r * Panels + p] = set1(Fine ? 0 : correction / 128);
-      if constexpr (Fine) low[r * Panels + p] = set1(correction);
+      high[r * Count + p] = set1(Fine ? 0 : correction / 128);
+      if constexpr (Fine) low[r * Count + p] = set1(correction);
     }
+  FORERUN_UNROLL
   for (int i = 0; i < 8; ++i) {
-    u8x64 values[Panels];
-    take(i, values);
+    u8x64 values[Count];
+    FORERUN_UNROLL
+    for (int p = 0; p < Count; ++p) values[p] = take(i, first + p);
     const size_t at = static_cast<size_t>(g) * kGroup + i * 4;
+    FORERUN_UNROLL
     for (int r = 0; r < Rows; ++r) {
       const s8x4 a = load_s8x4(x.high + r * x.k + at);
-      for (int p = 0; p < Panels; ++p) high[r * Panels + p] = dot<T::kNibbles>(high[r * Panels + p], values[p], a);
+      FORERUN_UNROLL
+      for (int p = 0; p < Count; ++p) high[r * Count + p] = dot<T::kNibbles>(high[r * Count + p], values[p], a);
       if constexpr (Fine) {
         const s8x4 b = load_s8x4(x.low + r * x.k + at);
-        for (int p = 0; p < Panels; ++p) low[r * Panels + p] = dot<T::kNibbles>(low[r * Panels + p], values[p], b);
+        FORERUN_UNROLL
+        for (int p = 0; p < Count; ++p) low[r * Count + p] = dot<T::kNibbles>(low[r * Count + p], values[p], b);
       }
     }
   }
-  for (int p = 0; p < Panels; ++p) {
+  FORERUN_UNROLL
+  for (int p = 0; p < Count; ++p) {
     f32x16 d = set1(0.0f), m = set1(0.0f);
-    scales(p, d, m);
+    scales(first + p, d, m);
+    FORERUN_UNROLL
     for (int r = 0; r < Rows; ++r) {
-      const int i = r * Panels + p;
+      const int i = r * Count + p;
       const float s = x.scale[r * x.groups + g];
       const f32x16 whole = Fine ? to_f32(add(shl<7>(high[i]), low[i])) : to_f32(high[i]);
-      acc[i] =
-          fold_group<T::kChannel, T::kMin>(acc[i], whole, Fine ? s : s * 128.0f, x.scaled_sum[r * x.groups + g], d, m);
+      f32x16& sum = acc[r * Panels + first + p];
+      sum = fold_group<T::kChannel, T::kMin>(sum, whole, Fine ? s : s * 128.0f, x.scaled_sum[r * x.groups + g], d, m);
     }
+  }
+}
+
+// A whole tile's group: all panels at once, or one by one where two planes would not fit the registers.
+template <class T, int Rows, int Panels, class Take, class Scales>
+FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows>& x, int g, const Take& take,
+                              const Scales& scales) {
+  if (!x.any_fine(g)) {
+    add_panels<T, false, Rows, Panels, Panels>(acc, 0, x, g, take, scales);
+  } else if constexpr (Rows * Panels <= kFineTile) {
+    add_panels<T, true, Rows, Panels, Panels>(acc, 0, x, g, take, scales);
+  } else {
+    FORERUN_UNROLL
+    for (int p = 0; p < Panels; ++p) add_panels<T, true, Rows, Panels, 1>(acc, p, x, g, take, scales);
   }
 }
 
 // Writes one row of one or more neighbouring panels.
 template <int Panels>
 FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc)[Panels]) {
+  FORERUN_UNROLL
   for (int p = 0; p < Panels; ++p) {
     const int column = (panel + p) * kPanel;
     if (a.format == Format::Int8Channel) acc[p] = mul(acc[p], load(a.channel_scale + column));
@@ -122,6 +149,7 @@ FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc
     }
     return;
   }
+  FORERUN_UNROLL
   for (int p = 0; p < Panels; ++p) {
     float* at = y + (panel + p) * kPanel;
     store(at, a.epilogue == Epilogue::Add ? add(load(at), acc[p]) : acc[p]);
@@ -132,8 +160,10 @@ FORERUN_INLINE int segment_begin(const LinearArgs& a, int segment) { return a.bl
 
 template <int Rows, int Panels>
 FORERUN_INLINE void finish_rows(const LinearArgs& a, int row, int panel, const f32x16 (&acc)[Rows * Panels]) {
+  FORERUN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     f32x16 out[Panels];
+    FORERUN_UNROLL
     for (int p = 0; p < Panels; ++p) out[p] = acc[r * Panels + p];
     finish<Panels>(a, row + r, panel, out);
   }
@@ -155,25 +185,19 @@ void stream_rows(const LinearArgs& a, int row, int panel) {
     for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
       const int half = g % 2;
       const uint8_t* w = base + kBytes * (g / 2);
-      const auto take = [&](int i, u8x64(&values)[Panels]) __attribute__((always_inline)) {
-        for (int p = 0; p < Panels; ++p) {
-          if constexpr (T::kNibbles) {  // low nibbles hold the first 16 elements, high ones the others
-            const u8x64 packed = load_u8(w + stride * p + half * 256 + i % 4 * 64);
-            values[p] = i < 4 ? low_nibbles(packed) : high_nibbles(packed);
-          } else {
-            values[p] = load_u8(w + stride * p + half * 512 + i * 64);
-          }
+      const auto take = [&](int i, int p) __attribute__((always_inline)) {
+        if constexpr (T::kNibbles) {  // low nibbles hold the first 16 elements, high ones the others
+          const u8x64 packed = load_u8(w + stride * p + half * 256 + i % 4 * 64);
+          return i < 4 ? low_nibbles(packed) : high_nibbles(packed);
+        } else {
+          return load_u8(w + stride * p + half * 512 + i * 64);
         }
       };
       const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
         if constexpr (!T::kChannel) d = T::scale(w + stride * p, half);
         if constexpr (T::kMin) m = T::minimum(w + stride * p, half);
       };
-      if (x.any_fine(g)) {
-        add_group<T, true, Rows, Panels>(acc, x, g, take, scales);
-      } else {
-        add_group<T, false, Rows, Panels>(acc, x, g, take, scales);
-      }
+      add_group<T, Rows, Panels>(acc, x, g, take, scales);
     }
     tree.push(acc);
   }
@@ -220,6 +244,7 @@ void tile_rows(const LinearArgs& a, int row, int panel) {
   using T = Traits<F>;
   const TileInput<Rows> x(a.quant, row);
   UnpackedPanel w[Panels];
+  FORERUN_UNROLL
   for (int p = 0; p < Panels; ++p) w[p] = unpacked_panel(a, p);
   Tree<Rows * Panels> tree;
   f32x16 acc[Rows * Panels];
@@ -227,18 +252,14 @@ void tile_rows(const LinearArgs& a, int row, int panel) {
     for (auto& v : acc) v = set1(0.0f);
     const int end = 2 * segment_begin(a, segment + 1);
     for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
-      const auto take = [&](int i, u8x64(&values)[Panels]) __attribute__((always_inline)) {
-        for (int p = 0; p < Panels; ++p) values[p] = load_u8(w[p].values + static_cast<size_t>(g) * 512 + i * 64);
+      const auto take = [&](int i, int p) __attribute__((always_inline)) {
+        return load_u8(w[p].values + static_cast<size_t>(g) * 512 + i * 64);
       };
       const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
         if constexpr (!T::kChannel) d = load(w[p].scale + g * kPanel);
         if constexpr (T::kMin) m = load(w[p].minimum + g * kPanel);
       };
-      if (x.any_fine(g)) {
-        add_group<T, true, Rows, Panels>(acc, x, g, take, scales);
-      } else {
-        add_group<T, false, Rows, Panels>(acc, x, g, take, scales);
-      }
+      add_group<T, Rows, Panels>(acc, x, g, take, scales);
     }
     tree.push(acc);
   }
@@ -292,6 +313,7 @@ void tile_panels(const LinearArgs& a, int panel) {
   for (int p = 0; p < Panels; ++p) unpack_panel<F>(a, panel + p, unpacked_panel(a, p));
   int row = 0;
   for (; row + kTileRows <= a.rows; row += kTileRows) tile_rows<F, kTileRows, Panels>(a, row, panel);
+  for (; row + 2 <= a.rows; row += 2) tile_rows<F, 2, Panels>(a, row, panel);
   for (; row < a.rows; ++row) tile_rows<F, 1, Panels>(a, row, panel);
 }
 

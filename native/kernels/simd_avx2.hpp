@@ -148,5 +148,6 @@ FORERUN_INLINE i32x16 dot(i32x16 acc, u8x64 w, const s8x4& a) {
 inline constexpr int kStreamRows = 4;
 inline constexpr int kStreamPanels[5] = {0, 2, 1, 1, 1};
 inline constexpr int kTileRows = 3, kTilePanels = 1;
+inline constexpr int kFineTile = 2;
 
 }  // namespace forerun::avx2

@@ -82,21 +82,21 @@ FORERUN_INLINE u8x64 low_nibbles(u8x64 a) { return {_mm512_and_si512(a.v, _mm512
 FORERUN_INLINE u8x64 high_nibbles(u8x64 a) {
   return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
+// Four signed activations in memory; the product broadcasts them itself.
 struct s8x4 {
-  __m512i v;
+  const int8_t* p;
 };
-FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) {
-  int32_t x;
-  std::memcpy(&x, p, 4);
-  return {_mm512_set1_epi32(x)};
-}
+FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) { return {p}; }
 template <bool Nibbles>
 FORERUN_INLINE i32x16 dot(i32x16 acc, u8x64 w, s8x4 a) {
-  return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)};
+  // In assembly: around the intrinsic GCC copies accumulators and keeps broadcasts in registers that are needed elsewhere.
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*reinterpret_cast<const int32_t*>(a.p)));
+  return acc;
 }
 
 inline constexpr int kStreamRows = 4;
 inline constexpr int kStreamPanels[5] = {0, 4, 4, 2, 2};
 inline constexpr int kTileRows = 6, kTilePanels = 2;
+inline constexpr int kFineTile = 8;
 
 }  // namespace forerun::avx512
