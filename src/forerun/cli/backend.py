@@ -71,9 +71,12 @@ class Backend:
         from forerun.accuracy.checks import check_accuracy
 
         executor, tokenizer, config = self._loaded()
-        return check_accuracy(request, executor, tokenizer, config)
+        outcome = check_accuracy(request, executor, tokenizer, config)
+        return AccuracyResult(outcome.passed, outcome.report)
 
-    def generate(self, prompts: Sequence[str], sampling: OnDeviceSamplingConfig, max_new_tokens: int | None) -> list[str]:
+    def generate(
+        self, prompts: Sequence[str], sampling: OnDeviceSamplingConfig, max_new_tokens: int | None
+    ) -> list[str]:
         """Answer all prompts as one batch; each text starts with its prompt."""
         executor, tokenizer, config = self._loaded()
         params = SamplingParams(

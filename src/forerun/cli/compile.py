@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from forerun.cli.model_flags import add_model_flags, default_config, requested_settings
 from forerun.cli.progress import compile_progress
@@ -31,17 +33,18 @@ def run(args: argparse.Namespace) -> int:
     artifact = open_artifact(args.output, verify=False)
     for line in quantization_lines(artifact.manifest["quantization"]):
         print(line)
-    print(f"{args.output}: {artifact.weights_path.stat().st_size / 1e6:.1f} MB of weights, {time.perf_counter() - started:.1f} s")
+    size, seconds = artifact.weights_path.stat().st_size, time.perf_counter() - started
+    print(f"{args.output}: {size / 1e6:.1f} MB of weights, {seconds:.1f} s")
     return 0
 
 
-def quantization_lines(summary: dict[str, dict[str, object]]) -> list[str]:
+def quantization_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line per weight format."""
     lines = []
     for name, entry in summary.items():
         how = "the checkpoint's own numbers" if entry["exact"] else "converted from the checkpoint"
         lines.append(
-            f"{name}: {entry['matrices']} matrices, {entry['bytes'] / 1e6:.1f} MB, "  # type: ignore[operator]
+            f"{name}: {entry['matrices']} matrices, {entry['bytes'] / 1e6:.1f} MB, "
             f"{entry['bits_per_weight']:g} bits per weight, {how}"
         )
     return lines

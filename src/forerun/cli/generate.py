@@ -5,17 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from forerun.cli.model_flags import add_model_flags, add_run_flags, open_model, run_settings
 from forerun.errors import ConfigError
+
+if TYPE_CHECKING:
+    from forerun.checkpoint.tokenizer import Tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
     parser.add_argument("--prompt", "-p", required=True, help="the prompt ('-' reads standard input)")
-    parser.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None,
-                        help="use the chat template (default: when the model has one)")
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="use the chat template (default: when the model has one)",
+    )
     parser.add_argument("--system", default=None, help="system message for the chat template")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default 256)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
@@ -23,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--min-p", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=None, help="random seed (default: drawn)")
-    parser.add_argument("--stats", action=argparse.BooleanOptionalAction, default=True, help="print speed to stderr at the end")
+    parser.add_argument(
+        "--stats", action=argparse.BooleanOptionalAction, default=True, help="print speed to stderr at the end"
+    )
     add_model_flags(parser)
     add_run_flags(parser)
 
@@ -64,16 +74,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def prompt_ids(tokenizer, text: str, chat: bool | None, system: str | None) -> list[int]:  # type: ignore[no-untyped-def]
+def prompt_ids(tokenizer: Tokenizer, text: str, chat: bool | None, system: str | None) -> list[int]:
     """Token ids of the prompt, through the chat template when there is one and it is not switched off."""
     if chat is None:
         chat = tokenizer.has_chat_template
     if not chat:
         if system is not None:
             raise ConfigError("--system needs the chat template: add --chat")
-        return tokenizer.encode(text)  # type: ignore[no-any-return]
-    messages = ([{"role": "system", "content": system}] if system is not None else []) + [{"role": "user", "content": text}]
-    return tokenizer.encode(tokenizer.apply_chat_template(messages), add_special_tokens=False)  # type: ignore[no-any-return]
+        return tokenizer.encode(text)
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": text})
+    return tokenizer.encode(tokenizer.apply_chat_template(messages), add_special_tokens=False)
 
 
 def _stats(prompt: int, tokens: int, load: float, prefill: float, decode: float) -> str:

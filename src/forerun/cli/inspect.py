@@ -43,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
         return 0
     model = artifact.config.model
-    print(f"Model: {model['family']}, {model['num_hidden_layers']} layers, hidden {model['hidden_size']}, vocabulary {model['vocab_size']}")
+    print(
+        f"Model: {model['family']}, {model['num_hidden_layers']} layers, hidden {model['hidden_size']}, "
+        f"vocabulary {model['vocab_size']}"
+    )
     print(f"Source: {artifact.manifest['source']} (compiled by forerun {artifact.manifest['forerun_version']})")
     print("\nQuantisation")
     for line in quantization_lines(artifact.manifest["quantization"]):
@@ -54,9 +57,13 @@ def run(args: argparse.Namespace) -> int:
     print("\nMemory")
     print(f"  weights  {artifact.weights_path.stat().st_size / 1e6:.1f} MB, mapped")
     print(f"  KV cache {memory.formula()}")
-    print(f"           minimum {kv['minimum_blocks']} blocks (one sequence of {config.max_length} tokens), "
-          f"{kv['full_batch_blocks']} for {config.max_seqs} full sequences, "
-          + ("derived from free memory at start" if config.pa_num_blocks is None else f"{config.pa_num_blocks} asked for"))
+    chosen = (
+        "derived from free memory at start" if config.pa_num_blocks is None else f"{config.pa_num_blocks} asked for"
+    )
+    print(
+        f"           minimum {kv['minimum_blocks']} blocks (one sequence of {config.max_length} tokens), "
+        f"{kv['full_batch_blocks']} for {config.max_seqs} full sequences, {chosen}"
+    )
     print("\nPrograms")
     for name in artifact.sub_models:
         lines = artifact.program_of(name).format().splitlines()
@@ -70,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
 def _first_layer(lines: list[str]) -> list[str]:
     """The first layer and what follows the last one; the layers between are alike."""
     layered = [i for i, line in enumerate(lines) if "l1." in line]
-    last = max((i for i, line in enumerate(lines) if ".layers." in line or "rope_kv" in line or "attention" in line), default=0)
+    marks = (".layers.", "rope_kv", "attention")
+    last = max((i for i, line in enumerate(lines) if any(mark in line for mark in marks)), default=0)
     if not layered or layered[0] >= last:
         return lines
-    return [*lines[: layered[0]], f"... {last - layered[0] + 1} more like these (--program prints all)", *lines[last + 1 :]]
+    omitted = f"... {last - layered[0] + 1} more like these (--program prints all)"
+    return [*lines[: layered[0]], omitted, *lines[last + 1 :]]

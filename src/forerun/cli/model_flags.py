@@ -17,15 +17,21 @@ FORMATS = ("auto", "int8", "int4", "bfloat16", "float32")
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Settings of a compilation; what is not given keeps its default."""
     group = parser.add_argument_group("compilation")
-    group.add_argument("--quantization-dtype", choices=FORMATS, help="weights; auto keeps closest to the checkpoint's own bits")
+    group.add_argument(
+        "--quantization-dtype", choices=FORMATS, help="weights; auto keeps closest to the checkpoint's own bits"
+    )
     group.add_argument(
         "--quantization-type",
         choices=("groupwise", "per_channel_symmetric", "per_tensor_symmetric"),
         help="scales of int8 weights (default groupwise, groups of 32)",
     )
     group.add_argument("--modules-to-not-convert-file", metavar="JSON", help="modules that stay unquantised")
-    group.add_argument("--kv-cache-dtype", choices=("bfloat16", "int8"), help="stored keys and values (default bfloat16)")
-    group.add_argument("--seq-len", type=int, help="longest sequence, prompt and answer (default: the model's, at most 8192)")
+    group.add_argument(
+        "--kv-cache-dtype", choices=("bfloat16", "int8"), help="stored keys and values (default bfloat16)"
+    )
+    group.add_argument(
+        "--seq-len", type=int, help="longest sequence, prompt and answer (default: the model's, at most 8192)"
+    )
     group.add_argument("--batch-size", type=int, help="sequences that run together (default 4)")
     group.add_argument("--pa-num-blocks", type=int, help="KV blocks (default: derived from free memory)")
     group.add_argument("--pa-block-size", type=int, help="tokens per KV block: 16, 32, 64 or 128 (default 32)")
@@ -34,7 +40,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Choices of one run that change no token."""
     group = parser.add_argument_group("execution")
-    group.add_argument("--threads", type=int, default=0, help="threads (default: physical cores within affinity and quota)")
+    group.add_argument(
+        "--threads", type=int, default=0, help="threads (default: physical cores within affinity and quota)"
+    )
     group.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512")
 
 

@@ -39,7 +39,8 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[what]}"))
+        title_column, what_column = TextColumn("{task.description}"), TextColumn("{task.fields[what]}")
+        columns = (title_column, BarColumn(), TimeRemainingColumn(), what_column)
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task(title, total=total, what="")
         self._progress.start()

@@ -1,11 +1,11 @@
 """The artifact folder: written whole or not at all, checked when it is opened.
 
-    neuron_config.json     configuration and hyper-parameters
-    manifest.json          format version, source, what was chosen, checksums
-    plan.json              buckets of every sub-model
-    programs/*.json        one program per sub-model
-    weights/tp0_sharded_checkpoint.safetensors
-    tokenizer.json ...     the tokenizer's files as they were
+- neuron_config.json: configuration and hyper-parameters
+- manifest.json: format version, source, what was chosen, checksums
+- plan.json: buckets of every sub-model
+- programs/*.json: one program per sub-model
+- weights/tp0_sharded_checkpoint.safetensors: the packed weights
+- tokenizer.json ...: the tokenizer's files as they were
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def _check_file(root: Path, name: str, entry: Mapping[str, Any], verify: bool | 
         raise ArtifactError(f"{root}: {name} has {size} bytes instead of {entry['bytes']}; compile the artifact again")
     wanted = size <= _VERIFY_AT_LOAD if verify is None else verify or name != WEIGHTS
     if wanted and checksum(path) != entry["sha256"]:
-        raise ArtifactError(f"{root}: {name} does not have its checksum, it was changed or damaged; compile the artifact again")
+        raise ArtifactError(
+            f"{root}: {name} does not have its checksum, it was changed or damaged; compile the artifact again"
+        )
 
 
 def checksum(path: Path) -> str:

@@ -17,8 +17,9 @@ from forerun.errors import ArtifactError
 
 def cache_folder() -> Path:
     """``$FORERUN_CACHE`` or ``~/.cache/forerun``, with the artifacts in ``artifacts/``."""
-    root = os.environ.get("FORERUN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forerun"
-    return Path(root) / "artifacts"
+    if root := os.environ.get("FORERUN_CACHE"):
+        return Path(root) / "artifacts"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forerun" / "artifacts"
 
 
 def is_artifact(path: str | Path) -> bool:
@@ -29,12 +30,17 @@ def is_artifact(path: str | Path) -> bool:
 def cached_artifact(
     source: str, config: NeuronConfig, progress: Progress = lambda what, done, total: None, *, recompile: bool = False
 ) -> Artifact:
-    """The artifact of a checkpoint under ``config``: from the cache, or compiled into it. A damaged one is compiled anew.
+    """The artifact of a checkpoint under ``config``: from the cache, or compiled into it (again, if it is damaged).
 
     Raises CheckpointError, ConfigError or ArtifactError.
     """
     checkpoint = open_checkpoint(source)
-    key = {"format": VERSION, "version": version("forerun"), "weights": checkpoint.fingerprint, "config": config.to_dict()}
+    key = {
+        "format": VERSION,
+        "version": version("forerun"),
+        "weights": checkpoint.fingerprint,
+        "config": config.to_dict(),
+    }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_folder() / digest
     if is_artifact(path) and not recompile:

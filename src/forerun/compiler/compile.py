@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.base import Checkpoint
-from forerun.compiler.artifact import CONFIG, MANIFEST, PLAN, VERSION, WEIGHTS, checksum, new_artifact, program_path, write_json
+from forerun.compiler.artifact import (
+    CONFIG,
+    MANIFEST,
+    PLAN,
+    VERSION,
+    WEIGHTS,
+    checksum,
+    new_artifact,
+    program_path,
+    write_json,
+)
 from forerun.compiler.buckets import BucketPlan, plan_buckets
 from forerun.compiler.formats import bits_per_weight
 from forerun.compiler.lower import lower
@@ -80,7 +90,9 @@ def compile_checkpoint(
     """
     plan = plan_compile(checkpoint, config)
     if "tokenizer.json" not in checkpoint.tokenizer_files:
-        raise CheckpointError(f"{checkpoint.source}: tokenizer.json is missing; fetch the checkpoint with its tokenizer")
+        raise CheckpointError(
+            f"{checkpoint.source}: tokenizer.json is missing; fetch the checkpoint with its tokenizer"
+        )
     with new_artifact(output, plan.weight_bytes + _ROOM) as folder:
         (folder / "programs").mkdir()
         (folder / "weights").mkdir()
@@ -117,9 +129,7 @@ def _write_weights(
         file.abort()
 
 
-def _prepared(
-    weights: list[Weight], checkpoint: Checkpoint, per_tensor: bool
-) -> Iterator[tuple[Weight, StoredWeight]]:
+def _prepared(weights: list[Weight], checkpoint: Checkpoint, per_tensor: bool) -> Iterator[tuple[Weight, StoredWeight]]:
     """Quantise and pack on a few threads, a few weights ahead of the writer."""
     with ThreadPoolExecutor(_AHEAD // 2) as pool:
         queue: list[tuple[Weight, Future[StoredWeight]]] = []

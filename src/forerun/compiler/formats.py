@@ -23,7 +23,8 @@ GROUP = 32
 class IntFormat:
     """Layout of one integer format: bits per value, whether groups have a minimum, and the scales' type.
 
-    ``scale`` is the NumPy type of stored scales and minima; None means one float32 scale per output channel, kept apart.
+    ``scale`` is the NumPy type of stored scales and minima; None means one float32 scale per output channel, kept
+    apart.
     """
 
     bits: int
@@ -74,7 +75,7 @@ class IntWeight:
 
     def float32(self) -> NDArray[np.float32]:
         """The weights that the integers stand for: float32 [N, K]."""
-        n, k = self.q.shape
+        k = self.q.shape[1]
         scale = np.repeat(self.scale, GROUP, axis=1)[:, :k] if self.scale.ndim == 2 else self.scale[:, None]
         values = (self.q.astype(np.float32) - np.float32(INT_LAYOUTS[self.format].zero)) * scale
         return values if self.minimum is None else values + np.repeat(self.minimum, GROUP, axis=1)[:, :k]

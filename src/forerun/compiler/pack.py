@@ -1,4 +1,4 @@
-"""The packed layout that every kernel reads: panels of 16 output columns, blocks of 64 along K (native/kernels/types.hpp)."""
+"""The packed layout of native/kernels/types.hpp: panels of 16 output columns, blocks of 64 along K."""
 
 from __future__ import annotations
 
@@ -94,14 +94,15 @@ def unpack(data: Bytes, name: str, shape: tuple[int, int], scales: NDArray[np.fl
     else:
         q = values.reshape(panels, blocks, BLOCK // 4, PANEL, 4).transpose(0, 3, 1, 2, 4).reshape(n, k)
     q = q[: shape[0], : shape[1]]
-    if layout.scale is None:
+    kind = layout.scale
+    if kind is None:
         assert scales is not None
         return IntWeight(name, q, scales[: shape[0]], None)
-    width = 2 * PANEL * np.dtype(layout.scale).itemsize
+    width = 2 * PANEL * np.dtype(kind).itemsize
     groups = -(-shape[1] // GROUP)
 
     def scale_at(start: int) -> NDArray[np.float32]:
-        raw = np.ascontiguousarray(block[:, :, start : start + width]).view(layout.scale)
+        raw = np.ascontiguousarray(block[:, :, start : start + width]).view(kind)
         grid = raw.reshape(panels, blocks, 2, PANEL).transpose(0, 3, 1, 2).reshape(n, k // GROUP)
         return grid[: shape[0], :groups].astype(np.float32)
 

@@ -82,11 +82,7 @@ def _kept_weights(config: NeuronConfig, program: Program) -> set[str]:
     }
     modules.setdefault("lm_head", head)
     for entry in config.modules_to_not_convert or ():
-        found = {
-            name
-            for module, name in modules.items()
-            if module == entry or module.endswith(f".{entry}") or module.startswith(f"{entry}.") or f".{entry}." in module
-        }
+        found = {name for module, name in modules.items() if f".{entry}." in f".{module}."}
         if not found:
             ends = {module.rsplit(".", 1)[-1] for module in modules}
             raise ConfigError(f"modules_to_not_convert: no module is called '{entry}'{did_you_mean(entry, ends)}")

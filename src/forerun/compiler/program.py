@@ -16,8 +16,8 @@ Attr = str | int | float | None
 
 @dataclass(frozen=True)
 class Buffer:
-    """Activations between instructions: ``width`` columns of "f32", "q15" (integers of 8 or 15 bits in groups of 32 with a
-    scale each) or "i32".
+    """Activations between instructions: ``width`` columns of "f32", "q15" (integers of 8 or 15 bits, a scale for each
+    group of 32) or "i32".
 
     ``rows`` is "rows" (one per token of the step) or "sampled" (one per drawn token). Buffers with the same ``slot``
     share memory; None means memory of its own.

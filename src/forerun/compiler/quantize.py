@@ -16,8 +16,9 @@ _CHUNK_ROWS = 1 << 22  # elements handled at a time: bounds the temporary memory
 def quantize(weight: FloatArray, name: str, *, per_tensor: bool = False) -> IntWeight:
     """Quantise float32 [N, K] to the integer format ``name``.
 
-    int8_channel takes one scale per row (``per_tensor``: the same for all). int8 groups: scale = amax / 127. int4 groups with a
-    minimum: several shrunken ranges are tried, each refined by one least-squares fit, and the best kept per group.
+    int8_channel takes one scale per row (``per_tensor``: the same for all). int8 groups: scale = amax / 127. int4
+    groups with a minimum: several shrunken ranges are tried, each refined by one least-squares fit, and the best kept
+    per group.
     """
     n, k = weight.shape
     layout = INT_LAYOUTS[name]
@@ -96,14 +97,13 @@ def _fit_symmetric(x: FloatArray, bits: int, dtype: type[np.floating]) -> tuple[
     return q.astype(np.uint8), scale
 
 
-def _fit_affine(
-    x: FloatArray, bits: int, dtype: type[np.floating]
-) -> tuple[NDArray[np.uint8], FloatArray, FloatArray]:
+def _fit_affine(x: FloatArray, bits: int, dtype: type[np.floating]) -> tuple[NDArray[np.uint8], FloatArray, FloatArray]:
     top = (1 << bits) - 1
     low, high = x.min(axis=1), x.max(axis=1)
     middle, half = (low + high) / 2, (high - low) / 2
     best_error = np.full(len(x), np.inf, np.float32)
-    best = (np.zeros(x.shape, np.uint8), np.zeros(len(x), np.float32), np.zeros(len(x), np.float32))
+    best_q = np.zeros(x.shape, np.uint8)
+    best_scale, best_minimum = np.zeros(len(x), np.float32), np.zeros(len(x), np.float32)
     for shrink in _SHRINKS if bits == 4 else _SHRINKS[:1]:
         scale, minimum = half * np.float32(2 * shrink / top), middle - half * np.float32(shrink)
         scale, minimum = _refit(x, _grid(x, scale, minimum, top), scale, minimum)
@@ -112,13 +112,14 @@ def _fit_affine(
         error = np.square(q * scale[:, None] + minimum[:, None] - x).sum(axis=1)
         better = error < best_error
         best_error[better] = error[better]
-        for to, value in zip(best, (q, scale, minimum), strict=True):
-            to[better] = value[better]
-    return best
+        best_q[better] = q[better].astype(np.uint8)
+        best_scale[better], best_minimum[better] = scale[better], minimum[better]
+    return best_q, best_scale, best_minimum
 
 
 def _grid(x: FloatArray, scale: FloatArray, minimum: FloatArray, top: int) -> FloatArray:
-    return np.clip(np.rint((x - minimum[:, None]) * _inverse(scale)[:, None]), 0, top).astype(np.float32)
+    q: FloatArray = np.clip(np.rint((x - minimum[:, None]) * _inverse(scale)[:, None]), 0, top).astype(np.float32)
+    return q
 
 
 def _refit(x: FloatArray, q: FloatArray, scale: FloatArray, minimum: FloatArray) -> tuple[FloatArray, FloatArray]:

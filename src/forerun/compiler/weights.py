@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forerun.checkpoint.base import Checkpoint, FloatArray, QuantGrid, SourceTensor
 from forerun.compiler.assemble import PADDING, assemble, row_order
-from forerun.compiler.formats import FLOAT_FORMATS, GROUP, INT_LAYOUTS, IntWeight
-from forerun.compiler.pack import BLOCK, pack, packed_bytes, padded_shape
+from forerun.compiler.formats import BLOCK, FLOAT_FORMATS, GROUP, INT_LAYOUTS, IntWeight
+from forerun.compiler.pack import pack, packed_bytes, padded_shape
 from forerun.compiler.program import Weight
 from forerun.compiler.quantize import from_grid, quantize
 from forerun.errors import CheckpointError
+
+Number = TypeVar("Number", np.uint8, np.float32)
 
 SCALES = ".scale"
 """Suffix of the tensor that holds the channel scales of an int8_channel matrix."""
@@ -63,7 +67,9 @@ def finite(tensor: SourceTensor) -> FloatArray:
     values = tensor.load()
     if not np.isfinite(values).all():
         bad = int(np.size(values) - np.count_nonzero(np.isfinite(values)))
-        raise CheckpointError(f"tensor '{tensor.name}' holds {bad} values that are NaN or infinite; fetch the checkpoint again")
+        raise CheckpointError(
+            f"tensor '{tensor.name}' holds {bad} values that are NaN or infinite; fetch the checkpoint again"
+        )
     return values
 
 
@@ -88,17 +94,17 @@ def _merge(weight: Weight, parts: list[IntWeight]) -> IntWeight:
     real = order != PADDING
     n, k = weight.shape
 
-    def rows(arrays: list[NDArray[np.generic]], width: tuple[int, ...], fill: int, dtype: type) -> NDArray[np.generic]:
+    def rows(arrays: Sequence[NDArray[Number]], width: tuple[int, ...], fill: int) -> NDArray[Number]:
         stacked = np.concatenate(arrays)
-        result = np.full((n, *width), fill, dtype)
-        columns = tuple(slice(0, size) for size in stacked.shape[1:])
+        result: NDArray[Number] = np.full((n, *width), fill, stacked.dtype)
+        columns: tuple[slice, ...] = tuple(slice(0, size) for size in stacked.shape[1:])
         result[(real, *columns)] = stacked[order[real]]
         return result
 
     groups = -(-k // GROUP)
     width = () if parts[0].scale.ndim == 1 else (groups,)
     minima = [part.minimum for part in parts if part.minimum is not None]
-    q = rows([part.q for part in parts], (k,), INT_LAYOUTS[weight.format].zero, np.uint8)
-    scale = rows([part.scale for part in parts], width, 0, np.float32)
-    minimum = rows(list(minima), width, 0, np.float32) if minima else None
-    return IntWeight(weight.format, q, scale, minimum)  # type: ignore[arg-type]
+    q = rows([part.q for part in parts], (k,), INT_LAYOUTS[weight.format].zero)
+    scale = rows([part.scale for part in parts], width, 0)
+    minimum = rows(minima, width, 0) if minima else None
+    return IntWeight(weight.format, q, scale, minimum)

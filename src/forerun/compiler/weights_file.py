@@ -42,7 +42,7 @@ class WeightsFile:
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if len(data) != count * _ITEM[kind]:
             raise ValueError(f"tensor {name} has {len(data)} bytes instead of {count * _ITEM[kind]}")
-        self._put(memoryview(data))
+        self._put(data.data)
 
     def close(self) -> str:
         """Finish and return the SHA-256 of the whole file (hex)."""

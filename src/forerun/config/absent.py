@@ -18,7 +18,7 @@ CAPTURE: Status = refused("tensor capture is not in this version; `forerun inspe
 
 @dataclass(frozen=True)
 class AbsentSettings:
-    """Fields whose only accepted value is the default."""
+    """Fields that accept only their default, or any value without effect."""
 
     speculation_length: int = setting(0, at_least=0, status=SPECULATION)
     spec_batch_size: int = setting(derived="batch_size", at_least=1, status=no_effect(SPECULATION.why))

@@ -14,7 +14,8 @@ class OnDeviceSamplingConfig:
 
     top_k 0 or -1 is off (the whole vocabulary; the original draws uniformly then), top_p 1 and min_p 0 are off,
     temperature 0 is greedy. ``deterministic`` replaces the random number by 0.5: the token at which the cumulative
-    probability, most probable first, reaches one half. ``global_topk`` above 0 is a first cut to that many tokens. ``min_p`` and ``seed`` are fields of ours.
+    probability, most probable first, reaches one half. ``global_topk`` above 0 is a first cut to that many tokens.
+    ``min_p`` and ``seed`` are fields of ours.
     """
 
     do_sample: bool = setting(False, run_time=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forerun.checkpoint.safetensors_file import open_safetensors
 from forerun.compiler.artifact import Artifact
@@ -90,21 +88,22 @@ def map_weights(artifact: Artifact, program: Program) -> dict[str, PackedWeight]
     if isinstance(content.obj, mmap.mmap):
         content.obj.madvise(mmap.MADV_WILLNEED)
 
-    def array(name: str, kind: str, count: int) -> NDArray[np.generic]:
+    def raw(name: str, kind: str, count: int) -> memoryview:
         entry = file.entries.get(name)
         if entry is None or entry.dtype != kind or entry.shape != (count,):
-            raise ArtifactError(f"{artifact.path}: the weights hold no tensor '{name}' of {count} {kind}; compile it again")
-        raw = content[entry.start : entry.end]
-        return np.frombuffer(raw, np.uint8 if kind == "U8" else np.float32)
+            what = f"tensor '{name}' of {count} {kind}"
+            raise ArtifactError(f"{artifact.path}: the weights hold no {what}; compile it again")
+        return content[entry.start : entry.end]
 
     weights: dict[str, PackedWeight] = {}
     for weight in program.weights.values():
-        found: Mapping[str, NDArray[np.generic]] = {
-            name: array(name, kind, count) for name, (kind, count) in stored_sizes(weight).items()
-        }
-        value = found[weight.name]
+        found = {name: raw(name, kind, count) for name, (kind, count) in stored_sizes(weight).items()}
         if len(weight.shape) == 1:
-            weights[weight.name] = PackedWeight(None, None, value)  # type: ignore[arg-type]
+            weights[weight.name] = PackedWeight(vector=np.frombuffer(found[weight.name], np.float32))
         else:
-            weights[weight.name] = PackedWeight(value, found.get(weight.name + SCALES))  # type: ignore[arg-type]
+            scales = found.get(weight.name + SCALES)
+            weights[weight.name] = PackedWeight(
+                np.frombuffer(found[weight.name], np.uint8),
+                None if scales is None else np.frombuffer(scales, np.float32),
+            )
     return weights

@@ -24,7 +24,7 @@ class KvMemory:
 
     @property
     def block_bytes(self) -> int:
-        """Keys and values of one block over all layers; head_dim is padded to 16, int8 has a float32 scale per vector."""
+        """Keys and values of one block over all layers; head_dim is padded to 16, int8 adds a float32 per vector."""
         dim = -(-self.layout.head_dim // 16) * 16
         vector = dim * 2 if self.dtype == "bfloat16" else dim + 4
         return 2 * self.layout.layers * self.layout.kv_heads * self.block_size * vector
@@ -54,8 +54,8 @@ def blocks_for(config: NeuronConfig, layout: KvLayout, available: int) -> int:
         wanted = max(needed, min(full_batch_blocks(config) * factor, fitting))
     if wanted * memory.block_bytes > available:
         raise ConfigError(
-            f"the KV cache of {wanted} blocks needs {wanted * memory.block_bytes >> 20} MiB but {available >> 20} MiB are "
-            f"available: {memory.formula()}; one sequence of {config.max_length} tokens needs {needed} blocks: lower "
-            "seq_len, the batch or pa_num_blocks"
+            f"the KV cache of {wanted} blocks needs {wanted * memory.block_bytes >> 20} MiB but {available >> 20} MiB "
+            f"are available: {memory.formula()}; one sequence of {config.max_length} tokens needs {needed} blocks: "
+            "lower seq_len, the batch or pa_num_blocks"
         )
     return wanted

@@ -24,7 +24,7 @@ class PackedWeight:
     """One weight as the kernels read it: bytes of :mod:`forerun.compiler.pack`, and the channel scales of int8_channel;
     vectors are float32 padded with zeros to a multiple of 64."""
 
-    data: NDArray[np.uint8] | None
+    data: NDArray[np.uint8] | None = None
     scales: NDArray[np.float32] | None = None
     vector: NDArray[np.float32] | None = None
 
@@ -33,8 +33,8 @@ class PackedWeight:
 class NativeOptions:
     """Run-time choices of an executor; none of them changes a token.
 
-    ``isa`` "" takes the highest usable one. ``cpus`` pins thread i to ``cpus[i]`` (thread 0 is the caller and stays free).
-    ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
+    ``isa`` "" takes the highest usable one. ``cpus`` pins thread i to ``cpus[i]`` (thread 0 is the caller and stays
+    free). ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
     """
 
     num_blocks: int
@@ -54,8 +54,8 @@ class NativeOptions:
 
 
 class NativeExecutor:
-    """An :class:`~forerun.runtime.step.Executor` that runs ``program`` natively. Raises ValueError for weights or options
-    that do not fit; MemoryError when the KV pool cannot be reserved."""
+    """An :class:`~forerun.runtime.step.Executor` that runs ``program`` natively. Raises ValueError for weights or
+    options that do not fit; MemoryError when the KV pool cannot be reserved."""
 
     def __init__(self, program: Program, weights: Mapping[str, PackedWeight], options: NativeOptions) -> None:
         layout = program.kv_layout
@@ -64,17 +64,17 @@ class NativeExecutor:
         self.max_seqs, self.max_sample_rows = options.max_seqs, options.max_sample_rows
         self.isa = options.isa or _native.usable_isas()[-1]
         self.threads, self.kv_dtype = options.threads, options.kv_dtype
-        self._native = _native.Executor(self.isa, _limits(program, layout, options))
-        self._native.set_rope(np.asarray(program.rope_inv_freq, np.float32))
-        binder = _Binder(self._native, program, weights)
+        core = _native.Executor(self.isa, _limits(program, layout, options))
+        core.set_rope(np.asarray(program.rope_inv_freq, np.float32))
+        self._native: _native.Executor | None = core
+        binder = _Binder(core, program, weights)
         for step in program.instructions:
             binder.add(step)
         self.labels = binder.labels
 
     def step(self, batch: StepInput) -> StepOutput:
         """Run one step. Raises ValueError for input outside the limits; nothing is changed then."""
-        if self._native is None:
-            raise ValueError("the executor is closed")
+        core = self._core()
         s, rows = batch.sampling, len(batch.sample_rows)
         width = max(0, int(s.num_logprobs.max())) if rows else 0
         if width > self.vocab_size:
@@ -88,7 +88,7 @@ class NativeExecutor:
             top_logprobs=np.empty((rows, width), np.float32),
             logits=np.empty((rows, self.vocab_size), np.float32) if batch.want_logits else None,
         )
-        self._native.step(
+        core.step(
             batch.token_ids, batch.positions, batch.query_starts, batch.block_tables, batch.sample_rows,
             s.temperature, s.top_k, s.top_p, s.min_p, s.seed, s.num_logprobs,
             s.adjust_starts, s.adjust_ids, s.adjust_add, s.adjust_rep, s.allow_starts, s.allow_ids,
@@ -98,25 +98,30 @@ class NativeExecutor:
 
     def set_profile(self, on: bool) -> None:
         """Start (or stop) counting the time of each instruction."""
-        self._native.set_profile(on)
+        self._core().set_profile(on)
 
     def profile(self) -> list[tuple[str, float]]:
         """(instruction label, seconds) since counting began; the last entry is the time between instructions."""
-        return [(name, ns / 1e9) for name, ns in zip([*self.labels, "between"], self._native.profile(), strict=True)]
+        return [(name, ns / 1e9) for name, ns in zip([*self.labels, "between"], self._core().profile(), strict=True)]
 
     @property
     def reserved_bytes(self) -> int:
         """Memory of the executor apart from the weights: KV pool, buffers, tables."""
-        return int(self._native.reserved_bytes)
+        return self._core().reserved_bytes
 
     @property
     def kv_bytes(self) -> int:
         """Memory of the KV pool."""
-        return int(self._native.kv_bytes)
+        return self._core().kv_bytes
 
     def close(self) -> None:
         """Free the KV pool and the threads."""
         self._native = None
+
+    def _core(self) -> _native.Executor:
+        if self._native is None:
+            raise ValueError("the executor is closed")
+        return self._native
 
 
 def _limits(program: Program, layout: KvLayout, options: NativeOptions) -> dict[str, object]:
@@ -173,7 +178,8 @@ class _Binder:
         elif step.op == "linear":
             entry |= {"splits": step.attrs["k_splits"], "epilogue": step.attrs["epilogue"]}
         elif step.op == "rope_kv":
-            entry |= {key: step.attrs[key] for key in ("layer", "heads", "scale")} | {"eps": step.attrs["qk_norm"] or 0.0}
+            entry |= {key: step.attrs[key] for key in ("layer", "heads", "scale")}
+            entry["eps"] = step.attrs["qk_norm"] or 0.0
         elif step.op == "attention":
             entry |= {"layer": step.attrs["layer"], "heads": step.attrs["heads"], "window": step.attrs["window"] or 0}
         self._native.add(entry)

@@ -10,6 +10,8 @@ import numpy as np
 
 from forerun.runtime.step import Executor, Int32, SamplingRows, StepInput, StepOutput
 
+Clock = Callable[[], float]
+
 
 @dataclass
 class Timings:
@@ -39,14 +41,13 @@ class OfflineBatch:
         starts = np.arange(0, sequences * n + 1, n, dtype=np.int32)
         positions = np.tile(np.arange(self.position, self.position + n, dtype=np.int32), sequences)
         rows = starts[1:] - 1 if sample else np.zeros(0, np.int32)
-        batch = StepInput(
-            np.ascontiguousarray(ids.reshape(-1), np.int32), positions, starts, self._tables, rows, SamplingRows.greedy(len(rows))
-        )
+        flat = np.ascontiguousarray(ids.reshape(-1), np.int32)
+        batch = StepInput(flat, positions, starts, self._tables, rows, SamplingRows.greedy(len(rows)))
         self.position += n
         return self._executor.step(batch)
 
-    def fill(self, ids: Int32, *, clock: Callable[[], float] = time.perf_counter) -> tuple[Int32, list[tuple[float, int]]]:
-        """Prefill ``ids`` [sequences, n] in the largest steps that fit; returns the next tokens and the calls' times."""
+    def fill(self, ids: Int32, *, clock: Clock = time.perf_counter) -> tuple[Int32, list[tuple[float, int]]]:
+        """Prefill ``ids`` [sequences, n] in the largest steps that fit: the next tokens and the calls' times."""
         width = max(1, self._executor.max_rows // len(ids))
         calls, output = [], None
         for start in range(0, ids.shape[1], width):
@@ -59,9 +60,9 @@ class OfflineBatch:
 
 
 def measure(
-    executor: Executor, prompt: int, new_tokens: int, sequences: int, seed: int, clock: Callable[[], float] = time.perf_counter
+    executor: Executor, prompt: int, new_tokens: int, sequences: int, seed: int, clock: Clock = time.perf_counter
 ) -> Timings:
-    """Prefill ``sequences`` random prompts one after another's rows in one batch, then decode ``new_tokens`` greedily."""
+    """Prefill ``sequences`` random prompts as the rows of one batch, then decode ``new_tokens`` greedily."""
     ids = np.random.default_rng(seed).integers(0, executor.vocab_size, (sequences, prompt)).astype(np.int32)
     batch = OfflineBatch(executor, sequences, prompt + new_tokens)
     timings = Timings()

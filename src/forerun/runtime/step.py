@@ -13,7 +13,6 @@ UInt64 = NDArray[np.uint64]
 Float32 = NDArray[np.float32]
 
 
-
 @dataclass
 class SamplingRows:
     """Sampling parameters of the R sampled rows, one entry each. The random numbers of a row are a function of
@@ -59,11 +58,11 @@ class SamplingRows:
 class StepInput:
     """One engine step over T rows (tokens) of S sequences.
 
-    token_ids, positions: int32 [T]; the rows of sequence s are ``query_starts[s]:query_starts[s+1]`` and their positions
-    are consecutive. block_tables: int32 [S, B]; entry i is the KV block of positions ``i*block_size ...``; unused entries
-    are -1. The step writes K/V of its rows into those blocks and attends to everything at or before each row's position.
-    sample_rows: int32 [R], indices of rows whose next token is drawn (R may be 0). Several rows of one sequence may be
-    sampled (speculative verification).
+    token_ids, positions: int32 [T]; the rows of sequence s are ``query_starts[s]:query_starts[s+1]`` and their
+    positions are consecutive. block_tables: int32 [S, B]; entry i is the KV block of positions ``i*block_size ...``;
+    unused entries are -1. The step writes K/V of its rows into those blocks and attends to everything at or before each
+    row's position. sample_rows: int32 [R], indices of rows whose next token is drawn (R may be 0). Several rows of one
+    sequence may be sampled (speculative verification).
     """
 
     token_ids: Int32
@@ -80,9 +79,10 @@ class StepOutput:
     """Results of the R sampled rows.
 
     tokens: int32 [R]. logprobs: float32 [R] of the sampled tokens (NaN where num_logprobs is -1), always of the
-    distribution before temperature and cuts but after adjustments. top_ids int32 [R, P], top_logprobs float32 [R, P], with P the
-    largest num_logprobs of the step, rows with fewer padded with -1 / -inf; ordered by probability, then by id.
-    logits: float32 [R, vocab] (raw, before adjustments) only when asked for. A token of -1 marks a row whose logits were not finite.
+    distribution before temperature and cuts but after adjustments. top_ids int32 [R, P], top_logprobs float32 [R, P],
+    with P the largest num_logprobs of the step, rows with fewer padded with -1 / -inf; ordered by probability, then by
+    id. logits: float32 [R, vocab] (raw, before adjustments) only when asked for. A token of -1 marks a row whose logits
+    were not finite.
     """
 
     tokens: Int32

@@ -46,8 +46,8 @@ def quantize_groups(x: Float32, top: int = 127) -> tuple[Float32, Float32]:
 
 
 def quantize(x: Float32, fine_above: float) -> QuantizedRows:
-    """Rows [T, K] in groups of 32 columns. Groups whose largest magnitude exceeds ``fine_above`` times the mean of their
-    row's keep 15 bits; the others 8, counted in the same units (multiples of 128)."""
+    """Rows [T, K] in groups of 32 columns. Groups whose largest magnitude exceeds ``fine_above`` times the mean of
+    their row's keep 15 bits; the others 8, counted in the same units (multiples of 128)."""
     padded = pad_columns(x, BLOCK).reshape(len(x), -1, GROUP)
     amax = np.abs(padded).max(axis=-1)
     total = np.zeros(len(x), np.float32)
