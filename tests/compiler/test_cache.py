@@ -1,0 +1,78 @@
+"""The artifact cache: compiled once per content and settings, mended when damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forerun.compiler.artifact import MANIFEST, WEIGHTS, Artifact
+from forerun.compiler.cache import cache_folder, cached_artifact, is_artifact
+from forerun.errors import CheckpointError
+from tests.support.artifacts import everything_in, tiny_settings
+from tests.support.tiny_checkpoints import write_tiny
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FORERUN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "artifacts"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return str(write_tiny(tmp_path / "model", "llama"))
+
+
+def stamp(artifact: Artifact) -> tuple[Path, int]:
+    return artifact.path, (artifact.path / MANIFEST).stat().st_mtime_ns
+
+
+def test_compiled_once(model: str, cache: Path) -> None:
+    first = cached_artifact(model, tiny_settings())
+    assert stamp(cached_artifact(model, tiny_settings())) == stamp(first) and first.path.parent == cache
+    assert is_artifact(first.path) and len(list(cache.iterdir())) == 1
+
+
+def test_other_settings_and_other_weights_have_other_places(model: str, tmp_path: Path, cache: Path) -> None:
+    first = cached_artifact(model, tiny_settings()).path
+    assert cached_artifact(model, tiny_settings(quantized=True)).path != first
+    write_tiny(tmp_path / "model", "llama", seed=2)
+    assert cached_artifact(model, tiny_settings()).path != first
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_the_same_weights_elsewhere_are_found_again(model: str, tmp_path: Path) -> None:
+    first = cached_artifact(model, tiny_settings())
+    (tmp_path / "model").rename(tmp_path / "moved")
+    assert stamp(cached_artifact(str(tmp_path / "moved"), tiny_settings())) == stamp(first)
+
+
+def test_a_damaged_artifact_is_compiled_anew(model: str) -> None:
+    first = cached_artifact(model, tiny_settings())
+    weights = first.path / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-64])
+    again = cached_artifact(model, tiny_settings())
+    assert again.path == first.path and again.manifest == first.manifest and stamp(again)[1]
+
+
+def test_recompile(model: str) -> None:
+    first = stamp(cached_artifact(model, tiny_settings()))
+    again = stamp(cached_artifact(model, tiny_settings(), recompile=True))
+    assert again[0] == first[0] and again[1] > first[1]
+
+
+def test_a_failed_compile_leaves_no_entry(tmp_path: Path, cache: Path) -> None:
+    source = write_tiny(tmp_path / "bare", "llama", tokenizer=False)
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        cached_artifact(str(source), tiny_settings())
+    assert not cache.exists() or not everything_in(cache)
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FORERUN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "forerun" / "artifacts"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache_folder() == Path("/home/someone/.cache/forerun/artifacts")
