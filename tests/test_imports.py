@@ -1,0 +1,135 @@
+"""The order of the packages: imports go downwards only, files stay small, and nothing heavy slips into the run time."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import forerun
+
+PACKAGE = Path(forerun.__file__).parent
+LAYERS = (
+    ("entrypoints",),
+    ("cli",),
+    ("server",),
+    ("accuracy", "training", "planner"),
+    ("engine",),
+    ("kvcache", "runtime"),
+    ("compiler",),
+    ("models",),
+    ("checkpoint",),
+    ("config",),
+    ("errors", "_native"),
+)
+"""From top to bottom. A package imports itself and what lies below; neighbours on one level do not know each other."""
+RANK = {name: level for level, names in enumerate(LAYERS) for name in names}
+CLIENTS = ("bench",)
+"""Programs of their own that speak to a server over the network: they may import nothing but the errors, and only the
+command line may import them."""
+
+OPTIONAL = {"torch", "transformers"}
+"""From extras; only packages that work without them until asked may name them."""
+WITH_EXTRAS = ("accuracy", "training")
+NEVER = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+"""Loading data with these runs code from the data."""
+MOST_LINES = 350
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def package_of(path: Path) -> str:
+    """First part of the path below forerun, "" for forerun/__init__.py."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imported(text: str) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import, also inside functions, under TYPE_CHECKING and by ``import_module``."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                yield node.lineno, "." * node.level
+            elif node.module == "forerun":
+                yield from ((node.lineno, f"forerun.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, str(node.module)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__"):
+                yield node.lineno, str(node.args[0].value)
+
+
+def complaint(package: str, name: str) -> str | None:
+    """What is wrong with ``package`` importing ``name``, or None."""
+    root, _, rest = name.partition(".")
+    if not root:
+        return "relative imports hide the order: write the full name"
+    if root in NEVER:
+        return f"{root} runs code from data"
+    if root in OPTIONAL:
+        return None if package in WITH_EXTRAS else f"{root} comes from an extra; only {WITH_EXTRAS} may name it"
+    if root != "forerun":
+        return None
+    target = rest.partition(".")[0]
+    if not target or target == package:
+        return None
+    if package in CLIENTS:
+        return None if target == "errors" else f"{package} is a client and imports nothing of the server side"
+    if target in CLIENTS:
+        return None if package == "cli" else f"only cli imports {target}"
+    if package not in RANK or target not in RANK:
+        return f"no place in LAYERS for {package if package not in RANK else target}"
+    return None if RANK[target] > RANK[package] else f"{package} lies below or beside {target}"
+
+
+def test_imports_go_downwards_only() -> None:
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{line}: imports {name}: {reason}"
+        for path in sources()
+        for line, name in imported(path.read_text("utf-8"))
+        if (reason := complaint(package_of(path), name)) is not None
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_one_idea(path: Path) -> None:
+    lines = len(path.read_text("utf-8").splitlines())
+    assert lines <= MOST_LINES, f"{lines} lines: look for the second idea in it"
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "fine"),
+    [
+        ("engine", "from forerun.runtime.step import Executor", True),
+        ("engine", "from forerun.engine.request import Request", True),
+        ("engine", "import forerun.server.app", False),
+        ("engine", "def late():\n    from forerun.server import app", False),
+        ("engine", "from forerun import server", False),
+        ("kvcache", "from forerun.runtime.step import Int32", False),
+        ("runtime", "from forerun.kvcache.blocks import Blocks", False),
+        ("config", "from forerun.errors import ConfigError", True),
+        ("errors", "from forerun.config import NeuronConfig", False),
+        ("runtime", "from forerun import _native", True),
+        ("runtime", "from .step import Executor", False),
+        ("newcomer", "from forerun.errors import ForerunError", False),
+        ("bench", "from forerun.errors import ForerunError", True),
+        ("bench", "from forerun.config import NeuronConfig", False),
+        ("cli", "from forerun.bench.load import run", True),
+        ("server", "from forerun.bench.load import run", False),
+        ("runtime", "import torch.nn", False),
+        ("runtime", "from importlib import import_module\nimport_module('transformers')", False),
+        ("accuracy", "import importlib\nimportlib.import_module('torch')", True),
+        ("accuracy", "import pickle", False),
+        ("checkpoint", "import numpy, json", True),
+    ],
+)
+def test_the_rule_itself(package: str, code: str, fine: bool) -> None:
+    assert all(complaint(package, name) is None for _, name in imported(code)) is fine
