@@ -52,7 +52,7 @@ def _stored_format(wanted: str, kinds: Sequence[str], role: str) -> str:
     if wanted in ("int4_group", "int8_group"):  # the head and the embedding keep 8 bits
         return "int8_f16"
     if wanted in ("int8_channel", "int8_tensor"):
-        return "int8_f16" if role == "embed" else "int8_channel"
+        return "int8_channel" if role in ("column", "row") else "int8_f16"
     return wanted
 
 

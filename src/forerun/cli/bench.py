@@ -1,0 +1,70 @@
+"""``forerun bench offline|kernels MODEL``: how fast this machine runs a model, beside what it could do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from forerun.cli.model_flags import add_model_flags, add_run_flags, open_model, run_settings
+from forerun.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two measurements, each with its flags."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=type(parser))
+    offline = kinds.add_parser("offline", help="prompt and generation speed, in llama-bench's words", allow_abbrev=False)
+    offline.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
+    offline.add_argument("--pp", type=int, default=512, help="prompt tokens (0: skip)")
+    offline.add_argument("--tg", type=int, default=64, help="generated tokens (0: skip)")
+    offline.add_argument("--depth", type=int, default=0, help="tokens of context before the generated ones")
+    offline.add_argument("--batch", type=int, default=1, help="sequences that decode together; tg is their sum")
+    offline.add_argument("--repeat", type=int, default=3, help="measured rounds, after one to warm up")
+    offline.add_argument("--profile", metavar="FILE", help="write a trace of one step per kind that Perfetto opens")
+    offline.add_argument("--json", action="store_true", help="one JSON object instead of a line")
+    kernels = kinds.add_parser("kernels", help="every operator by row count against the machine's limits", allow_abbrev=False)
+    kernels.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
+    kernels.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64, 256], help="row counts")
+    kernels.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    for each in (offline, kernels):
+        add_model_flags(each)
+        add_run_flags(each)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the model, measure, print."""
+    from forerun.runtime.loader import open_executor
+    from forerun.runtime.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
+
+    if args.kind == "kernels":
+        if any(not 1 <= rows <= 2048 for rows in args.rows):
+            raise ConfigError("--rows must be within 1..2048")
+        artifact, config = open_model(args.model, args)
+        table = kernel_table(open_executor(artifact, config, run_settings(args)), artifact.program, args.rows)
+        print(json.dumps(table) if args.json else render_kernels(table))
+        return 0
+    for name, low in (("pp", 0), ("tg", 0), ("depth", 0), ("batch", 1), ("repeat", 1)):
+        if not low <= getattr(args, name) <= 1 << 20:
+            raise ConfigError(f"--{name} must be within {low}..{1 << 20}")
+    work = Work(args.pp, args.tg, args.depth, args.batch, args.repeat)
+    if args.batch_size is None:
+        args.batch_size = max(4, args.batch)
+    artifact, config = open_model(args.model, args)
+    executor = open_executor(artifact, config, run_settings(args))
+    try:
+        result = measure_speed(executor, work)
+        if args.profile:
+            write_trace(executor, work, args.profile)
+    except ValueError as error:
+        raise ConfigError(f"{error}; raise --seq-len or --batch-size") from None
+    result = {"engine": "forerun", "model": args.model, "weights": artifact.manifest["quantization"], **result}
+    print(json.dumps(result) if args.json else _line(result))
+    return 0
+
+
+def _line(result: dict[str, object]) -> str:
+    parts = [f"{result['isa']}, {result['threads']} threads"]
+    for key, name in (("pp_tokens_per_s", f"pp{result['pp']}"), ("tg_tokens_per_s", f"tg{result['tg']}")):
+        if key in result:
+            low, high = result[key + "_min_max"]  # type: ignore[misc]
+            parts.append(f"{name} {result[key]} tokens/s ({low}-{high})")
+    return "; ".join(parts)
