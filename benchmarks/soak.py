@@ -1,0 +1,212 @@
+"""Random requests with random cancels against a running server; at the end every block must be free and counts agree.
+
+Run: python benchmarks/soak.py --url http://127.0.0.1:8000 --minutes 10
+Exit status 1 and a list of what is wrong when anything is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import re
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+
+WORDS = (
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+)
+
+
+class Soak:
+    """``clients`` tasks that each send one request after the other until the time is over."""
+
+    def __init__(self, url: str, seconds: float, clients: int, cancels: float, seed: int, key: str | None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        limits = httpx.Limits(max_connections=clients + 4, max_keepalive_connections=clients)
+        self._http = httpx.AsyncClient(base_url=url, timeout=300, headers=headers, limits=limits)
+        self._end = time.monotonic() + seconds
+        self._clients = clients
+        self._cancels = cancels
+        self._seed = seed
+        self._prefixes = [" ".join(random.Random(n).choices(WORDS, k=60 + 40 * n)) for n in range(4)]
+        self.seen: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._known: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Send until the time is over, then check."""
+        before = await self._totals()
+        memory: list[float] = []
+        watcher = asyncio.create_task(self._watch(memory))
+        await asyncio.gather(*(self._client(random.Random(self._seed + n)) for n in range(self._clients)))
+        watcher.cancel()
+        await self._check(before, memory)
+        await self._http.aclose()
+
+    async def _client(self, rng: random.Random) -> None:
+        while time.monotonic() < self._end:
+            body = self._body(rng)
+            leave = rng.random() < self._cancels
+            try:
+                if leave:
+                    await asyncio.wait_for(self._send(body, rng.randrange(1, 20)), rng.uniform(0.001, 2.0))
+                else:
+                    await self._send(body, None)
+            except asyncio.TimeoutError:
+                self.seen["left"] += 1
+            except httpx.HTTPError as error:
+                self.wrong.append(f"{type(error).__name__}: {error}")
+
+    def _body(self, rng: random.Random) -> dict[str, Any]:
+        text = rng.choice(self._prefixes) if rng.random() < 0.6 else ""
+        text += " " + " ".join(rng.choices(WORDS, k=rng.randrange(1, 40)))
+        body: dict[str, Any] = {"max_tokens": rng.choice((1, 5, 20, 60)), "stream": rng.random() < 0.6}
+        chat = rng.random() < 0.5
+        body |= {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
+        if rng.random() < 0.5:
+            body["temperature"] = 0
+        else:
+            body |= {"temperature": 0.8, "top_p": 0.9, "seed": rng.randrange(1000)}
+        extras: list[dict[str, Any]] = [
+            {"n": 2},
+            {"stop": ["e ", "zz"]},
+            {"logprobs": True, "top_logprobs": 2} if chat else {"logprobs": 2},
+            {"presence_penalty": 0.5},
+            {"ignore_eos": True},
+            {"cache_salt": rng.choice("ab")},
+            {"min_tokens": 1},
+            {"no_such_parameter": 1},
+        ]
+        for extra in rng.sample(extras, rng.randrange(3)):
+            body |= extra
+        return body
+
+    async def _send(self, body: dict[str, Any], chunks: int | None) -> None:
+        """Send one request; with ``chunks``, leave after that many pieces of a stream."""
+        path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+        async with self._http.stream("POST", path, json=body) as response:
+            pieces = []
+            async for piece in response.aiter_text():
+                pieces.append(piece)
+                if chunks is not None and len(pieces) >= chunks:
+                    self.seen["left"] += 1
+                    return
+        self._judge(body, response.status_code, "".join(pieces))
+
+    def _judge(self, body: dict[str, Any], status: int, text: str) -> None:
+        self.seen[str(status)] += 1
+        expected = 400 if "no_such_parameter" in body else 200
+        if status not in (expected, 429):
+            self.wrong.append(f"status {status} instead of {expected}: {text[:200]}")
+        if status != 200:
+            return
+        if body["stream"]:
+            if not text.endswith("data: [DONE]\n\n") or '"error"' in text:
+                self.wrong.append(f"a stream ended with {text[-200:]!r}")
+            return
+        if body["temperature"] == 0 or "seed" in body:  # the same request must have the same answer, always
+            key = repr(sorted((k, repr(v)) for k, v in body.items() if k not in ("cache_salt", "stream")))
+            answer = text[text.index('"choices"') : text.index('"usage"')]
+            if self._known.setdefault(key, answer) != answer:
+                self.wrong.append(f"another answer to the same request: {key[:200]}")
+
+    async def _watch(self, memory: list[float]) -> None:
+        while True:
+            await asyncio.sleep(2)
+            memory.append((await self._totals()).get("process_resident_memory_bytes", 0.0))
+
+    async def _totals(self) -> dict[str, float]:
+        """Every metric, summed over its labels."""
+        found: dict[str, float] = {}
+        for line in (await self._http.get("/metrics")).text.splitlines():
+            match = re.match(r"([a-z_A-Z:]+)(?:\{(.*)\})? (\S+)$", line)
+            if match:
+                reason = re.search(r'finished_reason="(\w+)"', match[2] or "")
+                name = f"{match[1]}.{reason[1]}" if reason else match[1]
+                found[name] = found.get(name, 0.0) + float(match[3])
+        return found
+
+    async def _check(self, before: dict[str, float], memory: list[float]) -> None:
+        for _ in range(200):
+            load = (await self._http.get("/load")).json()
+            if not (load["num_requests_running"] or load["num_requests_waiting"] or load["server_load"]):
+                break
+            await asyncio.sleep(0.05)
+        after = await self._totals()
+        for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):
+            if after[name] != 0:
+                self.wrong.append(f"{name} is {after[name]} at the end")
+        change = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        success = "vllm:request_success_total"
+        ended = change[f"{success}.stop"] + change[f"{success}.length"]
+        if ended != change["vllm:e2e_request_latency_seconds_count"]:
+            self.wrong.append(
+                f"{ended} answers ended, but {change['vllm:e2e_request_latency_seconds_count']} were timed"
+            )
+        if change[f"{success}.error"]:
+            self.wrong.append(f"{change[f'{success}.error']} answers failed")
+        aborted = change[f"{success}.abort"]
+        if aborted > 2 * self.seen["left"]:
+            self.wrong.append(f"{aborted} answers were aborted, but only {self.seen['left']} clients left")
+        split = change["vllm:prompt_tokens_by_source_total"]
+        if split != change["vllm:prompt_tokens_total"]:
+            self.wrong.append(f"prompt tokens by source are {split} of {change['vllm:prompt_tokens_total']}")
+        if (await self._http.get("/health")).status_code != 200:
+            self.wrong.append("the server is not healthy at the end")
+        self._report(change, memory)
+
+    def _report(self, change: dict[str, float], memory: list[float]) -> None:
+        quarter = memory[len(memory) // 4 :] or [0.0]
+        growth = (quarter[-1] - quarter[0]) / 2**20
+        hits, queries = change["vllm:prefix_cache_hits_total"], change["vllm:prefix_cache_queries_total"]
+        print(f"responses: {dict(sorted(self.seen.items()))}")
+        print(
+            f"tokens generated: {change['vllm:generation_tokens_total']:.0f}; prefix hits: {hits / max(queries, 1):.1%}"
+        )
+        print(f"preemptions: {change['vllm:num_preemptions_total']:.0f}; memory growth: {growth:.1f} MiB")
+        if growth > 64:
+            self.wrong.append(f"memory grew by {growth:.0f} MiB")
+
+
+def main() -> int:
+    """Run and report; 0 when nothing was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--cancels", type=float, default=0.3, help="share of requests that are left early")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--api-key")
+    args = parser.parse_args()
+    soak = Soak(args.url, args.minutes * 60, args.clients, args.cancels, args.seed, args.api_key)
+    asyncio.run(soak.run())
+    for line in soak.wrong[:20]:
+        print(f"wrong: {line}")
+    print("ok" if not soak.wrong else f"{len(soak.wrong)} things are wrong")
+    return 1 if soak.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
