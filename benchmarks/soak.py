@@ -50,13 +50,16 @@ class Soak:
         self._clients = clients
         self._cancels = cancels
         self._seed = seed
-        self._prefixes = [" ".join(random.Random(n).choices(WORDS, k=60 + 40 * n)) for n in range(4)]
+        self._prefixes = [""]
         self.seen: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._known: dict[str, str] = {}
 
     async def run(self) -> None:
         """Send until the time is over, then check."""
+        context = (await self._http.get("/v1/models")).json()["data"][0]["max_model_len"]
+        sizes = [min(60 + 40 * n, context // 16) for n in range(4)]
+        self._prefixes = [" ".join(random.Random(n).choices(WORDS, k=size)) for n, size in enumerate(sizes)]
         before = await self._totals()
         memory: list[float] = []
         watcher = asyncio.create_task(self._watch(memory))
@@ -141,7 +144,7 @@ class Soak:
         """Every metric, summed over its labels."""
         found: dict[str, float] = {}
         for line in (await self._http.get("/metrics")).text.splitlines():
-            match = re.match(r"([a-z_A-Z:]+)(?:\{(.*)\})? (\S+)$", line)
+            match = re.match(r"([a-zA-Z0-9_:]+)(?:\{(.*)\})? (\S+)$", line)
             if match:
                 reason = re.search(r'finished_reason="(\w+)"', match[2] or "")
                 name = f"{match[1]}.{reason[1]}" if reason else match[1]
