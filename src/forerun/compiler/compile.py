@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.base import Checkpoint
+from forerun.checkpoint.tokenizer import Tokenizer
 from forerun.compiler.artifact import (
     CONFIG,
     MANIFEST,
@@ -93,6 +94,7 @@ def compile_checkpoint(
         raise CheckpointError(
             f"{checkpoint.source}: tokenizer.json is missing; fetch the checkpoint with its tokenizer"
         )
+    Tokenizer(checkpoint.tokenizer_files)  # a broken one is refused here, not by the artifact's first user
     with new_artifact(output, plan.weight_bytes + _ROOM) as folder:
         (folder / "programs").mkdir()
         (folder / "weights").mkdir()
