@@ -89,7 +89,8 @@ struct s8x4 {
 FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) { return {p}; }
 template <bool Nibbles>
 FORERUN_INLINE i32x16 dot(i32x16 acc, u8x64 w, s8x4 a) {
-  // In assembly: around the intrinsic GCC copies accumulators and keeps broadcasts in registers that are needed elsewhere.
+  // In assembly: around the intrinsic GCC copies accumulators and keeps broadcasts in registers that are needed
+  // elsewhere.
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*reinterpret_cast<const int32_t*>(a.p)));
   return acc;
 }

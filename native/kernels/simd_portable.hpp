@@ -216,6 +216,6 @@ FORERUN_INLINE i32x16 dot(i32x16 acc, u8x64 w, s8x4 a) {
 inline constexpr int kStreamRows = 1;                     // rows of one pass over the streamed weights
 inline constexpr int kStreamPanels[5] = {0, 1, 1, 1, 1};  // panels taken together, by rows
 inline constexpr int kTileRows = 2, kTilePanels = 1;      // many rows
-inline constexpr int kFineTile = 2;  // rows x panels that fit the registers with two planes
+inline constexpr int kFineTile = 2;                       // rows x panels that fit the registers with two planes
 
 }  // namespace forerun::portable

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from forerun.cli.model_flags import add_model_flags, add_run_flags, open_model, run_settings
 from forerun.errors import ConfigError
@@ -12,7 +14,9 @@ from forerun.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two measurements, each with its flags."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=type(parser))
-    offline = kinds.add_parser("offline", help="prompt and generation speed, in llama-bench's words", allow_abbrev=False)
+    offline = kinds.add_parser(
+        "offline", help="prompt and generation speed, in llama-bench's words", allow_abbrev=False
+    )
     offline.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
     offline.add_argument("--pp", type=int, default=512, help="prompt tokens (0: skip)")
     offline.add_argument("--tg", type=int, default=64, help="generated tokens (0: skip)")
@@ -21,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     offline.add_argument("--repeat", type=int, default=3, help="measured rounds, after one to warm up")
     offline.add_argument("--profile", metavar="FILE", help="write a trace of one step per kind that Perfetto opens")
     offline.add_argument("--json", action="store_true", help="one JSON object instead of a line")
-    kernels = kinds.add_parser("kernels", help="every operator by row count against the machine's limits", allow_abbrev=False)
+    kernels = kinds.add_parser(
+        "kernels", help="every operator by row count against the machine's limits", allow_abbrev=False
+    )
     kernels.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
     kernels.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64, 256], help="row counts")
     kernels.add_argument("--json", action="store_true", help="one JSON object instead of a table")
@@ -61,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _line(result: dict[str, object]) -> str:
+def _line(result: Mapping[str, Any]) -> str:
     parts = [f"{result['isa']}, {result['threads']} threads"]
     for key, name in (("pp_tokens_per_s", f"pp{result['pp']}"), ("tg_tokens_per_s", f"tg{result['tg']}")):
         if key in result:
-            low, high = result[key + "_min_max"]  # type: ignore[misc]
+            low, high = result[key + "_min_max"]
             parts.append(f"{name} {result[key]} tokens/s ({low}-{high})")
     return "; ".join(parts)

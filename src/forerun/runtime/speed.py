@@ -25,8 +25,8 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Work:
-    """llama-bench's words: ``pp`` prompt tokens, then ``tg`` generated ones after ``depth`` tokens of context, in ``batch``
-    sequences together, ``repeat`` measured rounds."""
+    """llama-bench's words: ``pp`` prompt tokens, then ``tg`` generated ones after ``depth`` tokens of context, in
+    ``batch`` sequences together, ``repeat`` measured rounds."""
 
     pp: int = 512
     tg: int = 64
@@ -155,7 +155,8 @@ def render_kernels(table: dict[str, Any]) -> str:
 
 
 def write_trace(executor: NativeExecutor, work: Work, path: str) -> None:
-    """One prefill and one decode step as a Chrome trace (opens in Perfetto). Raises ConfigError when it cannot be written."""
+    """One prefill and one decode step as a Chrome trace (opens in Perfetto). Raises ConfigError when it cannot be
+    written."""
     events: list[dict[str, Any]] = []
     for number, (name, rows) in enumerate((("prefill", max(1, min(work.pp, executor.max_rows))), ("decode", 1))):
         at = 0.0
@@ -163,7 +164,13 @@ def write_trace(executor: NativeExecutor, work: Work, path: str) -> None:
             event = {"name": label, "cat": operator(label), "ph": "X", "pid": 1, "tid": number + 1}
             events.append(event | {"ts": at * 1e6, "dur": seconds * 1e6})
             at += seconds
-        thread = {"name": "thread_name", "ph": "M", "pid": 1, "tid": number + 1, "args": {"name": f"{name}, {rows} rows"}}
+        thread = {
+            "name": "thread_name",
+            "ph": "M",
+            "pid": 1,
+            "tid": number + 1,
+            "args": {"name": f"{name}, {rows} rows"},
+        }
         events.append(thread)
     try:
         Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}), "utf-8")
