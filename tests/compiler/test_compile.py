@@ -27,7 +27,13 @@ from tests.support.tiny_checkpoints import FAMILIES, write_tiny
 
 @pytest.mark.parametrize(
     ("kind", "form"),
-    [("Q4_0", "int4_f16"), ("Q4_1", "int4_f16_min"), ("Q5_0", "int8_f16"), ("Q5_1", "int8_f16_min"), ("Q8_0", "int8_f16")],
+    [
+        ("Q4_0", "int4_f16"),
+        ("Q4_1", "int4_f16_min"),
+        ("Q5_0", "int8_f16"),
+        ("Q5_1", "int8_f16_min"),
+        ("Q8_0", "int8_f16"),
+    ],
 )
 def test_gguf_grids_arrive_in_the_artifact_unchanged(tmp_path: Path, kind: str, form: str) -> None:
     write_gguf(tmp_path / "m.gguf", gguf_config("llama"), kind=kind)
@@ -84,7 +90,9 @@ def test_longer_than_the_model_is_refused_before_anything_is_read(tmp_path: Path
 
 
 @pytest.mark.parametrize("step", ["write", "close", "write_json", "_manifest", "store_weight"])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError("x")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError("x")]
+)
 @pytest.mark.parametrize("there", [False, True])
 def test_an_error_anywhere_leaves_everything_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException, there: bool

@@ -48,8 +48,8 @@ def test_the_default_follows_the_checkpoint(kind: str, form: str) -> None:
         ({"torch_dtype": "bfloat16"}, "bfloat16", "bfloat16", "bfloat16"),
         ({"torch_dtype": "float32"}, "float32", "float32", "float32"),
         ({"quantized": True}, "int8_f16", "int8_f16", "int8_f16"),
-        ({"quantized": True, "quantization_type": "per_channel_symmetric"}, "int8_channel", "int8_f16", "int8_channel"),
-        ({"quantized": True, "quantization_type": "per_tensor_symmetric"}, "int8_channel", "int8_f16", "int8_channel"),
+        ({"quantized": True, "quantization_type": "per_channel_symmetric"}, "int8_channel", "int8_f16", "int8_f16"),
+        ({"quantized": True, "quantization_type": "per_tensor_symmetric"}, "int8_channel", "int8_f16", "int8_f16"),
         ({"quantized": True, "quantization_dtype": "int4"}, "int4_f16_min", "int8_f16", "int8_f16"),
     ],
 )

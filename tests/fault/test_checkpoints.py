@@ -115,7 +115,9 @@ def test_a_broken_tokenizer(shell: Shell, model: Path, text: str) -> None:
 
 def test_no_config_and_other_architectures(shell: Shell, model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "architectures": ["MambaForCausalLM"], "model_type": "mamba"}))
+    (model / "config.json").write_text(
+        json.dumps({**config, "architectures": ["MambaForCausalLM"], "model_type": "mamba"})
+    )
     line = shell.compile_refuses(model)
     assert "mamba" in line.lower() and "llama" in line.lower()
     (model / "config.json").write_text("{")

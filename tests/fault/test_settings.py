@@ -140,5 +140,7 @@ def test_damaged_artifacts_on_every_command(shell: Shell, artifact: Path, kind: 
 def test_flags_that_differ_from_the_artifact(shell: Shell, artifact: Path) -> None:
     line = shell.refuses("generate", artifact, "--prompt", "x", "--seq-len", "64")
     assert "seq_len 64 (stored 128)" in line
-    assert "seq_len 64 (stored 128)" in shell.demo_refuses("unused", "--skip-compile", "--seq-len", "64", output=artifact)
+    assert "seq_len 64 (stored 128)" in shell.demo_refuses(
+        "unused", "--skip-compile", "--seq-len", "64", output=artifact
+    )
     assert "there is no artifact" in shell.demo_refuses("unused", "--skip-compile", output=shell.folder / "nothing")

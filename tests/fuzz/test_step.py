@@ -26,7 +26,9 @@ WITNESS = list(range(30, 50))
 @pytest.fixture(scope="module", params=["bfloat16", "int8"])
 def executor(request: pytest.FixtureRequest) -> Iterator[NativeExecutor]:
     """Blocks 4 and 5 belong to the witness, whose next token must never change."""
-    made = PackedModel(tiny_model("mistral", seed=1), "int4_f16_min").native(threads=2, kv_dtype=request.param, **LIMITS)
+    made = PackedModel(tiny_model("mistral", seed=1), "int4_f16_min").native(
+        threads=2, kv_dtype=request.param, **LIMITS
+    )
     made.step(many_sequences([(WITNESS, 0, [4, 5])], sampled=[]))
     yield made
     made.close()
@@ -88,7 +90,7 @@ DTYPES = ["int32", "float32", "uint64", "int64", "float64", "int8", "bool", "flo
 
 @st.composite
 def changed(draw: st.DrawFn, array: Any) -> Any:
-    """The array with something wrong: an edge value, another length, type or number of dimensions, or no array at all."""
+    """The array with something wrong: an edge value, another length, type or rank, or no array at all."""
     how = draw(st.sampled_from(("value", "value", "value", "length", "dtype", "dims", "strides", "random", "object")))
     if how == "value" and array.size:
         array = array.copy()
@@ -97,7 +99,9 @@ def changed(draw: st.DrawFn, array: Any) -> Any:
             array.reshape(-1)[draw(st.integers(0, array.size - 1))] = np.array(value).astype(array.dtype)
         return array
     if how == "length":
-        return draw(st.sampled_from([array[:-1], np.concatenate([array, array[-1:]]), array[:0], np.repeat(array, 9, axis=0)]))
+        return draw(
+            st.sampled_from([array[:-1], np.concatenate([array, array[-1:]]), array[:0], np.repeat(array, 9, axis=0)])
+        )
     if how == "dtype":
         with np.errstate(all="ignore"):
             return array.astype(draw(st.sampled_from(DTYPES)))
@@ -148,9 +152,7 @@ def test_valid_steps_are_accepted(executor: NativeExecutor, expected: list[int],
 
 @FUZZ
 @given(batch=broken_steps())
-def test_broken_steps_are_refused_or_harmless(
-    executor: NativeExecutor, expected: list[int], batch: StepInput
-) -> None:
+def test_broken_steps_are_refused_or_harmless(executor: NativeExecutor, expected: list[int], batch: StepInput) -> None:
     """What is accepted may write to the blocks that it names; what is refused changes nothing."""
     try:
         output = executor.step(batch)

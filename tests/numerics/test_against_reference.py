@@ -42,7 +42,9 @@ def test_formats_mixed_in_one_model(kv_dtype: str) -> None:
     """Embedding, head and layers of different formats: float and integer linears read the same norms."""
     model = tiny_model("qwen3", seed=4)
     by_role = {"embed": "int8_f16", "head": "int8_channel", "column": "int4_f16_min", "row": "bfloat16"}
-    program = lower(trace(model.config), lambda name, shape, role: "float32" if "layers.0.mlp" in name else by_role[role])
+    program = lower(
+        trace(model.config), lambda name, shape, role: "float32" if "layers.0.mlp" in name else by_role[role]
+    )
     weights = weights_of(program, model.tensors)
     ids = random_ids(21)
     reference = ReferenceExecutor(program, weights, num_blocks=8, block_size=16, kv_dtype=kv_dtype)

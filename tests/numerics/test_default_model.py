@@ -103,6 +103,8 @@ def test_the_capital_of_france(artifact_of: Callable[[str], Artifact], start_def
     ids = tokenizer.encode(tokenizer.apply_chat_template(prompt), add_special_tokens=False)
     executor = start_default("own", threads=2)
     for _ in range(10):
-        trace: Trace = alone(executor, [*ids, 0])  # greedy at positions that are multiples of 4: read the logits instead
+        trace: Trace = alone(
+            executor, [*ids, 0]
+        )  # greedy at positions that are multiples of 4: read the logits instead
         ids.append(int(trace.logits.view("float32")[len(ids) - 1].argmax()))
     assert "Paris" in tokenizer.decode(ids[-10:])

@@ -34,7 +34,7 @@ def options(kv_dtype: str, threads: int, isa: str = "", block_size: int = 32) ->
 @pytest.mark.parametrize("kv_dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_single_rows_around_borders(window: int | None, kv_dtype: str, packed_model: MakeModel, start: Start) -> None:
-    """Prefill in one step; then rows at the borders again, one or a few at a time, with the tiles split over threads."""
+    """Prefill in one step; then rows at the borders again, a few at a time, with the tiles split over threads."""
     model, ids = model_with(packed_model, window), random_ids(LENGTH)
     table = range(20, 20 + 19)
     whole = start(model, **options(kv_dtype, 1, block_size=16))

@@ -21,8 +21,10 @@ LENGTH = 270
 POOL = {16: 60, 32: 30, 64: 16, 128: 10, 256: 6}
 """Blocks by block size."""
 CASES = [(list(SHAPES)[i % 4], form, ("bfloat16", "int8")[(i // 4 + i) % 2]) for i, form in enumerate(FORMATS)] + [
-    (family, form, kv_dtype)
-    for family, form, kv_dtype in zip(SHAPES, ("int8_f16", "int4_f16_min", "bfloat16", "int4_f32_min"), ("int8", "bfloat16") * 2)
+    ("llama", "int8_f16", "int8"),
+    ("mistral", "int4_f16_min", "bfloat16"),
+    ("qwen2", "bfloat16", "int8"),
+    ("qwen3", "int4_f32_min", "bfloat16"),
 ]
 """Every format, every family with an integer and a float format, both caches."""
 

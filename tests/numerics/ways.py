@@ -1,8 +1,8 @@
 """Ways of running the same tokens: in pieces, in company, with other block tables. None may change a bit.
 
 Every row is sampled with parameters that depend on its position alone, so a trace holds tokens, log-probabilities and
-logits of every position. The cache is compared through what later rows read from it: the last rows of a trace are always run
-one by one after everything before them was written.
+logits of every position. The cache is compared through what later rows read from it: the last rows of a trace are
+always run one by one after everything before them was written.
 """
 
 from __future__ import annotations

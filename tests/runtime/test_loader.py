@@ -39,7 +39,12 @@ def answer(artifact: Artifact, run: RunSettings | None = None, config: NeuronCon
 
 def test_run_settings_change_no_bit(artifact: Artifact) -> None:
     expected = answer(artifact, RunSettings(threads=1))
-    for run in (RunSettings(), RunSettings(threads=3), RunSettings(isa="portable", threads=2), RunSettings(max_rows=40)):
+    for run in (
+        RunSettings(),
+        RunSettings(threads=3),
+        RunSettings(isa="portable", threads=2),
+        RunSettings(max_rows=40),
+    ):
         assert answer(artifact, run) == expected
     blocks = with_run_time(artifact.neuron_config, {"pa_block_size": 64, "pa_num_blocks": 9})
     assert answer(artifact, config=blocks) == expected
@@ -101,7 +106,11 @@ def rewrite_header(path: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("model.norm.weight", "model.form.weight"), ('"dtype": "U8"', '"dtype": "I8"'), ('"data_offsets"', '"data_offzets"')],
+    [
+        ("model.norm.weight", "model.form.weight"),
+        ('"dtype": "U8"', '"dtype": "I8"'),
+        ('"data_offsets"', '"data_offzets"'),
+    ],
 )
 def test_weights_with_a_wrong_header(tmp_path: Path, old: str, new: str) -> None:
     artifact = tiny_artifact(tmp_path)
@@ -121,7 +130,11 @@ def test_a_program_of_another_model(artifact: Artifact, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("run", "words"),
-    [(RunSettings(threads=257), "threads must be within 1..256"), (RunSettings(threads=-1), "threads"), (RunSettings(isa="neon"), "neon")],
+    [
+        (RunSettings(threads=257), "threads must be within 1..256"),
+        (RunSettings(threads=-1), "threads"),
+        (RunSettings(isa="neon"), "neon"),
+    ],
 )
 def test_runs_that_are_not_to_be_had(artifact: Artifact, run: RunSettings, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

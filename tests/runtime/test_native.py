@@ -38,12 +38,20 @@ def test_what_the_engine_reads(executor: NativeExecutor, model: PackedModel) -> 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kv_dtype": "float8"}, "kv_dtype 'float8'"), ({"isa": "sse9"}, "sse9"), ({"block_size": 8}, "block_size"),
-        ({"block_size": 48}, "block_size"), ({"threads": 0}, "threads"), ({"threads": 5000}, "threads"),
-        ({"num_blocks": 0}, "num_blocks"), ({"max_rows": 0}, "max_rows"), ({"max_seqs": 0}, "max_seqs"),
-        ({"chunk_rows": 0}, "chunk_rows"), ({"max_sample_rows": 0}, "max_sample_rows"), ({"max_model_len": 0}, "max_model_len"),
+        ({"kv_dtype": "float8"}, "kv_dtype 'float8'"),
+        ({"isa": "sse9"}, "sse9"),
+        ({"block_size": 8}, "block_size"),
+        ({"block_size": 48}, "block_size"),
+        ({"threads": 0}, "threads"),
+        ({"threads": 5000}, "threads"),
+        ({"num_blocks": 0}, "num_blocks"),
+        ({"max_rows": 0}, "max_rows"),
+        ({"max_seqs": 0}, "max_seqs"),
+        ({"chunk_rows": 0}, "chunk_rows"),
+        ({"max_sample_rows": 0}, "max_sample_rows"),
+        ({"max_model_len": 0}, "max_model_len"),
     ],
-)  # fmt: skip
+)
 def test_options_outside_their_range(model: PackedModel, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         model.native(**options)
@@ -88,18 +96,26 @@ def ints(*values: int) -> Any:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"token_ids": ints(1, 2, 10**6)}, "vocabulary"), ({"token_ids": ints(1, -1, 2)}, "vocabulary"),
-        ({"token_ids": ints(1, 2)}, "positions"), ({"positions": ints(5, 7, 8)}, "consecutive"),
-        ({"positions": ints(58, 59, 60)}, "positions"), ({"positions": ints(-1, 0, 1)}, "positions"),
-        ({"positions": ints(2**31 - 3, 2**31 - 2, 2**31 - 1)}, "positions"), ({"query_starts": ints(0, 2)}, "query_starts"),
-        ({"query_starts": ints(1, 3)}, "query_starts"), ({"query_starts": ints(0, 0, 3)}, "query_starts"),
-        ({"block_tables": np.array([[4]], np.int32)}, "block 4"), ({"block_tables": np.array([[-1]], np.int32)}, "block -1"),
+        ({"token_ids": ints(1, 2, 10**6)}, "vocabulary"),
+        ({"token_ids": ints(1, -1, 2)}, "vocabulary"),
+        ({"token_ids": ints(1, 2)}, "positions"),
+        ({"positions": ints(5, 7, 8)}, "consecutive"),
+        ({"positions": ints(58, 59, 60)}, "positions"),
+        ({"positions": ints(-1, 0, 1)}, "positions"),
+        ({"positions": ints(2**31 - 3, 2**31 - 2, 2**31 - 1)}, "positions"),
+        ({"query_starts": ints(0, 2)}, "query_starts"),
+        ({"query_starts": ints(1, 3)}, "query_starts"),
+        ({"query_starts": ints(0, 0, 3)}, "query_starts"),
+        ({"block_tables": np.array([[4]], np.int32)}, "block 4"),
+        ({"block_tables": np.array([[-1]], np.int32)}, "block -1"),
         ({"block_tables": np.zeros((1, 0), np.int32)}, "table is too narrow"),
         ({"positions": ints(30, 31, 32)}, "table is too narrow"),
-        ({"sample_rows": ints(0, 1, 3)}, "sample_rows"), ({"sample_rows": ints(0, 0, 1)}, "sample_rows"),
-        ({"sample_rows": ints(1)}, "one entry per sampled row"), ({"sampling": SamplingRows.greedy(2)}, "one entry per"),
+        ({"sample_rows": ints(0, 1, 3)}, "sample_rows"),
+        ({"sample_rows": ints(0, 0, 1)}, "sample_rows"),
+        ({"sample_rows": ints(1)}, "one entry per sampled row"),
+        ({"sampling": SamplingRows.greedy(2)}, "one entry per"),
     ],
-)  # fmt: skip
+)
 def test_steps_that_are_refused(executor: NativeExecutor, changes: dict[str, Any], words: str) -> None:
     before = executor.step(good()).tokens.tolist()
     with pytest.raises(ValueError, match=words):
@@ -110,11 +126,20 @@ def test_steps_that_are_refused(executor: NativeExecutor, changes: dict[str, Any
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("temperature", -0.1), ("temperature", np.nan), ("temperature", np.inf), ("top_p", 0.0), ("top_p", 1.01),
-        ("top_p", np.nan), ("min_p", -0.1), ("min_p", 1.1), ("top_k", -1), ("num_logprobs", -2), ("num_logprobs", 10**6),
+        ("temperature", -0.1),
+        ("temperature", np.nan),
+        ("temperature", np.inf),
+        ("top_p", 0.0),
+        ("top_p", 1.01),
+        ("top_p", np.nan),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("top_k", -1),
+        ("num_logprobs", -2),
+        ("num_logprobs", 10**6),
         ("num_logprobs", 2**31 - 1),
     ],
-)  # fmt: skip
+)
 def test_sampling_outside_its_range(executor: NativeExecutor, name: str, value: float) -> None:
     batch = good()
     getattr(batch.sampling, name)[1] = value
@@ -178,4 +203,6 @@ def test_closed_executors_refuse(model: PackedModel) -> None:
 
 def test_weights_formats(model: PackedModel) -> None:
     counts = weights_formats(model.program)
-    assert set(counts) == {"int8_f16"} and sum(counts.values()) == sum(len(w.shape) == 2 for w in model.program.weights.values())
+    assert set(counts) == {"int8_f16"} and sum(counts.values()) == sum(
+        len(w.shape) == 2 for w in model.program.weights.values()
+    )

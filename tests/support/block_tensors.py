@@ -41,7 +41,7 @@ def block_tensor(name: str, kind: str, shape: tuple[int, ...], seed: int = 0) ->
 
 
 def block_checkpoint(kinds: Mapping[str, str], default: str = "Q4_1", family: str = "llama") -> Checkpoint:
-    """A model of rows of 256: the matrices whose names contain a key of ``kinds`` have that type, the others ``default``."""
+    """A model of rows of 256: matrices whose names contain a key of ``kinds`` have that type, others ``default``."""
     values = gguf_config(family, hidden_size=256, intermediate_size=256, head_dim=64, num_hidden_layers=1)
     tensors: dict[str, SourceTensor] = {}
     for number, (name, tensor) in enumerate(tiny_tensors(values).items()):

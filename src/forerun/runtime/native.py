@@ -76,6 +76,8 @@ class NativeExecutor:
         """Run one step. Raises ValueError for input outside the limits; nothing is changed then."""
         core = self._core()
         s, rows = batch.sampling, len(batch.sample_rows)
+        if not isinstance(s.num_logprobs, np.ndarray) or s.num_logprobs.dtype != np.int32:
+            raise TypeError("num_logprobs must be an int32 array")
         width = max(0, int(s.num_logprobs.max())) if rows else 0
         if width > self.vocab_size:
             raise ValueError(f"num_logprobs {width} is more than the vocabulary of {self.vocab_size}")
