@@ -45,10 +45,11 @@ struct TileView {
   int begin;        // first position of the tile
   int first, last;  // keys [first, last) that some row sees, relative to the tile
   int group;        // query heads per KV head
+  const TileView* next;  // the tile that this thread takes afterwards, or null
   const uint8_t* k(int key) const { return head(a.layer.k, key); }
   const uint8_t* v(int key) const { return head(a.layer.v, key); }
-  int slot(int key) const { return (begin + key) % a.shape.block_size; }
-  size_t block(int key) const { return static_cast<size_t>(a.block_table[(begin + key) / a.shape.block_size]); }
+  int slot(int key) const { return (begin + key) & (a.shape.block_size - 1); }
+  size_t block(int key) const { return static_cast<size_t>(a.block_table[(begin + key) >> a.shape.block_shift]); }
   const float* scales(const float* base, int key) const {
     return base + (block(key) * a.shape.kv_heads + a.kv_head) * a.shape.block_size + slot(key);
   }
@@ -72,12 +73,36 @@ struct TileView {
   }
 };
 
+// Asks for `bytes` of memory that are needed soon.
+FORERUN_INLINE void prefetch(const uint8_t* p, int bytes) {
+  for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
+}
+
+// The values of 16 keys, while their keys are read.
+template <bool Int8>
+FORERUN_INLINE void prefetch_values(const TileView& t, int key) {
+  constexpr int kPack = Int8 ? 4 : 2;
+  const int bytes = t.a.shape.padded_dim * 4;
+  prefetch(t.v(key) + static_cast<size_t>(t.slot(key) / kPack) * bytes, bytes * (16 / kPack));
+}
+
+// A share of the next tile's keys, while the values at `key` are read.
+template <bool Int8>
+FORERUN_INLINE void prefetch_next_keys(const TileView& t, int key) {
+  constexpr int kPack = Int8 ? 4 : 2;
+  if (!t.next || key < t.next->first || key >= t.next->last) return;
+  const int group_bytes = t.a.shape.padded_dim * (Int8 ? 16 : 32), share = group_bytes / (16 / kPack);
+  const TileView& n = *t.next;
+  prefetch(n.k(key) + static_cast<size_t>(n.slot(key) / 16) * group_bytes + key % 16 / kPack * share, share);
+}
+
 template <bool Int8, int Q>
 void tile_scores(const TileView& t, int i, float* scores) {
   const float* q[Q];
   for (int j = 0; j < Q; ++j) q[j] = t.query(i + j);
   for (int key = t.first / 16 * 16; key < t.last; key += 16) {
     const uint8_t* k = t.k(key) + static_cast<size_t>(t.slot(key) / 16) * t.a.shape.padded_dim * (Int8 ? 16 : 32);
+    if (i == 0) prefetch_values<Int8>(t, key);
     f32x16 s[Q];
     score_keys<Int8, Q>(k, t.a.shape.padded_dim, q, s);
     const f32x16 scale = Int8 ? load(t.scales(t.a.layer.k_scale, key)) : set1(1.0f);
@@ -126,7 +151,10 @@ void tile_values(const TileView& t, int i, int d, const float* p, float* out, in
     }
   };
   int key = t.first / kPack * kPack;
-  for (; key + kPack <= t.last; key += kPack) take(key, kPack);
+  for (; key + kPack <= t.last; key += kPack) {
+    if (i == 0 && d == 0) prefetch_next_keys<Int8>(t, key);
+    take(key, kPack);
+  }
   if (key < t.last) take(key, t.last - key);  // what lies behind the last key is not read: it may be stale
   for (int j = 0; j < Q; ++j)
     for (int c = 0; c < D; ++c) store(out + static_cast<size_t>(i + j) * ldo + d + c * 16, o[j][c]);
@@ -173,6 +201,13 @@ void one_tile(const TileView& t, float* scores, float* state) {
   for (; i < queries; ++i) tile_values<Int8, 1>(t, i, scores, state, stride);
 }
 
+static TileView view_tile(const AttentionArgs& a, int tile, const TileView* next) {
+  TileView t{a, tile * kTile, 0, 0, a.heads / a.shape.kv_heads, next};
+  t.first = t.low(0);
+  t.last = t.high(a.rows - 1);
+  return t;
+}
+
 // Tiles [tile_begin, tile_end) into a.state, a row's tiles without visible keys left out. An untouched state has
 // denominator 0.
 static void attend_tiles(const AttentionArgs& a) {
@@ -180,10 +215,11 @@ static void attend_tiles(const AttentionArgs& a) {
   float* scores = a.scratch;
   float* next = scores + static_cast<size_t>(queries) * kTile;
   for (int i = 0; i < queries; ++i) a.state[static_cast<size_t>(i) * stride + a.shape.padded_dim + 1] = 0.0f;
+  const TileView after = a.next ? view_tile(*a.next, a.next->tile_begin, nullptr) : view_tile(a, a.tile_begin, nullptr);
   for (int tile = a.tile_begin; tile < a.tile_end; ++tile) {
-    TileView t{a, tile * kTile, 0, 0, group};
-    t.first = t.low(0);
-    t.last = t.high(a.rows - 1);
+    const TileView coming = view_tile(a, tile + 1, nullptr);
+    const bool more = tile + 1 < a.tile_end;
+    const TileView t = view_tile(a, tile, more ? &coming : a.next ? &after : nullptr);
     if (t.first >= t.last) continue;
     a.shape.int8 ? one_tile<true>(t, scores, next) : one_tile<false>(t, scores, next);
     for (int i = 0; i < queries; ++i) {

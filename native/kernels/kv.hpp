@@ -21,8 +21,8 @@ FORERUN_INLINE size_t v_index(const KvShape& s, int slot, int d, int pack) {
 
 // Writes one token's key and value (padded_dim floats each, zero beyond head_dim) of one head.
 static void kv_write(const KvLayer& layer, const KvShape& s, int64_t slot, int head, const float* k, const float* v) {
-  const int64_t block = slot / s.block_size;
-  const int at = static_cast<int>(slot % s.block_size);
+  const int64_t block = slot >> s.block_shift;
+  const int at = static_cast<int>(slot & (s.block_size - 1));
   uint8_t* kb = layer.k + block * s.block_stride() + head * s.head_bytes();
   uint8_t* vb = layer.v + block * s.block_stride() + head * s.head_bytes();
   if (!s.int8) {

@@ -169,6 +169,15 @@ FORERUN_INLINE void finish_rows(const LinearArgs& a, int row, int panel, const f
   }
 }
 
+// Half a block of each of the panels that come next: a panel is too short for the hardware to keep its pace across panels.
+template <size_t Bytes, int Panels>
+FORERUN_INLINE void prefetch_next(const uint8_t* w, size_t stride, int half) {
+  constexpr size_t kHalf = (Bytes / 64 + 1) / 2 * 64;
+  FORERUN_UNROLL
+  for (int p = 0; p < Panels; ++p)
+    for (size_t at = 0; at < kHalf; at += 64) __builtin_prefetch(w + stride * p + half * kHalf + at, 0, 2);
+}
+
 // Few rows: the packed weights are read once, `Panels` streams at a time, and unpacked in registers.
 template <Format F, int Rows, int Panels>
 void stream_rows(const LinearArgs& a, int row, int panel) {
@@ -185,6 +194,7 @@ void stream_rows(const LinearArgs& a, int row, int panel) {
     for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
       const int half = g % 2;
       const uint8_t* w = base + kBytes * (g / 2);
+      if (row == 0) prefetch_next<kBytes, Panels>(w + stride * Panels, stride, half);
       const auto take = [&](int i, int p) __attribute__((always_inline)) {
         if constexpr (T::kNibbles) {  // low nibbles hold the first 16 elements, high ones the others
           const u8x64 packed = load_u8(w + stride * p + half * 256 + i % 4 * 64);

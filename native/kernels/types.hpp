@@ -80,7 +80,8 @@ struct KvShape {
   int kv_heads = 0;
   int head_dim = 0;    // true size
   int padded_dim = 0;  // multiple of 16
-  int block_size = 0;  // tokens, multiple of 16
+  int block_size = 0;  // tokens, a power of two, at least 16
+  int block_shift = 0;  // log2 of block_size
   bool int8 = false;
   size_t head_bytes() const { return static_cast<size_t>(block_size) * padded_dim * (int8 ? 1 : 2); }
   size_t block_stride() const { return head_bytes() * kv_heads; }
@@ -121,6 +122,8 @@ struct AttentionArgs {
   const int32_t* block_table = nullptr;
   KvLayer layer;
   KvShape shape;
+  // The piece that comes next on this thread, so that its keys can be on their way; null: none.
+  const AttentionArgs* next = nullptr;
   float* state = nullptr;    // [rows * group][padded_dim + 16]: sum vector, then maximum and denominator
   float* scratch = nullptr;  // attention_scratch_floats(...)
 };

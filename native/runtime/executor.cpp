@@ -57,7 +57,7 @@ Executor::Executor(const Kernels& kernels, ExecutorLimits limits)
   require(l.vocab <= 1 << 19, "vocab must be at most 524288");
   require(l.head_dim >= 2 && l.head_dim % 2 == 0 && l.head_dim <= 512, "head_dim must be even and at most 512");
   limits_.chunk_rows = std::min(l.chunk_rows, l.max_rows);
-  shape_ = {l.kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, l.kv_int8};
+  shape_ = {l.kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, __builtin_ctz(l.block_size), l.kv_int8};
   const size_t layer_bytes = shape_.block_stride() * l.num_blocks;
   kv_ = Pages(layer_bytes * 2 * l.layers);
   if (l.kv_int8) kv_scales_ = Pages(sizeof(float) * 2 * l.layers * l.num_blocks * l.kv_heads * l.block_size);
@@ -470,20 +470,22 @@ KvLayer Executor::layer(int index) const {
 
 void Executor::attention(const Instruction& i, const StepArrays& s, int thread) {
   const Buffer& out = buffers_[i.output];
-  AttentionArgs a;
-  a.q = buffers_[i.input].f32;
-  a.out = out.f32;
-  a.ldo = out.width;
-  a.heads = i.heads;
-  a.window = i.window;
-  a.layer = layer(i.layer);
-  a.shape = shape_;
+  AttentionArgs common;
+  common.q = buffers_[i.input].f32;
+  common.out = out.f32;
+  common.ldo = out.width;
+  common.heads = i.heads;
+  common.window = i.window;
+  common.layer = layer(i.layer);
+  common.shape = shape_;
   float* own = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
   const size_t states =
       static_cast<size_t>(i.heads / limits_.kv_heads) * kQueryRows * attention_state_floats(shape_.padded_dim);
+  common.scratch = own + states;
   const int count = static_cast<int>(items_.size());
-  for (int n; (n = next_item_[i.layer].fetch_add(1, std::memory_order_relaxed)) < count;) {
+  const auto describe = [&](int n) {
     const AttentionItem& item = items_[n];
+    AttentionArgs a = common;
     a.kv_head = item.kv_head;
     a.row_begin = item.row - chunk_begin_;
     a.rows = item.rows;
@@ -491,16 +493,29 @@ void Executor::attention(const Instruction& i, const StepArrays& s, int thread) 
     a.tile_begin = item.tile_begin;
     a.tile_end = item.tile_end;
     a.block_table = s.block_tables + static_cast<size_t>(item.seq) * s.table_width;
-    float* state = item.parts > 1 ? states_.as<float>() + item.state : own;
-    a.state = state + states * item.part;
-    a.scratch = own + states;
+    a.state = (item.parts > 1 ? states_.as<float>() + item.state : own) + states * item.part;
+    return a;
+  };
+  const auto run_item = [&](int n, int next) {
+    AttentionArgs a = describe(n), following;
+    if (next < count) {
+      following = describe(next);
+      a.next = &following;
+    }
     kernels_.attend_tiles(a);
+    const AttentionItem& item = items_[n];
     if (item.parts > 1) {
       std::atomic<int>& done = parts_done_[static_cast<size_t>(i.layer) * max_groups_ + item.group];
-      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < item.parts) continue;
-      a.state = state;
+      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < item.parts) return;
+      a.state = states_.as<float>() + item.state;
     }
     kernels_.attend_finish(a, item.parts, states);
+  };
+  if (max_groups_ > 0) {  // pieces of equal size: neighbours on one thread, each fetching the next one's keys
+    const int begin = count * thread / team_.size(), end = count * (thread + 1) / team_.size();
+    for (int n = begin; n < end; ++n) run_item(n, n + 1 < end ? n + 1 : count);
+  } else {
+    for (int n; (n = next_item_[i.layer].fetch_add(1, std::memory_order_relaxed)) < count;) run_item(n, count);
   }
 }
 
