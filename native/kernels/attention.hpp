@@ -14,12 +14,14 @@ FORERUN_INLINE f32x16 int8_lane(i32x16 packed) {
 // scores[q][16] for 16 keys: chains over the dimensions, ascending.
 template <bool Int8, int Q>
 FORERUN_INLINE void score_keys(const uint8_t* k, int padded_dim, const float* const (&q)[Q], f32x16 (&s)[Q]) {
-  for (auto& x : s) x = set1(0.0f);
+  FORERUN_UNROLL
+  for (int i = 0; i < Q; ++i) s[i] = set1(0.0f);
   if constexpr (Int8) {
     for (int d = 0; d < padded_dim; d += 4, k += 64) {
       const i32x16 packed = load_i32(k);
       const f32x16 k0 = int8_lane<0>(packed), k1 = int8_lane<1>(packed), k2 = int8_lane<2>(packed),
                    k3 = int8_lane<3>(packed);
+      FORERUN_UNROLL
       for (int i = 0; i < Q; ++i) {
         s[i] = fma(set1(q[i][d]), k0, s[i]);
         s[i] = fma(set1(q[i][d + 1]), k1, s[i]);
@@ -31,6 +33,7 @@ FORERUN_INLINE void score_keys(const uint8_t* k, int padded_dim, const float* co
     for (int d = 0; d < padded_dim; d += 2, k += 64) {
       const i32x16 packed = load_i32(k);
       const f32x16 k0 = bf16_even(packed), k1 = bf16_odd(packed);
+      FORERUN_UNROLL
       for (int i = 0; i < Q; ++i) {
         s[i] = fma(set1(q[i][d]), k0, s[i]);
         s[i] = fma(set1(q[i][d + 1]), k1, s[i]);
@@ -99,6 +102,7 @@ FORERUN_INLINE void prefetch_next_keys(const TileView& t, int key) {
 template <bool Int8, int Q>
 void tile_scores(const TileView& t, int i, float* scores) {
   const float* q[Q];
+  FORERUN_UNROLL
   for (int j = 0; j < Q; ++j) q[j] = t.query(i + j);
   for (int key = t.first / 16 * 16; key < t.last; key += 16) {
     const uint8_t* k = t.k(key) + static_cast<size_t>(t.slot(key) / 16) * t.a.shape.padded_dim * (Int8 ? 16 : 32);
@@ -106,6 +110,7 @@ void tile_scores(const TileView& t, int i, float* scores) {
     f32x16 s[Q];
     score_keys<Int8, Q>(k, t.a.shape.padded_dim, q, s);
     const f32x16 scale = Int8 ? load(t.scales(t.a.layer.k_scale, key)) : set1(1.0f);
+    FORERUN_UNROLL
     for (int j = 0; j < Q; ++j) store(scores + (i + j) * kTile + key, Int8 ? mul(s[j], scale) : s[j]);
   }
 }
@@ -133,10 +138,13 @@ template <bool Int8, int Q, int D>
 void tile_values(const TileView& t, int i, int d, const float* p, float* out, int ldo) {
   constexpr int kPack = Int8 ? 4 : 2;
   f32x16 o[Q][D];
+  FORERUN_UNROLL
   for (int j = 0; j < Q; ++j)
+    FORERUN_UNROLL
     for (int c = 0; c < D; ++c) o[j][c] = set1(0.0f);
   const auto take = [&](int key, int n) __attribute__((always_inline)) {
     const uint8_t* v = t.v(key) + (static_cast<size_t>(t.slot(key) / kPack) * t.a.shape.padded_dim + d) * 4;
+    FORERUN_UNROLL
     for (int c = 0; c < D; ++c) {
       const i32x16 packed = load_i32(v + c * 64);
       f32x16 value[kPack];
@@ -146,6 +154,7 @@ void tile_values(const TileView& t, int i, int d, const float* p, float* out, in
       } else {
         value[0] = bf16_even(packed), value[1] = bf16_odd(packed);
       }
+      FORERUN_UNROLL
       for (int j = 0; j < Q; ++j)
         for (int e = 0; e < n; ++e) o[j][c] = fma(set1(p[(i + j) * kTile + key + e]), value[e], o[j][c]);
     }
@@ -156,7 +165,9 @@ void tile_values(const TileView& t, int i, int d, const float* p, float* out, in
     take(key, kPack);
   }
   if (key < t.last) take(key, t.last - key);  // what lies behind the last key is not read: it may be stale
+  FORERUN_UNROLL
   for (int j = 0; j < Q; ++j)
+    FORERUN_UNROLL
     for (int c = 0; c < D; ++c) store(out + static_cast<size_t>(i + j) * ldo + d + c * 16, o[j][c]);
 }
 

@@ -19,56 +19,53 @@ FORERUN_INLINE size_t v_index(const KvShape& s, int slot, int d, int pack) {
   return (static_cast<size_t>(slot / pack) * s.padded_dim + d) * pack + slot % pack;
 }
 
-// Writes one token's key and value (padded_dim floats each, zero beyond head_dim) of one head.
-static void kv_write(const KvLayer& layer, const KvShape& s, int64_t slot, int head, const float* k, const float* v) {
+// Writes one token's vector (padded_dim floats, zero beyond head_dim) of one head; K and V differ in their layout only.
+template <bool Key>
+void kv_write(uint8_t* pool, float* scales, const KvShape& s, int64_t slot, int head, const float* x) {
   const int64_t block = slot >> s.block_shift;
-  const int at = static_cast<int>(slot & (s.block_size - 1));
-  uint8_t* kb = layer.k + block * s.block_stride() + head * s.head_bytes();
-  uint8_t* vb = layer.v + block * s.block_stride() + head * s.head_bytes();
+  const int at = static_cast<int>(slot & (s.block_size - 1)), n = s.padded_dim;
+  uint8_t* to = pool + block * s.block_stride() + head * s.head_bytes();
   if (!s.int8) {
-    for (int d = 0; d < s.padded_dim; ++d) {
-      reinterpret_cast<uint16_t*>(kb)[k_index(s, at, d, 2)] = to_bf16(k[d]);
-      reinterpret_cast<uint16_t*>(vb)[v_index(s, at, d, 2)] = to_bf16(v[d]);
+    uint16_t bits[512];
+    for (int d = 0; d < n; ++d) bits[d] = to_bf16(x[d]);
+    uint16_t* p = reinterpret_cast<uint16_t*>(to);
+    if constexpr (Key) {
+      p += k_index(s, at, 0, 2);
+      for (int d = 0; d < n; d += 2, p += 32) p[0] = bits[d], p[1] = bits[d + 1];
+    } else {
+      p += v_index(s, at, 0, 2);
+      for (int d = 0; d < n; ++d) p[2 * d] = bits[d];
     }
     return;
   }
-  const size_t scale_at = (static_cast<size_t>(block) * s.kv_heads + head) * s.block_size + at;
-  for (int which = 0; which < 2; ++which) {
-    const float* x = which ? v : k;
-    float largest = 0.0f;
-    for (int d = 0; d < s.padded_dim; ++d) {
-      const float a = x[d] < 0.0f ? -x[d] : x[d];
-      if (!(a <= largest)) largest = a;
-    }
-    const bool empty = largest < 1e-30f;
-    const f32x16 inverse = empty ? set1(0.0f) : div(set1(127.0f), set1(largest));
-    (which ? layer.v_scale : layer.k_scale)[scale_at] = empty ? 0.0f : largest / 127.0f;
-    for (int d = 0; d < s.padded_dim; d += 16) {
-      int8_t q[16];
-      store_i8(q, to_i32(round_even(mul(load(x + d), inverse))));
-      for (int i = 0; i < 16; ++i) {
-        if (which) {
-          reinterpret_cast<int8_t*>(vb)[v_index(s, at, d + i, 4)] = q[i];
-        } else {
-          reinterpret_cast<int8_t*>(kb)[k_index(s, at, d + i, 4)] = q[i];
-        }
-      }
-    }
-  }
+  f32x16 most = set1(0.0f);
+  for (int d = 0; d < n; d += 16) most = max(most, abs(load(x + d)));
+  const float largest = hmax(most);
+  const bool empty = largest < 1e-30f;
+  const f32x16 inverse = empty ? set1(0.0f) : div(set1(127.0f), set1(largest));
+  scales[(static_cast<size_t>(block) * s.kv_heads + head) * s.block_size + at] = empty ? 0.0f : largest / 127.0f;
+  int8_t q[512];
+  for (int d = 0; d < n; d += 16) store_i8(q + d, to_i32(round_even(mul(load(x + d), inverse))));
+  int8_t* p = reinterpret_cast<int8_t*>(to);
+  for (int d = 0; d < n; ++d) p[Key ? k_index(s, at, d, 4) : v_index(s, at, d, 4)] = q[d];
 }
 
-// Rotates the two halves of a head in place: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s).
+// Rotates the two halves of a head in place: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s). `n` of 16 lanes count.
+FORERUN_INLINE void rotate_lanes(float* x1, float* x2, const float* cos, const float* sin) {
+  const f32x16 a = load(x1), b = load(x2), c = load(cos), s = load(sin);
+  store(x1, fma(a, c, sub(set1(0.0f), mul(b, s))));
+  store(x2, fma(b, c, mul(a, s)));
+}
 static void rotate(float* x, int head_dim, const float* cos, const float* sin) {
   const int half = head_dim / 2;
-  for (int i = 0; i < half; i += 16) {
-    float a[16] = {}, b[16] = {}, c[16] = {}, s[16] = {};
-    const int n = half - i < 16 ? half - i : 16;
-    for (int j = 0; j < n; ++j) a[j] = x[i + j], b[j] = x[half + i + j], c[j] = cos[i + j], s[j] = sin[i + j];
-    const f32x16 va = load(a), vb = load(b), vc = load(c), vs = load(s);
-    store(a, fma(va, vc, sub(set1(0.0f), mul(vb, vs))));
-    store(b, fma(vb, vc, mul(va, vs)));
-    for (int j = 0; j < n; ++j) x[i + j] = a[j], x[half + i + j] = b[j];
-  }
+  int i = 0;
+  for (; i + 16 <= half; i += 16) rotate_lanes(x + i, x + half + i, cos + i, sin + i);
+  if (i == half) return;
+  float a[16] = {}, b[16] = {}, c[16] = {}, s[16] = {};
+  const int n = half - i;
+  for (int j = 0; j < n; ++j) a[j] = x[i + j], b[j] = x[half + i + j], c[j] = cos[i + j], s[j] = sin[i + j];
+  rotate_lanes(a, b, c, s);
+  for (int j = 0; j < n; ++j) x[i + j] = a[j], x[half + i + j] = b[j];
 }
 
 // Copies a head out of the row, normalises it when asked, and leaves zeros up to padded_dim.
@@ -86,26 +83,27 @@ FORERUN_INLINE void take_head(const RopeKvArgs& a, const float* from, const floa
   }
 }
 
-// Queries: normed, rotated, scaled. Keys and values: normed, rotated, written to the cache.
+// Queries: normed, rotated, scaled. Keys and values: normed, rotated, written to the cache. A row has heads + kv_heads units.
 static void rope_kv(const RopeKvArgs& a) {
   const KvShape& s = a.shape;
-  const int n = s.head_dim;
+  const int n = s.head_dim, units = a.heads + s.kv_heads;
   float key[512], value[512];
-  for (int row = a.row_begin; row < a.row_end; ++row) {
-    const float* from = a.qkv + static_cast<size_t>(row) * a.ldqkv;
+  for (int unit = a.unit_begin; unit < a.unit_end; ++unit) {
+    const int row = unit / units, h = unit % units;
+    const float* from = a.qkv + static_cast<size_t>(row) * a.ldqkv + h * n;
     const float* cos = a.cos + static_cast<size_t>(a.positions[row]) * (n / 2);
     const float* sin = a.sin + static_cast<size_t>(a.positions[row]) * (n / 2);
-    for (int h = 0; h < a.heads; ++h) {
+    if (h < a.heads) {
       float* q = a.q + (static_cast<size_t>(row) * a.heads + h) * s.padded_dim;
-      take_head(a, from + h * n, a.q_norm, q);
+      take_head(a, from, a.q_norm, q);
       rotate(q, n, cos, sin);
       for (int d = 0; d < s.padded_dim; d += 16) store(q + d, mul(load(q + d), set1(a.scale)));
-    }
-    for (int h = 0; h < s.kv_heads; ++h) {
-      take_head(a, from + (a.heads + h) * n, a.k_norm, key);
+    } else {
+      take_head(a, from, a.k_norm, key);
       rotate(key, n, cos, sin);
-      take_head(a, from + (a.heads + s.kv_heads + h) * n, nullptr, value);
-      kv_write(a.layer, s, a.slots[row], h, key, value);
+      kv_write<true>(a.layer.k, a.layer.k_scale, s, a.slots[row], h - a.heads, key);
+      take_head(a, from + s.kv_heads * n, nullptr, value);
+      kv_write<false>(a.layer.v, a.layer.v_scale, s, a.slots[row], h - a.heads, value);
     }
   }
 }

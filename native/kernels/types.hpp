@@ -102,7 +102,7 @@ struct RopeKvArgs {
   const int64_t* slots = nullptr;      // [rows]: block * block_size + offset
   KvLayer layer;
   KvShape shape;
-  int row_begin = 0, row_end = 0;
+  int unit_begin = 0, unit_end = 0;  // (row, head) pairs: row * (heads + kv_heads) + head
 };
 
 inline constexpr int kTile = 256;     // keys of an attention tile, at absolute positions

@@ -450,8 +450,9 @@ void Executor::rope_kv(const Instruction& i, int rows, int thread) {
   a.slots = slots_.data();
   a.layer = layer(i.layer);
   a.shape = shape_;
-  a.row_begin = rows * thread / team_.size();
-  a.row_end = rows * (thread + 1) / team_.size();
+  const int units = rows * (i.heads + limits_.kv_heads);
+  a.unit_begin = units * thread / team_.size();
+  a.unit_end = units * (thread + 1) / team_.size();
   kernels_.rope_kv(a);
 }
 
