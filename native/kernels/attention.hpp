@@ -11,33 +11,32 @@ FORERUN_INLINE f32x16 int8_lane(i32x16 packed) {
   return to_f32(sar<24>(shl<24 - 8 * I>(packed)));
 }
 
-// scores[q][16] for 16 keys: chains over the dimensions, ascending.
-template <bool Int8, int Q>
-FORERUN_INLINE void score_keys(const uint8_t* k, int padded_dim, const float* const (&q)[Q], f32x16 (&s)[Q]) {
-  FORERUN_UNROLL
-  for (int i = 0; i < Q; ++i) s[i] = set1(0.0f);
+template <bool Int8>
+FORERUN_INLINE void unpack(i32x16 packed, f32x16 (&out)[Int8 ? 4 : 2]) {
   if constexpr (Int8) {
-    for (int d = 0; d < padded_dim; d += 4, k += 64) {
-      const i32x16 packed = load_i32(k);
-      const f32x16 k0 = int8_lane<0>(packed), k1 = int8_lane<1>(packed), k2 = int8_lane<2>(packed),
-                   k3 = int8_lane<3>(packed);
-      FORERUN_UNROLL
-      for (int i = 0; i < Q; ++i) {
-        s[i] = fma(set1(q[i][d]), k0, s[i]);
-        s[i] = fma(set1(q[i][d + 1]), k1, s[i]);
-        s[i] = fma(set1(q[i][d + 2]), k2, s[i]);
-        s[i] = fma(set1(q[i][d + 3]), k3, s[i]);
-      }
-    }
+    out[0] = int8_lane<0>(packed), out[1] = int8_lane<1>(packed);
+    out[2] = int8_lane<2>(packed), out[3] = int8_lane<3>(packed);
   } else {
-    for (int d = 0; d < padded_dim; d += 2, k += 64) {
-      const i32x16 packed = load_i32(k);
-      const f32x16 k0 = bf16_even(packed), k1 = bf16_odd(packed);
+    out[0] = bf16_even(packed), out[1] = bf16_odd(packed);
+  }
+}
+
+// s[q][g] for Groups x 16 keys, whose packed keys start at k[g]: chains over the dimensions, ascending.
+template <bool Int8, int Q, int Groups>
+FORERUN_INLINE void score_keys(const uint8_t* const (&k)[Groups], int padded_dim, const float* const (&q)[Q],
+                               f32x16 (&s)[Q * Groups]) {
+  constexpr int kPack = Int8 ? 4 : 2;
+  FORERUN_UNROLL
+  for (int i = 0; i < Q * Groups; ++i) s[i] = set1(0.0f);
+  for (int d = 0; d < padded_dim; d += kPack) {
+    FORERUN_UNROLL
+    for (int g = 0; g < Groups; ++g) {
+      const i32x16 packed = load_i32(k[g] + d * (64 / kPack));
+      f32x16 key[kPack];
+      unpack<Int8>(packed, key);
       FORERUN_UNROLL
-      for (int i = 0; i < Q; ++i) {
-        s[i] = fma(set1(q[i][d]), k0, s[i]);
-        s[i] = fma(set1(q[i][d + 1]), k1, s[i]);
-      }
+      for (int e = 0; e < kPack; ++e) FORERUN_UNROLL
+      for (int i = 0; i < Q; ++i) s[i * Groups + g] = fma(set1(q[i][d + e]), key[e], s[i * Groups + g]);
     }
   }
 }
@@ -45,9 +44,9 @@ FORERUN_INLINE void score_keys(const uint8_t* k, int padded_dim, const float* co
 // What a tile needs to know about its keys and queries.
 struct TileView {
   const AttentionArgs& a;
-  int begin;        // first position of the tile
-  int first, last;  // keys [first, last) that some row sees, relative to the tile
-  int group;        // query heads per KV head
+  int begin;             // first position of the tile
+  int first, last;       // keys [first, last) that some row sees, relative to the tile
+  int group;             // query heads per KV head
   const TileView* next;  // the tile that this thread takes afterwards, or null
   const uint8_t* k(int key) const { return head(a.layer.k, key); }
   const uint8_t* v(int key) const { return head(a.layer.v, key); }
@@ -89,30 +88,40 @@ FORERUN_INLINE void prefetch_values(const TileView& t, int key) {
   prefetch(t.v(key) + static_cast<size_t>(t.slot(key) / kPack) * bytes, bytes * (16 / kPack));
 }
 
-// A share of the next tile's keys, while the values at `key` are read.
+// The next tile's keys at `key`, while the values of 16 keys are read.
 template <bool Int8>
 FORERUN_INLINE void prefetch_next_keys(const TileView& t, int key) {
-  constexpr int kPack = Int8 ? 4 : 2;
-  if (!t.next || key < t.next->first || key >= t.next->last) return;
-  const int group_bytes = t.a.shape.padded_dim * (Int8 ? 16 : 32), share = group_bytes / (16 / kPack);
-  const TileView& n = *t.next;
-  prefetch(n.k(key) + static_cast<size_t>(n.slot(key) / 16) * group_bytes + key % 16 / kPack * share, share);
+  if (!t.next || key + 16 <= t.next->first || key >= t.next->last) return;
+  const int bytes = t.a.shape.padded_dim * (Int8 ? 16 : 32);
+  prefetch(t.next->k(key) + static_cast<size_t>(t.next->slot(key) / 16) * bytes, bytes);
 }
 
+template <bool Int8, int Q, int Groups>
+FORERUN_INLINE void score_groups(const TileView& t, int i, int key, const float* const (&q)[Q], float* scores) {
+  const uint8_t* k[Groups];
+  for (int g = 0; g < Groups; ++g) {
+    const int at = key + g * 16;
+    if (i == 0) prefetch_values<Int8>(t, at);
+    k[g] = t.k(at) + static_cast<size_t>(t.slot(at) / 16) * t.a.shape.padded_dim * (Int8 ? 16 : 32);
+  }
+  f32x16 s[Q * Groups];
+  score_keys<Int8, Q, Groups>(k, t.a.shape.padded_dim, q, s);
+  for (int g = 0; g < Groups; ++g) {
+    const f32x16 scale = Int8 ? load(t.scales(t.a.layer.k_scale, key + g * 16)) : set1(1.0f);
+    for (int j = 0; j < Q; ++j)
+      store(scores + (i + j) * kTile + key + g * 16, Int8 ? mul(s[j * Groups + g], scale) : s[j * Groups + g]);
+  }
+}
+
+// Few queries take two groups of keys at once, so that enough sums are under way to hide the latency of an addition.
 template <bool Int8, int Q>
 void tile_scores(const TileView& t, int i, float* scores) {
+  constexpr int kGroups = Q <= 3 ? 2 : 1;
   const float* q[Q];
-  FORERUN_UNROLL
   for (int j = 0; j < Q; ++j) q[j] = t.query(i + j);
-  for (int key = t.first / 16 * 16; key < t.last; key += 16) {
-    const uint8_t* k = t.k(key) + static_cast<size_t>(t.slot(key) / 16) * t.a.shape.padded_dim * (Int8 ? 16 : 32);
-    if (i == 0) prefetch_values<Int8>(t, key);
-    f32x16 s[Q];
-    score_keys<Int8, Q>(k, t.a.shape.padded_dim, q, s);
-    const f32x16 scale = Int8 ? load(t.scales(t.a.layer.k_scale, key)) : set1(1.0f);
-    FORERUN_UNROLL
-    for (int j = 0; j < Q; ++j) store(scores + (i + j) * kTile + key, Int8 ? mul(s[j], scale) : s[j]);
-  }
+  int key = t.first / 16 * 16;
+  for (; key + kGroups * 16 <= t.last; key += kGroups * 16) score_groups<Int8, Q, kGroups>(t, i, key, q, scores);
+  for (; key < t.last; key += 16) score_groups<Int8, Q, 1>(t, i, key, q, scores);
 }
 
 // Turns the scores of one query into weights and returns (maximum, denominator).
@@ -137,38 +146,33 @@ static void tile_softmax(const TileView& t, int row, float* s, float* maximum, f
 template <bool Int8, int Q, int D>
 void tile_values(const TileView& t, int i, int d, const float* p, float* out, int ldo) {
   constexpr int kPack = Int8 ? 4 : 2;
+  const size_t stride = static_cast<size_t>(t.a.shape.padded_dim) * 4;
   f32x16 o[Q][D];
   FORERUN_UNROLL
-  for (int j = 0; j < Q; ++j)
-    FORERUN_UNROLL
-    for (int c = 0; c < D; ++c) o[j][c] = set1(0.0f);
-  const auto take = [&](int key, int n) __attribute__((always_inline)) {
-    const uint8_t* v = t.v(key) + (static_cast<size_t>(t.slot(key) / kPack) * t.a.shape.padded_dim + d) * 4;
+  for (int j = 0; j < Q; ++j) FORERUN_UNROLL
+  for (int c = 0; c < D; ++c) o[j][c] = set1(0.0f);
+  const auto take = [&](const uint8_t* v, int key, int n) __attribute__((always_inline)) {
     FORERUN_UNROLL
     for (int c = 0; c < D; ++c) {
-      const i32x16 packed = load_i32(v + c * 64);
       f32x16 value[kPack];
-      if constexpr (Int8) {
-        value[0] = int8_lane<0>(packed), value[1] = int8_lane<1>(packed);
-        value[2] = int8_lane<2>(packed), value[3] = int8_lane<3>(packed);
-      } else {
-        value[0] = bf16_even(packed), value[1] = bf16_odd(packed);
-      }
+      unpack<Int8>(load_i32(v + c * 64), value);
       FORERUN_UNROLL
-      for (int j = 0; j < Q; ++j)
-        for (int e = 0; e < n; ++e) o[j][c] = fma(set1(p[(i + j) * kTile + key + e]), value[e], o[j][c]);
+      for (int e = 0; e < kPack; ++e)
+        if (e < n) FORERUN_UNROLL
+      for (int j = 0; j < Q; ++j) o[j][c] = fma(set1(p[(i + j) * kTile + key + e]), value[e], o[j][c]);
     }
   };
-  int key = t.first / kPack * kPack;
-  for (; key + kPack <= t.last; key += kPack) {
-    if (i == 0 && d == 0) prefetch_next_keys<Int8>(t, key);
-    take(key, kPack);
+  for (int group = t.first / 16 * 16; group < t.last; group += 16) {  // 16 keys lie in one block
+    const uint8_t* v = t.v(group) + static_cast<size_t>(t.slot(group) / kPack) * stride + d * 4;
+    const int end = t.last - group < 16 ? t.last - group : 16;
+    if (i == 0 && d == 0) prefetch_next_keys<Int8>(t, group);
+    int key = 0;
+    for (; key + kPack <= end; key += kPack, v += stride) take(v, group + key, kPack);
+    if (key < end) take(v, group + key, end - key);  // what lies behind the last key is not read: it may be stale
   }
-  if (key < t.last) take(key, t.last - key);  // what lies behind the last key is not read: it may be stale
   FORERUN_UNROLL
-  for (int j = 0; j < Q; ++j)
-    FORERUN_UNROLL
-    for (int c = 0; c < D; ++c) store(out + static_cast<size_t>(i + j) * ldo + d + c * 16, o[j][c]);
+  for (int j = 0; j < Q; ++j) FORERUN_UNROLL
+  for (int c = 0; c < D; ++c) store(out + static_cast<size_t>(i + j) * ldo + d + c * 16, o[j][c]);
 }
 
 template <bool Int8, int Q>

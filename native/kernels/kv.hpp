@@ -83,7 +83,8 @@ FORERUN_INLINE void take_head(const RopeKvArgs& a, const float* from, const floa
   }
 }
 
-// Queries: normed, rotated, scaled. Keys and values: normed, rotated, written to the cache. A row has heads + kv_heads units.
+// Queries: normed, rotated, scaled. Keys and values: normed, rotated, written to the cache. A row has heads + kv_heads
+// units.
 static void rope_kv(const RopeKvArgs& a) {
   const KvShape& s = a.shape;
   const int n = s.head_dim, units = a.heads + s.kv_heads;

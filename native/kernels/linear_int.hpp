@@ -70,20 +70,20 @@ struct TileInput {
   }
 };
 
-// acc += one group of 32 for Rows x Count of the Panels, from panel `first` on. `take(i, p)` gives the weights of elements 4i..4i+3,
-// `scales(p, d, m)` the group's scale and minimum. With Fine both planes are multiplied; where low is zero that gives the same bits.
+// acc += one group of 32 for Rows x Count of the Panels, from panel `first` on. `take(i, p)` gives the weights of
+// elements 4i..4i+3, `scales(p, d, m)` the group's scale and minimum. With Fine both planes are multiplied; where low
+// is zero that gives the same bits.
 template <class T, bool Fine, int Rows, int Panels, int Count, class Take, class Scales>
-FORERUN_INLINE void add_panels(f32x16 (&acc)[Rows * Panels], int first, const TileInput<Rows>& x, int g, const Take& take,
-                               const Scales& scales) {
+FORERUN_INLINE void add_panels(f32x16 (&acc)[Rows * Panels], int first, const TileInput<Rows>& x, int g,
+                               const Take& take, const Scales& scales) {
   i32x16 high[Rows * Count], low[Rows * Count];
   FORERUN_UNROLL
-  for (int r = 0; r < Rows; ++r)
-    FORERUN_UNROLL
-    for (int p = 0; p < Count; ++p) {
-      const int correction = T::kZero ? -T::kZero * x.sum[r * x.groups + g] : 0;  // in fine units
-      high[r * Count + p] = set1(Fine ? 0 : correction / 128);
-      if constexpr (Fine) low[r * Count + p] = set1(correction);
-    }
+  for (int r = 0; r < Rows; ++r) FORERUN_UNROLL
+  for (int p = 0; p < Count; ++p) {
+    const int correction = T::kZero ? -T::kZero * x.sum[r * x.groups + g] : 0;  // in fine units
+    high[r * Count + p] = set1(Fine ? 0 : correction / 128);
+    if constexpr (Fine) low[r * Count + p] = set1(correction);
+  }
   FORERUN_UNROLL
   for (int i = 0; i < 8; ++i) {
     u8x64 values[Count];
@@ -169,7 +169,8 @@ FORERUN_INLINE void finish_rows(const LinearArgs& a, int row, int panel, const f
   }
 }
 
-// Half a block of each of the panels that come next: a panel is too short for the hardware to keep its pace across panels.
+// Half a block of each of the panels that come next: a panel is too short for the hardware to keep its pace across
+// panels.
 template <size_t Bytes, int Panels>
 FORERUN_INLINE void prefetch_next(const uint8_t* w, size_t stride, int half) {
   constexpr size_t kHalf = (Bytes / 64 + 1) / 2 * 64;

@@ -78,9 +78,9 @@ struct KvLayer {
 };
 struct KvShape {
   int kv_heads = 0;
-  int head_dim = 0;    // true size
-  int padded_dim = 0;  // multiple of 16
-  int block_size = 0;  // tokens, a power of two, at least 16
+  int head_dim = 0;     // true size
+  int padded_dim = 0;   // multiple of 16
+  int block_size = 0;   // tokens, a power of two, at least 16
   int block_shift = 0;  // log2 of block_size
   bool int8 = false;
   size_t head_bytes() const { return static_cast<size_t>(block_size) * padded_dim * (int8 ? 1 : 2); }

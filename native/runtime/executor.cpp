@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 #include "runtime/rope_table.hpp"
@@ -28,6 +29,11 @@ void require(bool ok, const std::string& message) {
   if (!ok) throw std::invalid_argument(message);
 }
 
+int checked_threads(int threads) {
+  require(threads >= 1 && threads <= 1024, "threads must be within 1..1024");
+  return threads;
+}
+
 // Carves arrays for `rows` quantised rows of k elements out of one allocation.
 Pages make_quant(int rows, int k, QuantRows& out) {
   const size_t n = static_cast<size_t>(rows) * k, groups = n / kGroup;
@@ -45,9 +51,8 @@ Pages make_quant(int rows, int k, QuantRows& out) {
 }  // namespace
 
 Executor::Executor(const Kernels& kernels, ExecutorLimits limits)
-    : kernels_(kernels), limits_(std::move(limits)), team_(std::max(1, limits_.threads), limits_.cpus) {
+    : kernels_(kernels), limits_(std::move(limits)), team_(checked_threads(limits_.threads), limits_.cpus) {
   const ExecutorLimits& l = limits_;
-  require(l.threads >= 1 && l.threads <= 1024, "threads must be within 1..1024");
   require(l.max_rows >= 1 && l.chunk_rows >= 1 && l.max_seqs >= 1 && l.max_sample_rows >= 1,
           "max_rows, chunk_rows, max_seqs and max_sample_rows must be positive");
   require(l.block_size >= 16 && l.block_size <= 4096 && l.block_size % 16 == 0 && kTile % l.block_size == 0,
@@ -223,7 +228,7 @@ void Executor::check_tables(const StepArrays& s) const {
     const int begin = s.query_starts[q], end = s.query_starts[q + 1];
     require(begin < end && end <= s.rows, "step: query_starts must ascend");
     const int first = s.positions[begin];
-    require(first >= 0 && first + (end - begin) <= limits_.max_model_len,
+    require(first >= 0 && first < limits_.max_model_len && end - begin <= limits_.max_model_len - first,
             "step: positions must lie within 0.." + std::to_string(limits_.max_model_len - 1));
     for (int r = begin; r < end; ++r)
       require(s.positions[r] == first + (r - begin), "step: positions of a sequence must be consecutive");
@@ -250,9 +255,12 @@ void Executor::check_sampling(const StepArrays& s) const {
                 s.allow_starts[r] <= s.allow_starts[r + 1] && s.allow_starts[r + 1] <= s.allow_count,
             "step: adjustment lists are outside their arrays");
   }
-  for (int i = 0; i < s.adjust_count; ++i)
-    require(s.adjust_ids[i] >= 0 && s.adjust_ids[i] < limits_.vocab && s.adjust_rep[i] > 0.0f,
-            "step: an adjustment is outside the vocabulary");
+  for (int i = 0; i < s.adjust_count; ++i) {
+    require(s.adjust_ids[i] >= 0 && s.adjust_ids[i] < limits_.vocab, "step: an adjustment is outside the vocabulary");
+    require(s.adjust_add[i] < std::numeric_limits<float>::infinity(), "step: adjust_add must be finite or -infinity");
+    require(s.adjust_rep[i] > 0.0f && s.adjust_rep[i] < std::numeric_limits<float>::infinity(),
+            "step: adjust_rep must be finite and positive");
+  }
   for (int i = 0; i < s.allow_count; ++i)
     require(s.allow_ids[i] >= 0 && s.allow_ids[i] < limits_.vocab, "step: an allowed token is outside the vocabulary");
 }
