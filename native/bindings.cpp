@@ -200,10 +200,12 @@ NB_MODULE(_native, m) {
              self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)));
            })
       .def("add", &add_instruction)
-      .def("step", &step, nb::arg("token_ids"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("block_tables"),
-           nb::arg("sample_rows"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
-           nb::arg("seed"), nb::arg("num_logprobs"), nb::arg("adjust_starts"), nb::arg("adjust_ids"),
-           nb::arg("adjust_add"), nb::arg("adjust_rep"), nb::arg("allow_starts"), nb::arg("allow_ids"),
+      .def("step", &step, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
+           nb::arg("query_starts").noconvert(), nb::arg("block_tables").noconvert(), nb::arg("sample_rows").noconvert(),
+           nb::arg("temperature").noconvert(), nb::arg("top_k").noconvert(), nb::arg("top_p").noconvert(),
+           nb::arg("min_p").noconvert(), nb::arg("seed").noconvert(), nb::arg("num_logprobs").noconvert(),
+           nb::arg("adjust_starts").noconvert(), nb::arg("adjust_ids").noconvert(), nb::arg("adjust_add").noconvert(),
+           nb::arg("adjust_rep").noconvert(), nb::arg("allow_starts").noconvert(), nb::arg("allow_ids").noconvert(),
            nb::arg("tokens").noconvert(), nb::arg("logprobs").noconvert(), nb::arg("top_ids").noconvert(),
            nb::arg("top_logprobs").noconvert(), nb::arg("logits").none())
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })

@@ -49,18 +49,25 @@ void Barrier::wait() {
 }
 
 ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus) : size_(size), begin_(size), inner_(size), end_(size) {
-  for (int i = 1; i < size; ++i) {
-    threads_.emplace_back([this, i] { loop(i); });
-    if (static_cast<size_t>(i) < cpus.size()) {
-      cpu_set_t set;
-      CPU_ZERO(&set);
-      CPU_SET(cpus[i], &set);
-      pthread_setaffinity_np(threads_.back().native_handle(), sizeof(set), &set);  // refused: the thread runs unpinned
-    }
+  try {
+    threads_.reserve(size);
+    for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { loop(i); });
+  } catch (...) {  // the system grants no more threads: those that run are sent home
+    begin_.excuse(size - 1 - static_cast<int>(threads_.size()));
+    dismiss();
+    throw;
+  }
+  for (int i = 1; i < size && static_cast<size_t>(i) < cpus.size(); ++i) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpus[i], &set);
+    pthread_setaffinity_np(threads_[i - 1].native_handle(), sizeof(set), &set);  // refused: the thread runs unpinned
   }
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { dismiss(); }
+
+void ThreadTeam::dismiss() {
   stop_ = true;
   begin_.wait();
   for (auto& thread : threads_) thread.join();

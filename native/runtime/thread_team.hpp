@@ -14,6 +14,8 @@ class Barrier {
  public:
   explicit Barrier(int size) : size_(size) {}
   void wait();
+  // Counts `count` threads that will never come as arrived, once; for the phase under way.
+  void excuse(int count) { arrived_.fetch_add(count, std::memory_order_acq_rel); }
 
  private:
   const int size_;
@@ -25,6 +27,7 @@ class Barrier {
 class ThreadTeam {
  public:
   // `cpus`: processor of each thread (the caller's own, index 0, is left to the system); empty: unpinned.
+  // Throws std::system_error when the system grants too few threads.
   ThreadTeam(int size, const std::vector<int>& cpus);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -37,6 +40,7 @@ class ThreadTeam {
 
  private:
   void loop(int index);
+  void dismiss();
 
   const int size_;
   const std::function<void(int)>* work_ = nullptr;

@@ -81,8 +81,6 @@ class NativeExecutor:
         width = max(0, int(s.num_logprobs.max())) if rows else 0
         if width > self.vocab_size:
             raise ValueError(f"num_logprobs {width} is more than the vocabulary of {self.vocab_size}")
-        if np.max(batch.positions) >= self.max_model_len:  # the native sum of position and rows must not overflow
-            raise ValueError(f"step: positions must lie within 0..{self.max_model_len - 1}")
         out = StepOutput(
             tokens=np.empty(rows, np.int32),
             logprobs=np.empty(rows, np.float32),
