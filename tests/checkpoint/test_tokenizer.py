@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,39 @@ def test_round_trip(tokenizer: Tokenizer, text: str, special: bool) -> None:
 
 def test_unpaired_surrogates_do_not_crash(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("text", ["", "plain", "<|im_start|>user\nhi<|im_end|>", "é😀 \x00 e", "x" * 5000])
+def test_the_ids_are_those_of_the_files_own_tokenizer(folder: Path, text: str, special: bool) -> None:
+    import tokenizers
+
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    want = backend.encode(text, add_special_tokens=special).ids
+    assert Tokenizer.from_folder(folder).encode(text, add_special_tokens=special) == want
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Tokenizer) -> None:
+    turns, stop = [0], threading.Event()
+
+    def count() -> None:
+        while not stop.is_set():
+            turns[0] += 1
+            time.sleep(0)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # nobody is made to give the GIL away
+    try:
+        thread = threading.Thread(target=count)
+        thread.start()
+        seen = turns[0]
+        tokenizer.encode("word " * 20000)
+        meanwhile = turns[0] - seen
+        stop.set()
+        thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert meanwhile > 0
 
 
 def test_truncation_and_padding_of_the_file_are_off(folder: Path) -> None:
