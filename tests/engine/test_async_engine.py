@@ -304,3 +304,34 @@ def test_a_client_whose_event_loop_is_gone_is_forgotten() -> None:
         await engine.shutdown()
 
     asyncio.run(work())
+
+
+def test_news_reach_their_reader_while_the_next_step_runs() -> None:
+    got = threading.Event()
+
+    def wait_for_the_reader(number: int, batch: StepInput) -> None:
+        if number == 2:
+            assert got.wait(30), "the first token must not wait for the second"
+
+    async def work() -> None:
+        engine = AsyncEngine(Engine(FaultyExecutor(before=wait_for_the_reader)))
+        tokens: list[int] = []
+        async for delta in engine.generate([3], GREEDY):
+            assert delta.error is None
+            tokens += delta.token_ids
+            got.set()
+        assert tokens == predict([3], 6, 128)
+        await engine.shutdown()
+
+    asyncio.run(work())
+
+
+def test_no_thread_is_left_after_a_shutdown() -> None:
+    async def work() -> None:
+        before = set(threading.enumerate())
+        engine = AsyncEngine(Engine(OracleExecutor()))
+        assert len(await tokens_of(engine, [3])) == 6
+        await engine.shutdown()
+        assert {thread.name for thread in set(threading.enumerate()) - before if "forerun" in thread.name} == set()
+
+    asyncio.run(work())

@@ -15,7 +15,8 @@ from forerun.engine.errors import EngineStoppedError, QueueFullError, RequestErr
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import SamplingParams
 from forerun.engine.stats import EngineStats
-from forerun.engine.stream import Stream, notify_all
+from forerun.engine.stream import Stream
+from forerun.engine.waker import Waker, Woken
 
 SLOW_READER = "the client reads too slowly; the request was aborted"
 _HEARTBEAT_SECONDS = 1.0
@@ -33,6 +34,10 @@ class Health:
 class AsyncEngine:
     """Owns an Engine and the one thread that steps it. Methods may be called from any event loop.
 
+    Readers are woken when the next executor call begins, not when news is there: they need the GIL, which that call
+    does not hold, while the engine's thread needs it to prepare the call. Only without a next call they are woken at
+    once.
+
     ``max_pending_deltas``: news that may wait for a reader before its request is aborted. ``stall_seconds``: a step
     that takes longer makes the engine unhealthy while it lasts.
     """
@@ -44,6 +49,9 @@ class AsyncEngine:
         self._wake = threading.Condition()  # guards everything below that both sides touch
         self._inbox: list[Callable[[], None]] = []
         self._streams: dict[str, Stream] = {}
+        self._woken: Woken = {}  # readers with news; only the engine's thread sees it
+        self._waker = Waker(self._abort_all)
+        engine.before_call = self._wake_readers
         self._unfinished = 0
         self._accepting = True
         self._stopping = False
@@ -176,6 +184,8 @@ class AsyncEngine:
                     news = self._engine.step()
                 self._beat = self._engine.clock()
                 self._deliver(news)
+                if not self._engine.busy:
+                    self._wake_readers()
             self._engine.close()
             self._deliver(self._engine.step())
         except Exception:
@@ -193,6 +203,8 @@ class AsyncEngine:
         orphans = [(stream, index) for stream in self._streams.values() for index in stream.open]
         error = "the engine stopped"
         self._deliver([Delta(stream.request_id, i, finish_reason=FINISH_ERROR, error=error) for stream, i in orphans])
+        self._wake_readers()
+        self._waker.close()
 
     def _next_commands(self) -> bool:
         """Wait for work and run what was posted; False when it is time to stop."""
@@ -210,8 +222,7 @@ class AsyncEngine:
             self._engine.abort(stream.request_id)
 
     def _deliver(self, news: list[Delta]) -> None:
-        """Hand deltas to their streams and wake each event loop once."""
-        woken: dict[asyncio.AbstractEventLoop, list[Stream]] = {}
+        """Hand deltas to their streams, and note which readers to wake."""
         ended = 0
         for delta in news:
             stream = self._streams[delta.request_id]
@@ -222,22 +233,26 @@ class AsyncEngine:
             if stream.too_slow and delta.finish_reason == FINISH_ABORT:
                 delta.error = SLOW_READER
             if stream.put(delta):
-                woken.setdefault(stream.loop, []).append(stream)
+                self._woken.setdefault(stream.loop, []).append(stream)
             if delta.finished:
                 ended += 1
                 if not stream.open:
                     with self._wake:
                         del self._streams[delta.request_id]
-        for loop, streams in woken.items():
-            try:
-                loop.call_soon_threadsafe(notify_all, streams)
-            except RuntimeError:  # that event loop is closed; nobody will read
-                for stream in streams:
-                    self._engine.abort(stream.request_id)
         if ended:
             with self._wake:
                 self._unfinished -= ended
                 self._wake.notify_all()
+
+    def _wake_readers(self) -> None:
+        """Wake the readers that have news."""
+        if self._woken:
+            woken, self._woken = self._woken, {}
+            self._waker.wake(woken)
+
+    def _abort_all(self, streams: list[Stream]) -> None:
+        for stream in streams:
+            self.abort(stream.request_id)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -31,7 +31,7 @@ class Engine:
 
     Every request that ``add`` accepted ends with exactly one delta whose ``finish_reason`` is set: "stop",
     "length", "abort" or "error". ``clock`` (seconds, monotonic) and ``entropy`` (n -> n random bytes, for seeds
-    that are not given) can be replaced.
+    that are not given) can be replaced. ``before_call`` runs when a step is ready, right before the executor gets it.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Engine:
         self._requests: dict[str, dict[int, Request]] = {}
         self._unfinished = 0
         self._news: list[Delta] = []
+        self.before_call: Callable[[], None] = _nothing
         self._start_afresh()
 
     @property
@@ -118,6 +119,7 @@ class Engine:
             self._note_start(plan)
             try:
                 batch = self._builder.build(plan)
+                self.before_call()
                 output = _checked(
                     self._executor.step(batch), len(batch.sample_rows), self._executor.vocab_size, batch.want_logits
                 )
@@ -222,6 +224,10 @@ class Engine:
         request.times.finished = self.clock()
         delta.finish_reason = reason
         self._news.append(delta)
+
+
+def _nothing() -> None:
+    """What happens before an executor call unless somebody wants more."""
 
 
 def _checked(output: StepOutput, samples: int, vocab_size: int, want_logits: bool) -> StepOutput:

@@ -32,6 +32,11 @@ class Stream:
         return len(self._deltas) >= self._limit
 
     @property
+    def pending(self) -> int:
+        """How many deltas can be read without waiting."""
+        return len(self._deltas)
+
+    @property
     def read(self) -> bool:
         """Whether the reader has seen the end of every answer."""
         return self._unread == 0

@@ -69,10 +69,9 @@ class Generation:
                 yield batch
             return
         stream = self._streams[0]
-        waiting = stream._deltas  # the queue itself: looking at it costs nothing
         while not stream.read:
             batch = [(0, await stream.__anext__())]
-            while waiting:
+            while stream.pending:
                 batch.append((0, await stream.__anext__()))
             self._note(batch)
             yield batch
