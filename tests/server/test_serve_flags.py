@@ -189,6 +189,18 @@ def test_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server_settings(parse("--api-key", "given")).api_keys == ("given",)
 
 
+@pytest.mark.parametrize("words", [["/m"], ["/m", "--port", "1"], ["--port", "1", "/m"], ["--model", "/m", "/m"]])
+def test_the_model_may_stand_alone(words: list[str]) -> None:
+    assert model_request(parse(*words)).model == "/m" and server_settings(parse(*words)).served_names == ("/m",)
+    assert parse().model == "default"
+
+
+def test_two_models_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("/a", "--model", "/b")
+    assert "two models are given, /a and /b" in capsys.readouterr().err
+
+
 def test_unknown_flags_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse("--max-num-seq", "4")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forerun.cli.model_flags import add_model_flags, add_run_flags, open_model, run_settings
@@ -12,6 +14,10 @@ from forerun.errors import ConfigError
 
 if TYPE_CHECKING:
     from forerun.checkpoint.tokenizer import Tokenizer
+    from forerun.engine.llm import LLM
+    from forerun.engine.params import SamplingParams
+
+DEFAULT_NEW_TOKENS = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use the chat template (default: when the model has one)",
     )
     parser.add_argument("--system", default=None, help="system message for the chat template")
-    parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default 256)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, help=f"longest answer in tokens (default {DEFAULT_NEW_TOKENS}, or as many as fit)"
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
     parser.add_argument("--top-k", type=int, default=0, help="0 or -1: off")
     parser.add_argument("--top-p", type=float, default=1.0)
@@ -55,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     ids = prompt_ids(tokenizer, sys.stdin.read() if args.prompt == "-" else args.prompt, args.chat, args.system)
     with LLM(open_executor(artifact, config, run_settings(args)), tokenizer) as llm:
         loaded = time.perf_counter()
-        llm.engine.add("cli", ids, params)
+        llm.engine.add("cli", ids, fitting(params, ids, llm))
         tokens, first, error = 0, loaded, None
         while llm.engine.unfinished:
             for delta in llm.engine.step():
@@ -72,6 +80,14 @@ def run(args: argparse.Namespace) -> int:
     if args.stats:
         print(_stats(len(ids), tokens, loaded - started, first - loaded, ended - first), file=sys.stderr)
     return 0
+
+
+def fitting(params: SamplingParams, ids: Sequence[int], llm: LLM) -> SamplingParams:
+    """``params`` with max_tokens None replaced by the default, or by what the context leaves after the prompt."""
+    if params.max_tokens is not None:
+        return params
+    room = llm.engine.admission.max_total - len(ids)
+    return replace(params, max_tokens=max(1, min(DEFAULT_NEW_TOKENS, room)))
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str, chat: bool | None, system: str | None) -> list[int]:

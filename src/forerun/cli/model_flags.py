@@ -59,11 +59,9 @@ def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError("--quantization-type needs --quantization-dtype int8 or int4")
         settings["quantization_type"] = args.quantization_type
     if args.modules_to_not_convert_file:
-        from pathlib import Path
-
         from forerun.config import read_modules_to_not_convert
 
-        settings["modules_to_not_convert"] = read_modules_to_not_convert(Path(args.modules_to_not_convert_file))[0]
+        settings["modules_to_not_convert"] = list(read_modules_to_not_convert(args.modules_to_not_convert_file))
     if args.kv_cache_dtype == "int8":
         settings["kv_cache_quant"] = True
     for name in ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 SPECULATION_FLAGS = (
     "--speculative-model",
@@ -21,8 +23,28 @@ UNUSED_FLAGS = (
 )
 
 
+class OneModel(argparse.Action):
+    """Stores the model, which may be given alone or with --model but not in two ways that differ."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Exits with one line when another model was given before."""
+        before = getattr(namespace, "model_given", None)
+        if before is not None and before != values:
+            parser.error(f"two models are given, {before} and {values}: leave one out")
+        namespace.model = namespace.model_given = values
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add every flag, in groups."""
+    """Add every flag, in groups; the model may also stand alone, as in ``forerun serve MODEL``."""
+    parser.add_argument(
+        "model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", action=OneModel, help="the same as --model"
+    )
     _add_model(parser.add_argument_group("model"))
     _add_engine(parser.add_argument_group("engine"))
     _add_server(parser.add_argument_group("server"))
@@ -34,6 +56,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--model",
         default="default",
         metavar="PATH",
+        action=OneModel,
         help="checkpoint folder, .gguf file, hub id, artifact folder, or 'default'",
     )
     group.add_argument(
