@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import forerun
 
 PACKAGE = Path(forerun.__file__).parent
 LAYERS = (
-    ("entrypoints",),
+    ("entrypoints", ""),
     ("cli",),
+    ("library",),
     ("server",),
     ("accuracy", "training", "planner"),
     ("engine",),
@@ -24,7 +27,8 @@ LAYERS = (
     ("config",),
     ("errors", "_native"),
 )
-"""From top to bottom. A package imports itself and what lies below; neighbours on one level do not know each other."""
+"""From top to bottom ("" is forerun/__init__.py).
+A package imports itself and what lies below; neighbours on one level do not know each other."""
 RANK = {name: level for level, names in enumerate(LAYERS) for name in names}
 CLIENTS = ("bench",)
 """Programs of their own that speak to a server over the network: they may import nothing but the errors, and only the
@@ -122,6 +126,10 @@ def test_a_file_is_one_idea(path: Path) -> None:
         ("newcomer", "from forerun.errors import ForerunError", False),
         ("bench", "from forerun.errors import ForerunError", True),
         ("bench", "from forerun.config import NeuronConfig", False),
+        ("", "from forerun.library import LLM", True),
+        ("cli", "from forerun.library import LLM", True),
+        ("library", "from forerun.cli.main import main", False),
+        ("library", "from forerun.engine.llm import LLM", True),
         ("cli", "from forerun.bench.load import run", True),
         ("server", "from forerun.bench.load import run", False),
         ("runtime", "import torch.nn", False),
@@ -133,3 +141,9 @@ def test_a_file_is_one_idea(path: Path) -> None:
 )
 def test_the_rule_itself(package: str, code: str, fine: bool) -> None:
     assert all(complaint(package, name) is None for _, name in imported(code)) is fine
+
+
+def test_importing_forerun_is_cheap() -> None:
+    code = "import sys, forerun; print([name for name in sys.modules if name.startswith(('forerun.', 'numpy'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,1 +1,30 @@
-"""Forerun: compile a language model for this machine, then serve it with exact, reproducible tokens."""
+"""Forerun: compile a language model for this machine, then serve it with exact, reproducible tokens.
+
+``forerun.LLM`` and ``forerun.SamplingParams`` are the library; they are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forerun.engine.params import SamplingParams
+    from forerun.library import LLM
+
+__all__ = ["LLM", "SamplingParams"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LLM":
+        from forerun.library import LLM
+
+        return LLM
+    if name == "SamplingParams":
+        from forerun.engine.params import SamplingParams
+
+        return SamplingParams
+    raise AttributeError(f"module 'forerun' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

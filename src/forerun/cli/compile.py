@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forerun.cli.model_flags import add_model_flags, default_config, requested_settings
+from forerun.cli.model_flags import add_model_flags, requested_settings
 from forerun.cli.progress import compile_progress
+from forerun.library import default_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from forerun.compiler.artifact import Artifact, open_artifact
 from forerun.compiler.cache import cached_artifact, is_artifact
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
 from forerun.errors import ConfigError
+from forerun.library import default_config
 from forerun.runtime.loader import RunSettings
 
 FORMATS = ("auto", "int8", "int4", "bfloat16", "float32")
@@ -68,23 +69,6 @@ def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     return settings
-
-
-def default_config(source: str, requested: dict[str, Any]) -> NeuronConfig:
-    """The configuration of a native command: block cache, buckets, prefix caching, as long as the model allows."""
-    settings = {
-        "batch_size": 4,
-        "is_continuous_batching": True,
-        "is_block_kv_layout": True,
-        "is_prefix_caching": True,
-        "enable_bucketing": True,
-        **requested,
-    }
-    if "seq_len" not in settings:
-        from forerun.checkpoint import open_checkpoint
-
-        settings["seq_len"] = min(8192, open_checkpoint(source).config.max_position_embeddings)
-    return NeuronConfig.from_dict(settings)
 
 
 def open_model(model: str, args: argparse.Namespace) -> tuple[Artifact, NeuronConfig]:

@@ -1,0 +1,104 @@
+"""forerun.LLM: artifacts, checkpoints and executors in one line of Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import forerun
+from forerun import LLM, SamplingParams
+from forerun.compiler import cache
+from forerun.errors import ArtifactError, CheckpointError, ConfigError, ForerunError
+from forerun.runtime.oracle import OracleExecutor, predict
+from tests.support.artifacts import tiny_artifact
+
+GREEDY = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+SMALL = {"seq_len": 128, "batch_size": 2, "pa_num_blocks": 16, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds ``model`` and ``artifact``."""
+    path = tmp_path_factory.mktemp("library")
+    tiny_artifact(path, seq_len=128, batch_size=2, is_prefix_caching=True)
+    return path
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FORERUN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "artifacts"
+
+
+def test_artifact_and_checkpoint_answer_alike(folder: Path, own_cache: Path) -> None:
+    with LLM(folder / "artifact", threads=1, pa_num_blocks=16) as llm:
+        first = llm.generate(["Hello", "a longer prompt"], GREEDY)
+    with LLM(model=str(folder / "model"), **SMALL) as llm:
+        second = llm.generate(["Hello", "a longer prompt"], GREEDY)
+    assert [each.outputs[0].token_ids for each in first] == [each.outputs[0].token_ids for each in second]
+    assert all(len(each.outputs[0].token_ids) == 5 for each in first)
+    assert first[0].prompt == "Hello" and first[0].outputs[0].finish_reason == "length"
+
+
+def test_a_checkpoint_is_compiled_once_whatever_this_run_is_like(
+    folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LLM(folder / "model", **SMALL).close()
+    monkeypatch.setattr(cache, "compile_checkpoint", lambda *_: pytest.fail("compiled again"))
+    LLM(folder / "model", **{**SMALL, "pa_num_blocks": 20}).close()
+    assert len(list(own_cache.iterdir())) == 1
+
+
+def test_chat_is_generate_after_the_template(folder: Path) -> None:
+    with LLM(folder / "artifact", threads=1, pa_num_blocks=16) as llm:
+        talk = [{"role": "user", "content": "hi"}]
+        (one,) = llm.chat(talk, GREEDY)
+        text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+        assert one.prompt == text
+        ids = llm.tokenizer.encode(text, add_special_tokens=False)
+        assert one.outputs[0].token_ids == llm.generate([ids], GREEDY)[0].outputs[0].token_ids
+        two = llm.chat([talk, [*talk, {"role": "assistant", "content": "yes"}]], GREEDY, add_generation_prompt=False)
+        assert [each.prompt for each in two] == [text[:30], text[:30] + "<|im_start|>assistant\nyes<|im_end|>\n"]
+
+
+@pytest.mark.parametrize(("wanted", "hits"), [({}, 32), ({"enable_prefix_caching": False}, 0)])
+def test_prefix_caching_is_the_artifacts_unless_it_is_said(folder: Path, wanted: dict[str, bool], hits: int) -> None:
+    with LLM(folder / "artifact", threads=1, pa_num_blocks=16, **wanted) as llm:
+        llm.generate([[5] * 40], GREEDY)
+        assert llm.generate([[5] * 40], GREEDY)[0].num_cached_tokens == hits
+
+
+def test_an_executor_and_its_settings() -> None:
+    with LLM(OracleExecutor(), max_num_seqs=1) as llm:
+        assert llm.generate([[3], [4]], GREEDY)[1].outputs[0].token_ids == predict([4], 5, 128)
+        assert llm.engine.step_limits.seqs == 1
+        with pytest.raises(ForerunError, match="chat template"):
+            llm.chat([{"role": "user", "content": "hi"}])
+    with pytest.raises(ConfigError, match="threads: settings of a model"):
+        LLM(OracleExecutor(), threads=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "kind", "message"),
+    [
+        ("artifact", {"seq_length": 64}, ConfigError, "did you mean 'seq_len'"),
+        ("model", {"seq_length": 64}, ConfigError, "did you mean 'seq_len'"),
+        ("artifact", {"seq_len": 256}, ArtifactError, "seq_len 256 .stored 128.; compile again"),
+        ("artifact", {"max_num_seqs": 9}, ConfigError, "max_num_seqs .9. is above the 2 sequences"),
+        ("artifact", {"isa": "quantum"}, ConfigError, "quantum"),
+        ("nothing", {}, CheckpointError, "nothing"),
+    ],
+)
+def test_mistakes_are_one_line(
+    folder: Path, own_cache: Path, model: str, settings: dict[str, object], kind: type[ForerunError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        LLM(folder / model, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_package_exports_nothing_else() -> None:
+    assert set(forerun.__all__) <= set(dir(forerun))
+    with pytest.raises(AttributeError, match="no attribute 'Llm'"):
+        forerun.Llm  # noqa: B018
