@@ -1,0 +1,23 @@
+#include <chrono>
+#include <cstdio>
+
+#include "check.hpp"
+
+using namespace forerun::test;
+
+int main() {
+  Results results;
+  const auto run = [&](const char* name, void (*test)(Results&)) {
+    const auto began = std::chrono::steady_clock::now();
+    const int checks = results.checks, failures = results.failures;
+    test(results);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
+    std::printf("%-10s %6d checks, %d failed, %.1f s\n", name, results.checks - checks, results.failures - failures,
+                seconds.count());
+    std::fflush(stdout);
+  };
+  run("team", test_team);
+  run("steps", test_steps);
+  run("bad steps", test_bad_steps);
+  return results.failures ? 1 : 0;
+}
