@@ -110,7 +110,7 @@ def sampling_notes(arguments: Arguments) -> list[str]:
     if given.get("--temperature") == 0:
         return ["--do-sample with --temperature 0 is greedy decoding"]
     if given.get("--deterministic"):
-        return ["--do-sample with --deterministic takes the most probable token: greedy decoding"]
+        return ["--do-sample with --deterministic always takes the token in the middle of the distribution"]
     if given.get("--top-k", 1) == 1:
         return ["--do-sample with --top-k 1 leaves one token to draw from: this is greedy decoding"]
     return []
