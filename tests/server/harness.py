@@ -106,10 +106,11 @@ def make_service(
     settings: ServerSettings | None = None,
     engine_settings: EngineSettings | None = None,
     config: NeuronConfig | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Service:
     return Service(
         executor or PacedExecutor(),
-        tiny_tokenizer(),
+        tokenizer or tiny_tokenizer(),
         ModelInfo(MODEL, config or NeuronConfig(seq_len=512)),
         replace(settings or ServerSettings(served_names=(MODEL, "tiny")), port=0),
         engine_settings or EngineSettings(),
@@ -125,9 +126,10 @@ def running(
     *,
     key: str | None = None,
     config: NeuronConfig | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[Running]:
     """Start a server, and stop it at the end."""
-    service = make_service(executor, settings, engine_settings, config)
+    service = make_service(executor, settings, engine_settings, config, tokenizer)
     server = Server(service)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
