@@ -1,0 +1,318 @@
+"""Forerun beside the peers that are installed, alternately in one run: same GGUF file, same threads, same bits.
+
+Every program is a process of its own that opens the model once; then each work is measured in rounds, one program
+after the other (A B C, A B C, ...), so that a slow minute of the machine meets all of them. The first round of each
+work is thrown away.
+
+Run: PYTHONPATH=src python benchmarks/compare.py MODEL.gguf --peer-python PATH/TO/python --json compare.json
+See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forerun.checkpoint.default_model import default_model_path, is_default_name
+from forerun.errors import ForerunError
+from forerun.runtime.host import read_host
+
+SCRIPTS = Path(__file__).resolve().parent / "peers"
+MODULES = {"llama_cpp": "llama.cpp", "openvino_genai": "OpenVINO GenAI", "transformers": "transformers"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """llama-bench's words; ``pp`` or ``tg`` is 0."""
+
+    name: str
+    pp: int = 0
+    tg: int = 0
+    depth: int = 0
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program with weights of one kind. bits: programs of equal bits are set against each other."""
+
+    program: str
+    script: str
+    weights: str
+    bits: str
+    python: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.program} {self.weights}"
+
+
+@dataclass
+class Row:
+    """Tokens per second of one contender in one work."""
+
+    work: str
+    contender: str
+    bits: str
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rates)
+
+
+class Process:
+    """A measuring process, see peers/loop.py."""
+
+    def __init__(self, contender: Contender, job: dict[str, Any]) -> None:
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
+        command = [contender.python, str(SCRIPTS / contender.script), json.dumps(job)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+        self.facts = self._read()
+
+    def measure(self, work: Work) -> float:
+        """One round. Raises ForerunError when the process fails."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(asdict(work)) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # what went wrong is read next
+        return float(self._read()["tokens_per_s"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(30)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+        self._errors.close()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        raise ForerunError(lines[-1] if lines else f"ended with {self._process.returncode}")
+
+
+def main() -> int:
+    """Measure, print a table, write JSON and plot."""
+    args = _arguments()
+    path = default_model_path() if is_default_name(args.model) else Path(args.model)
+    works = [work for work in all_works(args) if not args.works or work.name in args.works]
+    with tempfile.TemporaryDirectory(prefix="forerun-compare-") as made:
+        folder = args.folder or Path(made)
+        folder.mkdir(parents=True, exist_ok=True)
+        longest = max(work.pp + work.depth + work.tg for work in works)
+        job = {"model": str(path.resolve()), "threads": args.threads, "longest": longest, "isa": args.isa}
+        job |= {"batch": max(work.batch for work in works), "folder": str(folder.resolve())}
+        processes = start(contenders(args), job)
+        try:
+            rows = list(measure(processes, works, args.repeat))
+        finally:
+            for process in processes.values():
+                process.close()
+    facts = {"machine": machine(), "model": path.name, "threads": args.threads, "repeat": args.repeat}
+    facts |= {"commit": commit(), "command": " ".join(sys.argv), "works": [asdict(work) for work in works]}
+    facts["programs"] = {contender.name: process.facts for contender, process in processes.items()}
+    report = {**facts, "rows": [{**asdict(row), "median": round(row.median, 2)} for row in rows]}
+    report["ratios"] = ratios(rows)
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    if args.plot:
+        plot(rows, f"{path.name}, {args.threads} threads, {report['machine']['cpu']}", args.plot)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a GGUF file, or 'default'")
+    parser.add_argument(
+        "--peer-python", action="append", default=[], help="interpreter with peers; may be given several times"
+    )
+    parser.add_argument("--threads", type=int, default=len(read_host().pin_cpus()) or 1)
+    parser.add_argument(
+        "--file-bits", choices=("4", "8", "16"), default="4", help="of the file's own weights (default 4)"
+    )
+    parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each work (default 5)")
+    parser.add_argument("--works", nargs="+", help="only these, e.g. 'decode' 'prefill 512'")
+    parser.add_argument("--only", nargs="+", help="only programs whose name contains one of these texts")
+    parser.add_argument("--tg", type=int, default=64, help="generated tokens (default 64)")
+    parser.add_argument("--context", type=int, default=4096, help="tokens of the long works (default 4096)")
+    parser.add_argument("--isa", default="", help="force a lower instruction set on Forerun alone")
+    parser.add_argument("--folder", type=Path, help="keep requantised files there (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--plot", type=Path, help="draw a bar chart there (PNG; needs matplotlib)")
+    return parser.parse_args()
+
+
+def all_works(args: argparse.Namespace) -> list[Work]:
+    """What is measured, in this order."""
+    return [
+        Work("decode", tg=args.tg, depth=32),
+        Work(f"decode after {args.context}", tg=args.tg, depth=args.context),
+        Work("decode, 4 together", tg=args.tg, depth=32, batch=4),
+        Work("decode, 8 together", tg=args.tg, depth=32, batch=8),
+        Work("prefill 512", pp=512),
+        Work(f"prefill {args.context}", pp=args.context),
+    ]
+
+
+def contenders(args: argparse.Namespace) -> list[Contender]:
+    """Forerun in every kind of weights that some peer has, then the peers that can be imported."""
+    found: list[Contender] = []
+    for python in args.peer_python:
+        have = importable(python)
+        if "llama_cpp" in have:
+            for weights, bits in (("file", args.file_bits), ("Q4_0", "4"), ("Q8_0", "8")):
+                found.append(Contender("llama.cpp", "run_llama_cpp.py", weights, bits, python))
+        if "openvino_genai" in have:
+            found.append(Contender("OpenVINO GenAI", "run_openvino.py", "file", args.file_bits, python))
+        if "transformers" in have:
+            found.append(Contender("transformers", "run_transformers.py", "bfloat16", "16", python))
+    own = [("auto", args.file_bits), ("int4", "4"), ("int8", "8"), ("bfloat16", "16")]
+    kinds = {contender.bits for contender in found} or {"4", "8"}
+    own_ones = [Contender("Forerun", "run_forerun.py", w, bits, sys.executable) for w, bits in own if bits in kinds]
+    every = own_ones + found
+    return [c for c in every if not args.only or any(text.lower() in c.name.lower() for text in args.only)]
+
+
+def importable(python: str) -> list[str]:
+    """Which peers another interpreter has. Raises ForerunError when it does not run."""
+    code = f"import importlib.util as u; print(*[m for m in {list(MODULES)} if u.find_spec(m)])"
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ForerunError(f"--peer-python {python} does not run ({error})") from None
+    return done.stdout.split()
+
+
+def start(every: Sequence[Contender], job: dict[str, Any]) -> dict[Contender, Process]:
+    """Open all models; a peer that cannot open it is named and left out."""
+    running: dict[Contender, Process] = {}
+    for contender in every:
+        try:
+            running[contender] = Process(contender, {**job, "weights": contender.weights})
+        except ForerunError as error:
+            print(f"{contender.name}: left out ({error})", file=sys.stderr, flush=True)
+    if not running:
+        raise ForerunError("no program could open the model")
+    return running
+
+
+def measure(processes: dict[Contender, Process], works: Sequence[Work], repeat: int) -> list[Row]:
+    """Rounds of all programs in turn; a program that fails in a work has no row there."""
+    rows: list[Row] = []
+    for work in works:
+        current = {contender: Row(work.name, contender.name, contender.bits) for contender in processes}
+        for number in range(repeat + 1):
+            for contender in list(current):
+                try:
+                    rate = processes[contender].measure(work)
+                except ForerunError as error:
+                    print(f"{contender.name}, {work.name}: {error}", file=sys.stderr, flush=True)
+                    del current[contender], processes[contender]
+                    continue
+                if number:
+                    current[contender].rates.append(round(rate, 2))
+            print(f"{work.name}: round {number} of {repeat}", file=sys.stderr, flush=True)
+        rows += current.values()
+    return rows
+
+
+def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Of each work and number of bits: the best Forerun over the best peer, medians."""
+    result = []
+    for work, bits in dict.fromkeys((row.work, row.bits) for row in rows):
+        same = [row for row in rows if (row.work, row.bits) == (work, bits)]
+        own = max((row for row in same if row.contender.startswith("Forerun")), key=lambda r: r.median, default=None)
+        peer = max((r for r in same if not r.contender.startswith("Forerun")), key=lambda r: r.median, default=None)
+        if own and peer:
+            entry = {"work": work, "bits": bits, "forerun": own.contender, "peer": peer.contender}
+            result.append({**entry, "ratio": round(own.median / peer.median, 2)})
+    return result
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: tokens per second, median (least-most), and the ratio to the best peer of the same bits."""
+    lines = ["| work | bits | program | tokens/s | min-max | over the best peer |", "|---|---|---|---:|---:|---:|"]
+    for row in rows:
+        peers = [
+            other.median
+            for other in rows
+            if (other.work, other.bits) == (row.work, row.bits) and not other.contender.startswith("Forerun")
+        ]
+        ratio = f"{row.median / max(peers):.2f}x" if peers else ""
+        spread = f"{min(row.rates):.1f}-{max(row.rates):.1f}"
+        lines.append(f"| {row.work} | {row.bits} | {row.contender} | {row.median:.1f} | {spread} | {ratio} |")
+    return "\n".join(lines)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, usable processors, system."""
+    host = read_host()
+    return {"cpu": host.cpu_model, "processors": len(host.pin_cpus()), "system": platform.platform()}
+
+
+def commit() -> str:
+    """The commit of the sources, "" outside a repository; "+" marks changes."""
+    command = ["git", "-C", str(SCRIPTS), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def plot(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Bars per work, with least and most as whiskers."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ForerunError("--plot needs matplotlib: pip install 'forerun[bench]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    works, names = list(dict.fromkeys(r.work for r in rows)), list(dict.fromkeys(r.contender for r in rows))
+    figure, axes = pyplot.subplots(1, len(works), figsize=(3.0 * len(works), 3.6), squeeze=False)
+    for axis, work in zip(axes[0], works, strict=True):
+        for at, name in enumerate(names):
+            for row in rows:
+                if (row.work, row.contender) == (work, name):
+                    low, high = row.median - min(row.rates), max(row.rates) - row.median
+                    axis.bar(at, row.median, yerr=[[low], [high]], capsize=2, color=f"C{at % 10}", label=name)
+        axis.set_title(work, fontsize=9)
+        axis.set_xticks([])
+        axis.tick_params(labelsize=7)
+    axes[0][0].set_ylabel("tokens/s")
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=f"C{at % 10}") for at in range(len(names))]
+    figure.legend(handles, names, loc="lower center", ncols=min(4, len(names)), fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=9)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ForerunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
