@@ -42,9 +42,11 @@ bench: $(INSTALLED)
 	$(BIN)/forerun bench kernels default
 	$(BIN)/forerun bench offline default --pp 512 --tg 64 --repeat 5
 
-# The native tests under AddressSanitizer with UBSan, then under ThreadSanitizer.
+# The native tests under AddressSanitizer with UBSan, then under ThreadSanitizer. Without a cmake on the PATH, pip's.
 sanitize:
-	for kind in address,undefined thread; do \
+	command -v cmake >/dev/null || test -x $(BIN)/cmake || { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/pip install --quiet $(call extra,dev); }
+	export PATH="$$PATH:$(abspath $(BIN))"; for kind in address,undefined thread; do \
 	  cmake -S native/tests -B build/sanitize-$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=$$kind && \
 	  cmake --build build/sanitize-$$kind --parallel 2 && build/sanitize-$$kind/native_tests || exit 1; \
 	done
