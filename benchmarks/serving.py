@@ -53,7 +53,7 @@ def _answers(url: str) -> bool:
 
 
 def stream(client: httpx.Client, url: str, body: dict[str, Any]) -> tuple[float, float, int]:
-    """One streamed completion: seconds to the first text, seconds to the end, tokens (by the server's usage, else events)."""
+    """One streamed completion: seconds to the first text, seconds to the end, tokens (its usage, else events)."""
     start = time.perf_counter()
     first, events, tokens = 0.0, 0, 0
     body = {**body, "stream": True, "stream_options": {"include_usage": True}}

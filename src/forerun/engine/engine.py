@@ -235,7 +235,8 @@ def _checked(output: StepOutput, samples: int, vocab_size: int, want_logits: boo
     tokens = output.tokens
     if tokens.shape != (samples,) or len(output.logprobs) != samples or len(output.top_ids) != samples:
         raise ValueError(f"the executor returned {tokens.shape} tokens for {samples} sampled rows")
-    if samples and not (tokens.min() >= -1 and tokens.max() < vocab_size):
+    drawn = tokens.tolist()  # a few numbers: NumPy's reductions would cost more
+    if drawn and not (min(drawn) >= -1 and max(drawn) < vocab_size):
         raise ValueError("the executor returned a token outside the vocabulary")
     if want_logits and (output.logits is None or output.logits.shape != (samples, vocab_size)):
         raise ValueError("the executor returned no logits although they were asked for")
