@@ -25,7 +25,11 @@ class ShapeSettings:
     seq_len: int = setting(128, at_least=1)
     n_active_tokens: int = setting(derived="seq_len", at_least=1, status=_TRACE_SHAPE)
     n_positions: int = setting(derived="seq_len", at_least=1, status=_TRACE_SHAPE)
-    output_logits: bool = setting(False, run_time=True)
+    output_logits: bool = setting(
+        False,
+        run_time=True,
+        status=no_effect("accuracy checks and log-probabilities fetch logits whenever they are asked for"),
+    )
     torch_dtype: str | None = setting(
         None,
         choices=("float32", "bfloat16"),

@@ -52,7 +52,7 @@ def open_executor(
         num_blocks=blocks_for(config, program.kv_layout, host.memory_available or UNKNOWN_MEMORY),
         block_size=native_block_size(config),
         max_model_len=config.max_length,
-        max_rows=max(run.max_rows, config.max_seqs),
+        max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),
         max_seqs=config.max_seqs,
         max_sample_rows=max(run.max_sample_rows, config.max_seqs),
         kv_dtype=config.kv_cache_dtype,
