@@ -26,6 +26,12 @@ class Pages {
   ~Pages() {
     if (data_) munmap(data_, bytes_);
   }
+  // Makes the pages of a part real now; kernels that cannot do it leave that to the first touch.
+  void populate(size_t begin, size_t bytes) const {
+#ifdef MADV_POPULATE_WRITE
+    if (begin < bytes_) madvise(data_ + begin, bytes < bytes_ - begin ? bytes : bytes_ - begin, MADV_POPULATE_WRITE);
+#endif
+  }
   unsigned char* data() const { return data_; }
   size_t size() const { return bytes_; }
   template <class T>

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,8 @@ from forerun.runtime.step import StepInput, StepOutput
 
 CHUNK_ROWS = 256
 """Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
+
+_POPULATE_PAUSE = 0.05  # seconds between parts: requests come first
 
 LOWEST_BLOCK_SIZE = 16
 
@@ -95,6 +100,20 @@ class NativeExecutor:
             out.tokens, out.logprobs, out.top_ids, out.top_logprobs, out.logits,
         )  # fmt: skip
         return out
+
+    def populate_kv(self) -> threading.Thread:
+        """Take the KV pool from the system in the background, a little at a time, instead of on first use."""
+        core = self._core()
+
+        def populate() -> None:
+            for part in count():
+                if self._native is None or not core.populate_kv(part):
+                    return
+                time.sleep(_POPULATE_PAUSE)
+
+        thread = threading.Thread(target=populate, name="forerun-populate", daemon=True)
+        thread.start()
+        return thread
 
     def set_profile(self, on: bool) -> None:
         """Start (or stop) counting the time of each instruction."""

@@ -50,4 +50,5 @@ class NativeBackend:
         artifact = open_artifact(path)
         settings = RunSettings(options.threads, options.isa, max_rows=options.max_rows)
         executor = open_executor(artifact, config, settings)
+        executor.populate_kv()
         return Loaded(executor, Tokenizer(artifact.tokenizer_files()), executor.isa, executor.threads)
