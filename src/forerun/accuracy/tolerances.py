@@ -22,8 +22,9 @@ DIVERGENCE_DIFFERENCE = 0.001
 _SHAPE = "must be a dictionary such as {None: (1e-5, 0.05), 5: (1e-5, 0.01)}: top-k -> (absolute, relative) tolerance"
 
 
-def parse_tolerances(text: str) -> Tolerances:
-    """Read a Python dictionary literal; a number alone is a relative tolerance. Nothing in it is executed.
+def parse_tolerances(text: str, *, pairs_only: bool = False) -> Tolerances:
+    """Read a Python dictionary literal; a number alone is a relative tolerance, unless ``pairs_only``. Nothing in it is
+    executed.
 
     Raises ConfigError that names ``--tol-map``.
     """
@@ -33,7 +34,7 @@ def parse_tolerances(text: str) -> Tolerances:
         raise ConfigError(f"--tol-map {_SHAPE}") from None
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"--tol-map {_SHAPE}")
-    return {_band(key): _pair(value) for key, value in content.items()}
+    return {_band(key): _pair(value, pairs_only) for key, value in content.items()}
 
 
 def _band(key: object) -> int | None:
@@ -44,8 +45,8 @@ def _band(key: object) -> int | None:
     raise ConfigError(f"--tol-map {_SHAPE}; {key!r} is no top-k")
 
 
-def _pair(value: object) -> tuple[float, float]:
-    parts = value if isinstance(value, (tuple, list)) else (ABSOLUTE, value)
+def _pair(value: object, pairs_only: bool) -> tuple[float, float]:
+    parts = value if isinstance(value, (tuple, list)) else () if pairs_only else (ABSOLUTE, value)
     numbers = [float(part) for part in parts if type(part) in (int, float) and math.isfinite(part) and part >= 0]
     if len(parts) != 2 or len(numbers) != 2:
         raise ConfigError(f"--tol-map {_SHAPE}; {value!r} is no pair of tolerances")

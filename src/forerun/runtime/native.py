@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forerun import _native
-from forerun.compiler.formats import FLOAT_FORMATS, PANEL
+from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, KvLayout, Program
 from forerun.runtime.step import StepInput, StepOutput
 
@@ -55,7 +55,6 @@ class NativeOptions:
     chunk_rows: int = CHUNK_ROWS
     global_topk: int = 0
     deterministic: bool = False
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class NativeExecutor:
@@ -258,6 +257,3 @@ def weights_formats(program: Program) -> dict[str, int]:
         if len(entry.shape) == 2:
             counts[entry.format] = counts.get(entry.format, 0) + 1
     return counts
-
-
-__all__ = ["FLOAT_FORMATS", "NativeExecutor", "NativeOptions", "PackedWeight", "weights_formats"]
