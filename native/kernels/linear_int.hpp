@@ -186,6 +186,7 @@ void stream_rows(const LinearArgs& a, int row, int panel) {
   constexpr size_t kBytes = block_bytes(F);
   const size_t stride = kBytes * a.blocks;
   const uint8_t* base = a.weights + stride * panel;
+  const uint8_t* ahead = panel + Panels < a.panel_end ? base + stride * Panels : a.following;
   const TileInput<Rows> x(a.quant, row);
   Tree<Rows * Panels> tree;
   f32x16 acc[Rows * Panels];
@@ -195,7 +196,7 @@ void stream_rows(const LinearArgs& a, int row, int panel) {
     for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
       const int half = g % 2;
       const uint8_t* w = base + kBytes * (g / 2);
-      if (row == 0) prefetch_next<kBytes, Panels>(w + stride * Panels, stride, half);
+      if (row == 0) prefetch_next<kBytes, Panels>(ahead + kBytes * (g / 2), stride, half);
       const auto take = [&](int i, int p) __attribute__((always_inline)) {
         if constexpr (T::kNibbles) {  // low nibbles hold the first 16 elements, high ones the others
           const u8x64 packed = load_u8(w + stride * p + half * 256 + i % 4 * 64);

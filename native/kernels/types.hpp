@@ -66,6 +66,8 @@ struct LinearArgs {
   Epilogue epilogue = Epilogue::Store;
   int panel_begin = 0, panel_end = 0;  // this thread's share; even bounds with SiluMul
   uint8_t* scratch = nullptr;          // at least linear_scratch_bytes(blocks)
+  // Weights that this thread reads after its share, so that their first bytes can be on their way; null: none.
+  const uint8_t* following = nullptr;
 };
 constexpr size_t linear_scratch_bytes(int blocks) { return static_cast<size_t>(blocks) * 2 * (1024 + 128 + 128) + 256; }
 

@@ -189,6 +189,16 @@ void Executor::add(Instruction i) {
   require(!started || i.sampled, i.label + ": comes after the rows were selected");
   if (!i.sampled) head_begin_ = program_.size() + 1;
   program_.push_back(i);
+  if (i.op == Op::Linear) {
+    const int index = static_cast<int>(program_.size()) - 1;
+    if (last_linear_ >= 0) {
+      program_[index].next_linear = program_[last_linear_].next_linear;
+      program_[last_linear_].next_linear = index;
+    } else {
+      program_[index].next_linear = index;
+    }
+    last_linear_ = index;
+  }
   profile_.assign(program_.size() + 1, 0);
   int heads = 1;
   for (const Instruction& p : program_) heads = std::max(heads, p.heads);
@@ -418,6 +428,11 @@ void Executor::row_wise(const Instruction& i, int rows, int thread) {
   }
 }
 
+int Executor::first_panel(const Instruction& i, int thread) const {
+  const int unit = i.epilogue == Epilogue::SiluMul ? 2 : 1, units = weights_[i.weight].n / kPanel / unit;
+  return units * thread / team_.size() * unit;
+}
+
 void Executor::linear(const Instruction& i, int rows, int thread) {
   const Buffer& in = buffers_[i.input];
   Buffer& out = buffers_[i.output];
@@ -434,9 +449,11 @@ void Executor::linear(const Instruction& i, int rows, int thread) {
   a.ldy = out.width;
   a.epilogue = i.epilogue;
   a.scratch = scratch_.data() + scratch_stride_ * thread;
-  const int unit = i.epilogue == Epilogue::SiluMul ? 2 : 1, units = w.n / kPanel / unit;
-  a.panel_begin = units * thread / team_.size() * unit;
-  a.panel_end = units * (thread + 1) / team_.size() * unit;
+  a.panel_begin = first_panel(i, thread);
+  a.panel_end = first_panel(i, thread + 1);
+  const Instruction& next = program_[i.next_linear];
+  const LinearArgs& ahead = weights_[next.weight].args;
+  a.following = ahead.weights + block_bytes(ahead.format) * ahead.blocks * first_panel(next, thread);
   if (a.panel_begin < a.panel_end) kernels_.linear(a);
 }
 

@@ -55,6 +55,7 @@ struct Instruction {
   int layer = 0, heads = 0, window = 0;
   // Set by Executor::add.
   bool sampled = false;    // works on sampled rows
+  int next_linear = -1;    // Linear: the one that the program comes to afterwards; the first one after the last
   bool own_input = false;  // reads what row-wise work left, with few rows in every thread's own copy
 };
 
@@ -143,6 +144,7 @@ class Executor {
   void select_rows(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
   void sample(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
   KvLayer layer(int index) const;
+  int first_panel(const Instruction& i, int thread) const;
   void finish_instruction(size_t index, int thread);
 
   const Kernels& kernels_;
@@ -152,6 +154,7 @@ class Executor {
   std::vector<Buffer> buffers_;
   std::vector<WeightRef> weights_;
   std::vector<Instruction> program_;
+  int last_linear_ = -1;
   size_t head_begin_ = 0;  // first instruction that works on sampled rows
   Pages kv_, kv_scales_, rope_, states_, scratch_;
   size_t scratch_stride_ = 0, states_floats_ = 0;

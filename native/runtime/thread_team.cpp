@@ -13,7 +13,13 @@
 namespace forerun {
 namespace {
 
-constexpr int kSpins = 4000;  // some tens of microseconds: longer than any imbalance inside a step
+// Inside a step: some microseconds are longer than most imbalances of a step that runs undisturbed. Beyond that somebody
+// else has one of the processors, often the very thread that is waited for: giving way lets it run, while sleeping
+// would queue this thread behind a whole time slice at every barrier.
+constexpr int kSpins = 300, kYields = 20000;
+// Between steps: about a millisecond, which the engine needs now and then. A thread that gave way earlier would have to
+// wait for a whole time slice of whoever shares its processor, once per step.
+constexpr int kIdleSpins = 40000;
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -39,16 +45,21 @@ void Barrier::wait() {
     if (sleepers_.load(std::memory_order_seq_cst) > 0) futex_wake_all(phase_);
     return;
   }
-  for (int i = 0; i < kSpins; ++i) {
+  for (int i = 0; i < spins_; ++i) {
     if (phase_.load(std::memory_order_acquire) != phase) return;
     pause_briefly();
+  }
+  for (int i = 0; i < yields_; ++i) {
+    if (phase_.load(std::memory_order_acquire) != phase) return;
+    sched_yield();
   }
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
   while (phase_.load(std::memory_order_seq_cst) == phase) futex_wait(phase_, phase);
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
 }
 
-ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus) : size_(size), begin_(size), inner_(size), end_(size) {
+ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus) 
+    : size_(size), begin_(size, kIdleSpins, 0), inner_(size, kSpins, kYields), end_(size, kSpins, kYields) {
   try {
     threads_.reserve(size);
     for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { loop(i); });

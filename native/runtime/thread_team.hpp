@@ -8,17 +8,17 @@
 
 namespace forerun {
 
-// Meets `size` threads. Waiting spins for a bounded time, then sleeps in the kernel, so that an oversubscribed machine
-// loses little; nobody asleep means no system call.
+// Meets `size` threads. Waiting spins for `spins` pauses, gives way `yields` times, then sleeps in the kernel; whoever
+// does not wait long makes no system call.
 class Barrier {
  public:
-  explicit Barrier(int size) : size_(size) {}
+  Barrier(int size, int spins, int yields) : size_(size), spins_(spins), yields_(yields) {}
   void wait();
   // Counts `count` threads that will never come as arrived, once; for the phase under way.
   void excuse(int count) { arrived_.fetch_add(count, std::memory_order_acq_rel); }
 
  private:
-  const int size_;
+  const int size_, spins_, yields_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
   alignas(64) std::atomic<int> sleepers_{0};
