@@ -65,8 +65,7 @@ struct TileView {
     return to < kTile ? to : kTile;
   }
   const float* query(int i) const {
-    const int row = a.row_begin + i / group, h = a.kv_head * group + i % group;
-    return a.q + (static_cast<size_t>(row) * a.heads + h) * a.shape.padded_dim;
+    return a.q + static_cast<size_t>(i / group) * a.ldq + static_cast<size_t>(i % group) * a.shape.padded_dim;
   }
 
  private:

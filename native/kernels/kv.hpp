@@ -5,11 +5,12 @@
 
 namespace forerun::FORERUN_ISA {
 
+// Round to nearest even; without a branch, so that loops over it become vectors.
 FORERUN_INLINE uint16_t to_bf16(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet_nan = (bits >> 16) | 0x40u;
+  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 
 FORERUN_INLINE size_t k_index(const KvShape& s, int slot, int d, int pack) {
@@ -31,7 +32,7 @@ void kv_write(uint8_t* pool, float* scales, const KvShape& s, int64_t slot, int 
     uint16_t* p = reinterpret_cast<uint16_t*>(to);
     if constexpr (Key) {
       p += k_index(s, at, 0, 2);
-      for (int d = 0; d < n; d += 2, p += 32) p[0] = bits[d], p[1] = bits[d + 1];
+      for (int d = 0; d < n; d += 2, p += 32) std::memcpy(p, bits + d, 4);
     } else {
       p += v_index(s, at, 0, 2);
       for (int d = 0; d < n; ++d) p[2 * d] = bits[d];
@@ -47,7 +48,13 @@ void kv_write(uint8_t* pool, float* scales, const KvShape& s, int64_t slot, int 
   int8_t q[512];
   for (int d = 0; d < n; d += 16) store_i8(q + d, to_i32(round_even(mul(load(x + d), inverse))));
   int8_t* p = reinterpret_cast<int8_t*>(to);
-  for (int d = 0; d < n; ++d) p[Key ? k_index(s, at, d, 4) : v_index(s, at, d, 4)] = q[d];
+  if constexpr (Key) {
+    p += k_index(s, at, 0, 4);
+    for (int d = 0; d < n; d += 4, p += 64) std::memcpy(p, q + d, 4);
+  } else {
+    p += v_index(s, at, 0, 4);
+    for (int d = 0; d < n; ++d) p[4 * d] = q[d];
+  }
 }
 
 // Rotates the two halves of a head in place: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s). `n` of 16 lanes count.
@@ -70,43 +77,38 @@ static void rotate(float* x, int head_dim, const float* cos, const float* sin) {
 
 // Copies a head out of the row, normalises it when asked, and leaves zeros up to padded_dim.
 FORERUN_INLINE void take_head(const RopeKvArgs& a, const float* from, const float* norm, float* head) {
-  const int n = a.shape.head_dim;
+  const int n = a.shape.head_dim, padded = a.shape.padded_dim;
   float raw[512], weight[512];
-  for (int d = 0; d < n; ++d) raw[d] = from[d];
-  for (int d = n; d < a.shape.padded_dim; ++d) raw[d] = 0.0f;
-  if (norm) {
-    for (int d = 0; d < n; ++d) weight[d] = norm[d];
-    for (int d = n; d < a.shape.padded_dim; ++d) weight[d] = 0.0f;
-    rms_norm(raw, weight, a.eps, n, a.shape.padded_dim, head);
-  } else {
-    for (int d = 0; d < a.shape.padded_dim; ++d) head[d] = raw[d];
+  if (n < padded) {  // the last vector would reach into the next head
+    for (int d = 0; d < padded; ++d) raw[d] = d < n ? from[d] : 0.0f;
+    for (int d = 0; norm && d < padded; ++d) weight[d] = d < n ? norm[d] : 0.0f;
+    from = raw;
+    if (norm) norm = weight;
   }
+  if (norm) return rms_norm(from, norm, a.eps, n, padded, head);
+  for (int d = 0; d < padded; d += 16) store(head + d, load(from + d));
 }
 
-// Queries: normed, rotated, scaled. Keys and values: normed, rotated, written to the cache. A row has heads + kv_heads
-// units.
-static void rope_kv(const RopeKvArgs& a) {
+// One KV head of a row and the query heads that share it. Queries: normed, rotated, scaled, into q [group, padded_dim].
+// Keys and values, when `write` says so: normed, rotated, into the cache.
+static void rope_kv(const RopeKvArgs& a, int row, int kv_head, float* q, bool write) {
   const KvShape& s = a.shape;
-  const int n = s.head_dim, units = a.heads + s.kv_heads;
-  float key[512], value[512];
-  for (int unit = a.unit_begin; unit < a.unit_end; ++unit) {
-    const int row = unit / units, h = unit % units;
-    const float* from = a.qkv + static_cast<size_t>(row) * a.ldqkv + h * n;
-    const float* cos = a.cos + static_cast<size_t>(a.positions[row]) * (n / 2);
-    const float* sin = a.sin + static_cast<size_t>(a.positions[row]) * (n / 2);
-    if (h < a.heads) {
-      float* q = a.q + (static_cast<size_t>(row) * a.heads + h) * s.padded_dim;
-      take_head(a, from, a.q_norm, q);
-      rotate(q, n, cos, sin);
-      for (int d = 0; d < s.padded_dim; d += 16) store(q + d, mul(load(q + d), set1(a.scale)));
-    } else {
-      take_head(a, from, a.k_norm, key);
-      rotate(key, n, cos, sin);
-      kv_write<true>(a.layer.k, a.layer.k_scale, s, a.slots[row], h - a.heads, key);
-      take_head(a, from + s.kv_heads * n, nullptr, value);
-      kv_write<false>(a.layer.v, a.layer.v_scale, s, a.slots[row], h - a.heads, value);
-    }
+  const int n = s.head_dim, group = a.heads / s.kv_heads;
+  const float* qkv = a.qkv + static_cast<size_t>(row) * a.ldqkv;
+  const float* cos = a.cos + static_cast<size_t>(a.positions[row]) * (n / 2);
+  const float* sin = a.sin + static_cast<size_t>(a.positions[row]) * (n / 2);
+  for (int g = 0; g < group; ++g, q += s.padded_dim) {
+    take_head(a, qkv + (kv_head * group + g) * n, a.q_norm, q);
+    rotate(q, n, cos, sin);
+    for (int d = 0; d < s.padded_dim; d += 16) store(q + d, mul(load(q + d), set1(a.scale)));
   }
+  if (!write) return;
+  float key[512], value[512];
+  take_head(a, qkv + (a.heads + kv_head) * n, a.k_norm, key);
+  rotate(key, n, cos, sin);
+  kv_write<true>(a.layer.k, a.layer.k_scale, s, a.slots[row], kv_head, key);
+  take_head(a, qkv + (a.heads + s.kv_heads + kv_head) * n, nullptr, value);
+  kv_write<false>(a.layer.v, a.layer.v_scale, s, a.slots[row], kv_head, value);
 }
 
 }  // namespace forerun::FORERUN_ISA

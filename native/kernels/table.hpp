@@ -11,7 +11,7 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, int padded, float* y);
   void (*quantize_row)(const float* x, int width, float fine_above, const QuantRows& out, int row);
   void (*embedding_row)(const LinearArgs& weights, int index, float* out);
-  void (*rope_kv)(const RopeKvArgs&);
+  void (*rope_kv)(const RopeKvArgs&, int row, int kv_head, float* q, bool write);
   void (*attend_tiles)(const AttentionArgs&);
   void (*attend_finish)(const AttentionArgs&, int parts, size_t part_stride);
   void (*sample_row)(const SampleRow&, SampleScratch&);

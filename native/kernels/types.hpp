@@ -92,7 +92,6 @@ struct KvShape {
 struct RopeKvArgs {
   const float* qkv = nullptr;  // [rows, ldqkv]: query heads, key heads, value heads
   int ldqkv = 0;
-  float* q = nullptr;  // [rows, heads * padded_dim]
   int heads = 0;
   float scale = 1.0f;
   const float* q_norm = nullptr;  // [head_dim] or null
@@ -104,7 +103,6 @@ struct RopeKvArgs {
   const int64_t* slots = nullptr;      // [rows]: block * block_size + offset
   KvLayer layer;
   KvShape shape;
-  int unit_begin = 0, unit_end = 0;  // (row, head) pairs: row * (heads + kv_heads) + head
 };
 
 inline constexpr int kTile = 256;     // keys of an attention tile, at absolute positions
@@ -112,7 +110,8 @@ inline constexpr int kQueryRows = 8;  // rows handled together
 
 // A piece of attention: up to kQueryRows consecutive rows of one sequence, one KV head, a range of tiles.
 struct AttentionArgs {
-  const float* q = nullptr;  // [rows, heads * padded_dim], already scaled
+  const float* q = nullptr;  // the first row's first head of this KV head, already scaled; heads padded_dim apart
+  int ldq = 0;               // floats between rows of q
   float* out = nullptr;      // [rows, ldo]: heads * head_dim
   int ldo = 0;
   int heads = 0;

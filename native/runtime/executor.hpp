@@ -9,30 +9,19 @@
 #include <vector>
 
 #include "kernels/table.hpp"
+#include "runtime/attention_plan.hpp"
 #include "runtime/memory.hpp"
+#include "runtime/step.hpp"
 #include "runtime/thread_team.hpp"
 
 namespace forerun {
 
-struct ExecutorLimits {
-  int threads = 1;
-  std::vector<int> cpus;
-  int max_rows = 0;      // rows of a step
-  int chunk_rows = 256;  // rows that pass through the layers together
-  int max_seqs = 0;
-  int max_sample_rows = 0;
-  int max_model_len = 0;
-  int num_blocks = 0;
-  int block_size = 0;
-  bool kv_int8 = false;
-  int layers = 0, kv_heads = 0, head_dim = 0;
-  int vocab = 0;
-  int global_topk = 0;
-  bool deterministic = false;
-};
+inline constexpr int kRepeatRows = 8;   // up to so many rows every thread does row-wise work itself and saves a barrier
+inline constexpr int kSampleRows = 16;  // rows of logits held at a time
 
 enum class BufferType { F32, Q15 };
 enum class Op { Embed, Norm, NormQuant, Quantize, Linear, RopeKv, Attention, SelectRows, Sample };
+inline bool row_wise_op(Op op) { return op == Op::Norm || op == Op::NormQuant || op == Op::Quantize; }
 
 struct WeightRef {
   LinearArgs args;  // weights, scales, format, blocks
@@ -54,29 +43,11 @@ struct Instruction {
   int width = 0;  // Norm, NormQuant, Embed: true row length
   int layer = 0, heads = 0, window = 0;
   // Set by Executor::add.
-  bool sampled = false;    // works on sampled rows
-  int next_linear = -1;    // Linear: the one that the program comes to afterwards; the first one after the last
-  bool own_input = false;  // reads what row-wise work left, with few rows in every thread's own copy
-};
-
-// The arrays of one step, as the engine hands them over (forerun.runtime.step.StepInput).
-struct StepArrays {
-  int rows = 0, seqs = 0, table_width = 0, sampled = 0;
-  const int32_t *token_ids = nullptr, *positions = nullptr, *query_starts = nullptr, *block_tables = nullptr,
-                *sample_rows = nullptr;
-  const float *temperature = nullptr, *top_p = nullptr, *min_p = nullptr;
-  const int32_t *top_k = nullptr, *num_logprobs = nullptr;
-  const uint64_t* seed = nullptr;
-  const int32_t *adjust_starts = nullptr, *adjust_ids = nullptr, *allow_starts = nullptr, *allow_ids = nullptr;
-  const float *adjust_add = nullptr, *adjust_rep = nullptr;
-  int adjust_count = 0, allow_count = 0;
-  // results
-  int32_t* tokens = nullptr;
-  float* logprobs = nullptr;
-  int top_width = 0;
-  int32_t* top_ids = nullptr;
-  float* top_logprobs = nullptr;
-  float* logits = nullptr;  // [sampled, vocab] or null
+  bool sampled = false;         // works on sampled rows
+  bool into_attention = false;  // RopeKv: nobody else reads its queries, so attention may do its work
+  int rope = -1;                // Attention: that instruction
+  int next_linear = -1;         // Linear: the one that the program comes to afterwards; the first one after the last
+  bool own_input = false;       // reads what row-wise work left, with few rows in every thread's own copy
 };
 
 class Executor {
@@ -120,17 +91,9 @@ class Executor {
     std::vector<float*> own_f32;
     std::vector<QuantRows> own_quant;
   };
-  struct AttentionItem {
-    int seq, row, rows, first_position, kv_head, tile_begin, tile_end;
-    int group, part, parts;  // parts > 1: one tile each, merged by whoever finishes last
-    size_t state;            // floats into states_
-  };
-
-  void check(const StepArrays& s) const;
-  void check_tables(const StepArrays& s) const;
-  void check_sampling(const StepArrays& s) const;
+  void link_linear();
+  void link_rope();
   void begin_chunk(const StepArrays& s, int begin, int end);
-  void plan_attention(const StepArrays& s, int begin, int end);
   void run_chunk(const StepArrays& s, int begin, int end);
   void run_sampled(const StepArrays& s, int first, int last, int thread);
   void run(const Instruction& i, const StepArrays& s, int rows, int thread);
@@ -144,6 +107,10 @@ class Executor {
   void select_rows(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
   void sample(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
   KvLayer layer(int index) const;
+  size_t state_floats() const;
+  RopeKvArgs rope_args(const Instruction& i) const;
+  AttentionArgs attention_args(const Instruction& i, const StepArrays& s, const AttentionItem& item, float* own) const;
+  void rope_item(const RopeKvArgs& rope, const AttentionItem& item, float* q) const;
   int first_panel(const Instruction& i, int thread) const;
   void finish_instruction(size_t index, int thread);
 
@@ -154,10 +121,10 @@ class Executor {
   std::vector<Buffer> buffers_;
   std::vector<WeightRef> weights_;
   std::vector<Instruction> program_;
-  int last_linear_ = -1;
+  int last_linear_ = -1, last_rope_ = -1, max_heads_ = 1;
   size_t head_begin_ = 0;  // first instruction that works on sampled rows
   Pages kv_, kv_scales_, rope_, states_, scratch_;
-  size_t scratch_stride_ = 0, states_floats_ = 0;
+  size_t scratch_stride_ = 0;
   std::vector<Pages> sample_memory_;
   size_t reserved_ = 0;
 
@@ -165,10 +132,7 @@ class Executor {
   int chunk_begin_ = 0, sample_begin_ = 0;
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
-  std::vector<AttentionItem> items_;
-  std::unique_ptr<std::atomic<int>[]> next_item_;   // per layer
-  std::unique_ptr<std::atomic<int>[]> parts_done_;  // per item group
-  int max_groups_ = 0;
+  AttentionPlan plan_;
 
   bool profiling_ = false;
   std::vector<int64_t> profile_;

@@ -13,9 +13,9 @@
 namespace forerun {
 namespace {
 
-// Inside a step: some microseconds are longer than most imbalances of a step that runs undisturbed. Beyond that somebody
-// else has one of the processors, often the very thread that is waited for: giving way lets it run, while sleeping
-// would queue this thread behind a whole time slice at every barrier.
+// Inside a step: some microseconds are longer than most imbalances of a step that runs undisturbed. Beyond that
+// somebody else has one of the processors, often the very thread that is waited for: giving way lets it run, while
+// sleeping would queue this thread behind a whole time slice at every barrier.
 constexpr int kSpins = 300, kYields = 20000;
 // Between steps: about a millisecond, which the engine needs now and then. A thread that gave way earlier would have to
 // wait for a whole time slice of whoever shares its processor, once per step.
@@ -58,7 +58,7 @@ void Barrier::wait() {
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
 }
 
-ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus) 
+ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus)
     : size_(size), begin_(size, kIdleSpins, 0), inner_(size, kSpins, kYields), end_(size, kSpins, kYields) {
   try {
     threads_.reserve(size);

@@ -15,6 +15,9 @@ def reuse_buffers(program: Program) -> Program:
     slots: dict[str, int] = {}
     free: dict[tuple[str, str], list[int]] = {}
     count = 0
+    ending: dict[int, list[str]] = {}
+    for name in sorted(set(ends) - {INPUT}):
+        ending.setdefault(ends[name], []).append(name)
     for index, step in enumerate(program.instructions):
         for name in step.outputs:
             if name in slots:
@@ -25,20 +28,25 @@ def reuse_buffers(program: Program) -> Program:
                 slots[name] = available.pop(0)
             else:
                 slots[name], count = count, count + 1
-        for name in sorted({*step.inputs, *step.outputs} - {INPUT}):
-            if ends[name] == index:
-                buffer = program.buffers[name]
-                free.setdefault((buffer.dtype, buffer.rows), []).append(slots[name])
+        for name in ending.get(index, []):
+            buffer = program.buffers[name]
+            free.setdefault((buffer.dtype, buffer.rows), []).append(slots[name])
     buffers = {name: replace(buffer, slot=slots.get(name)) for name, buffer in program.buffers.items()}
     return replace(program, buffers=buffers)
 
 
 def _last_uses(program: Program) -> dict[str, int]:
-    """Index of the last instruction that touches each buffer; what the program leaves behind lives to the end."""
+    """Index of the last instruction that touches each buffer; what the program leaves behind lives to the end. What
+    ``rope_kv`` rotates lives through the attention that reads the result, which may do the rotation itself."""
     ends: dict[str, int] = {}
+    rotated: dict[str, str] = {}
     for index, step in enumerate(program.instructions):
         for name in step.inputs + step.outputs:
             ends[name] = index
+        if step.op == "rope_kv":
+            rotated[step.outputs[0]] = step.inputs[0]
+        elif step.op == "attention" and step.inputs[0] in rotated:
+            ends[rotated[step.inputs[0]]] = index
     for name in program.instructions[-1].outputs:
         ends[name] = len(program.instructions)
     return ends

@@ -1,0 +1,215 @@
+// Building an executor: buffers, weights and instructions, each checked as it arrives.
+#include <algorithm>
+
+#include "runtime/executor.hpp"
+#include "runtime/rope_table.hpp"
+
+namespace forerun {
+namespace {
+
+constexpr size_t kStatesBytes = size_t{24} << 20;  // of attention that is split over tiles
+
+int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+ExecutorLimits checked_limits(ExecutorLimits l) {
+  require(l.threads >= 1 && l.threads <= 1024, "threads must be within 1..1024");
+  require(l.max_rows >= 1 && l.chunk_rows >= 1 && l.max_seqs >= 1 && l.max_sample_rows >= 1,
+          "max_rows, chunk_rows, max_seqs and max_sample_rows must be positive");
+  require(l.block_size >= 16 && l.block_size <= 4096 && l.block_size % 16 == 0 && kTile % l.block_size == 0,
+          "block_size must be 16, 32, 64, 128 or 256");
+  require(l.num_blocks >= 1 && l.max_model_len >= 1 && l.layers >= 1 && l.kv_heads >= 1 && l.vocab >= 1,
+          "num_blocks, max_model_len, layers, kv_heads and vocab must be positive");
+  require(l.vocab <= 1 << 19, "vocab must be at most 524288");
+  require(l.head_dim >= 2 && l.head_dim % 2 == 0 && l.head_dim <= 512, "head_dim must be even and at most 512");
+  l.chunk_rows = std::min(l.chunk_rows, l.max_rows);
+  return l;
+}
+
+// Carves arrays for `rows` quantised rows of k elements out of one allocation.
+Pages make_quant(int rows, int k, QuantRows& out) {
+  const size_t n = static_cast<size_t>(rows) * k, groups = n / kGroup;
+  Pages pages(n * 2 + groups * 13);
+  out.high = reinterpret_cast<int8_t*>(pages.data());
+  out.low = out.high + n;
+  out.scale = reinterpret_cast<float*>(out.low + n);
+  out.scaled_sum = out.scale + groups;
+  out.sum = reinterpret_cast<int32_t*>(out.scaled_sum + groups);
+  out.fine = reinterpret_cast<uint8_t*>(out.sum + groups);
+  out.k = k;
+  return pages;
+}
+
+}  // namespace
+
+Executor::Executor(const Kernels& kernels, ExecutorLimits limits)
+    : kernels_(kernels),
+      limits_(checked_limits(std::move(limits))),
+      team_(limits_.threads, limits_.cpus),
+      plan_(limits_, kStatesBytes / sizeof(float)) {
+  const ExecutorLimits& l = limits_;
+  shape_ = {l.kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, __builtin_ctz(l.block_size), l.kv_int8};
+  const size_t layer_bytes = shape_.block_stride() * l.num_blocks;
+  kv_ = Pages(layer_bytes * 2 * l.layers);
+  if (l.kv_int8) kv_scales_ = Pages(sizeof(float) * 2 * l.layers * l.num_blocks * l.kv_heads * l.block_size);
+  states_ = Pages(kStatesBytes);
+  slots_.resize(limits_.chunk_rows);
+  reserved_ = kv_.size() + kv_scales_.size() + states_.size();
+  for (int t = 0; t < l.threads; ++t) sample_memory_.emplace_back(sample_scratch_bytes(l.vocab));
+}
+
+int Executor::add_buffer(BufferType type, int width, bool sampled) {
+  require(width >= 1, "buffer width must be positive");
+  Buffer b;
+  b.type = type;
+  b.width = round_up(width, kBlock);
+  b.sampled = sampled;
+  const int rows = sampled ? std::min(kSampleRows, limits_.max_sample_rows) : limits_.chunk_rows;
+  const auto make = [&](int n, float*& f32, QuantRows& quant) {
+    if (type != BufferType::F32) return make_quant(n, b.width, quant);
+    Pages pages(sizeof(float) * n * b.width);
+    f32 = pages.as<float>();
+    return pages;
+  };
+  b.memory = make(rows, b.f32, b.quant);
+  reserved_ += b.memory.size();
+  for (int t = 0; t < limits_.threads; ++t) {
+    b.own_f32.push_back(nullptr);
+    b.own_quant.emplace_back();
+    b.own_memory.push_back(make(std::min(rows, kRepeatRows), b.own_f32.back(), b.own_quant.back()));
+  }
+  buffers_.push_back(std::move(b));
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+int Executor::add_weight(Format format, int n, int k, const uint8_t* data, size_t bytes, const float* channel_scale,
+                         size_t channel_count) {
+  require(n >= 1 && k >= 1, "weight: sizes must be positive");
+  WeightRef w;
+  w.n = round_up(n, kPanel);
+  w.args.format = format;
+  w.args.blocks = round_up(k, kBlock) / kBlock;
+  w.args.weights = data;
+  w.args.channel_scale = channel_scale;
+  const size_t need = block_bytes(format) * w.args.blocks * (w.n / kPanel);
+  require(bytes == need, "weight: has " + std::to_string(bytes) + " bytes instead of " + std::to_string(need));
+  require((format == Format::Int8Channel) == (channel_scale != nullptr) &&
+              (!channel_scale || channel_count == static_cast<size_t>(w.n)),
+          "weight: one scale per (padded) output channel is needed for int8_channel and for nothing else");
+  weights_.push_back(w);
+  const size_t stride = (linear_scratch_bytes(w.args.blocks) + 63) / 64 * 64;
+  if (stride > scratch_stride_) scratch_stride_ = stride;
+  return static_cast<int>(weights_.size()) - 1;
+}
+
+void Executor::set_rope(const float* inv_freq, int half) {
+  require(half * 2 == limits_.head_dim, "rope: needs head_dim / 2 frequencies");
+  const size_t n = static_cast<size_t>(limits_.max_model_len) * half;
+  rope_ = Pages(2 * n * sizeof(float));
+  reserved_ += rope_.size();
+  fill_rope_table(inv_freq, half, limits_.max_model_len, rope_.as<float>(), rope_.as<float>() + n);
+}
+
+void Executor::add(Instruction i) {
+  const int buffers = static_cast<int>(buffers_.size());
+  require(i.input < buffers && i.output < buffers && i.weight < static_cast<int>(weights_.size()),
+          i.label + ": unknown buffer or weight");
+  const auto type = [&](int b) { return buffers_[b].type; };
+  const auto width = [&](int b) { return b < 0 ? 0 : buffers_[b].width; };
+  switch (i.op) {
+    case Op::Embed:
+      require(i.output >= 0 && i.weight >= 0 && type(i.output) == BufferType::F32 && i.width >= 1 &&
+                  i.width <= width(i.output) && width(i.output) == weights_[i.weight].args.blocks * kBlock,
+              i.label + ": embedding width differs");
+      break;
+    case Op::Norm:
+    case Op::NormQuant:
+    case Op::Quantize:
+      require(i.input >= 0 && i.output >= 0 && type(i.input) == BufferType::F32 && width(i.input) == width(i.output) &&
+                  (type(i.output) == BufferType::F32) == (i.op == Op::Norm) &&
+                  (i.op == Op::Quantize || (i.vector && i.width >= 1 && i.width <= width(i.input))),
+              i.label + ": buffers do not fit");
+      break;
+    case Op::Linear: {
+      require(i.input >= 0 && i.output >= 0 && i.weight >= 0 && type(i.output) == BufferType::F32,
+              i.label + ": buffers");
+      const WeightRef& w = weights_[i.weight];
+      const int out = i.epilogue == Epilogue::SiluMul ? w.n / 2 : w.n;
+      require(width(i.input) >= w.args.blocks * kBlock && width(i.output) >= out &&
+                  is_integer(w.args.format) == (type(i.input) != BufferType::F32) &&
+                  (!is_integer(w.args.format) || width(i.input) == w.args.blocks * kBlock) &&
+                  (i.epilogue != Epilogue::SiluMul || w.n % 32 == 0) && i.splits >= 1 && i.splits <= 8 &&
+                  (i.splits & (i.splits - 1)) == 0 && i.splits <= w.args.blocks,
+              i.label + ": widths, types or splits do not fit the weight");
+      break;
+    }
+    case Op::RopeKv:
+      require(i.input >= 0 && i.output >= 0 && i.layer >= 0 && i.layer < limits_.layers && i.heads >= 1 &&
+                  i.heads % limits_.kv_heads == 0 && rope_.data() &&
+                  width(i.input) >= (i.heads + 2 * limits_.kv_heads) * limits_.head_dim &&
+                  width(i.output) >= i.heads * shape_.padded_dim,
+              i.label + ": shapes do not fit");
+      break;
+    case Op::Attention:
+      require(i.input >= 0 && i.output >= 0 && i.layer >= 0 && i.layer < limits_.layers && i.window >= 0 &&
+                  i.heads >= 1 && i.heads % limits_.kv_heads == 0 && width(i.input) >= i.heads * shape_.padded_dim &&
+                  width(i.output) >= i.heads * limits_.head_dim,
+              i.label + ": shapes do not fit");
+      break;
+    case Op::SelectRows:
+      require(i.input >= 0 && i.output >= 0 && buffers_[i.output].sampled && !buffers_[i.input].sampled &&
+                  width(i.input) == width(i.output),
+              i.label + ": buffers do not fit");
+      break;
+    case Op::Sample:
+      require(i.input >= 0 && buffers_[i.input].sampled && width(i.input) >= limits_.vocab, i.label + ": buffers");
+      break;
+  }
+  i.own_input = i.op == Op::Linear && buffers_[i.input].by_rows;
+  if (i.output >= 0) buffers_[i.output].by_rows = row_wise_op(i.op);
+  i.sampled = i.op == Op::SelectRows || (i.input >= 0 && buffers_[i.input].sampled);
+  const bool started = !program_.empty() && program_.back().sampled;
+  require(!started || i.sampled, i.label + ": comes after the rows were selected");
+  if (!i.sampled) head_begin_ = program_.size() + 1;
+  program_.push_back(i);
+  link_linear();
+  link_rope();
+  profile_.assign(program_.size() + 1, 0);
+  max_heads_ = std::max(max_heads_, i.heads);
+  const size_t group = max_heads_ / limits_.kv_heads + 1;
+  const size_t attention_floats =
+      group * kQueryRows * (kTile + shape_.padded_dim + 2 * attention_state_floats(shape_.padded_dim));
+  const size_t stride = (attention_floats * sizeof(float) + 63) / 64 * 64;
+  if (stride > scratch_stride_) scratch_stride_ = stride;
+  if (scratch_.size() < scratch_stride_ * limits_.threads) scratch_ = Pages(scratch_stride_ * limits_.threads);
+}
+
+// The linear layers as a ring, so that each knows which weights are read after its own.
+void Executor::link_linear() {
+  const int index = static_cast<int>(program_.size()) - 1;
+  if (program_[index].op != Op::Linear) return;
+  program_[index].next_linear = last_linear_ < 0 ? index : program_[last_linear_].next_linear;
+  if (last_linear_ >= 0) program_[last_linear_].next_linear = index;
+  last_linear_ = index;
+}
+
+// Attention right behind its rope_kv may do that one's work, as long as nobody else reads the rotated queries and
+// nothing overwrites what they are made of.
+void Executor::link_rope() {
+  const int index = static_cast<int>(program_.size()) - 1;
+  Instruction& i = program_[index];
+  if (i.op == Op::RopeKv) {
+    last_rope_ = index;
+  } else if (last_rope_ >= 0) {
+    Instruction& rope = program_[last_rope_];
+    if (i.op == Op::Attention && index == last_rope_ + 1 && i.input == rope.output && i.output != rope.input &&
+        i.layer == rope.layer && i.heads == rope.heads) {
+      i.rope = last_rope_;
+      rope.into_attention = true;
+    } else if (i.input == rope.output && rope.into_attention) {
+      rope.into_attention = false;
+      program_[last_rope_ + 1].rope = -1;
+    }
+  }
+}
+
+}  // namespace forerun
