@@ -188,10 +188,13 @@ RopeKvArgs Executor::rope_args(const Instruction& i) const {
 
 void Executor::rope_kv(const Instruction& i, int rows, int thread) {
   const RopeKvArgs a = rope_args(i);
+  const Buffer& out = buffers_[i.output];
   const int kv_heads = limits_.kv_heads, units = rows * kv_heads, group = i.heads / kv_heads;
-  for (int unit = units * thread / team_.size(); unit < units * (thread + 1) / team_.size(); ++unit)
-    kernels_.rope_kv(a, unit / kv_heads, unit % kv_heads,
-                     buffers_[i.output].f32 + static_cast<size_t>(unit) * group * shape_.padded_dim, true);
+  for (int unit = units * thread / team_.size(); unit < units * (thread + 1) / team_.size(); ++unit) {
+    const int row = unit / kv_heads, head = unit % kv_heads;
+    float* q = out.f32 + static_cast<size_t>(row) * out.width + static_cast<size_t>(head) * group * shape_.padded_dim;
+    kernels_.rope_kv(a, row, head, q, true);
+  }
 }
 
 KvLayer Executor::layer(int index) const {
@@ -214,9 +217,11 @@ size_t Executor::state_floats() const {
 AttentionArgs Executor::attention_args(const Instruction& i, const StepArrays& s, const AttentionItem& item,
                                        float* own) const {
   const int group = i.heads / limits_.kv_heads;
-  const size_t q_row = static_cast<size_t>(i.heads) * shape_.padded_dim;
+  const Buffer& q = buffers_[i.input];
   AttentionArgs a;
-  a.ldq = static_cast<int>(q_row);
+  a.q = q.f32 + static_cast<size_t>(item.row - chunk_begin_) * q.width +
+        static_cast<size_t>(item.kv_head) * group * shape_.padded_dim;
+  a.ldq = q.width;
   a.out = buffers_[i.output].f32;
   a.ldo = buffers_[i.output].width;
   a.heads = i.heads;
@@ -224,7 +229,6 @@ AttentionArgs Executor::attention_args(const Instruction& i, const StepArrays& s
   a.window = i.window;
   a.row_begin = item.row - chunk_begin_;
   a.rows = item.rows;
-  a.q = buffers_[i.input].f32 + q_row * a.row_begin + static_cast<size_t>(item.kv_head) * group * shape_.padded_dim;
   a.first_position = item.first_position;
   a.tile_begin = item.tile_begin;
   a.tile_end = item.tile_end;

@@ -199,17 +199,17 @@ void Executor::link_rope() {
   Instruction& i = program_[index];
   if (i.op == Op::RopeKv) {
     last_rope_ = index;
-  } else if (last_rope_ >= 0) {
-    Instruction& rope = program_[last_rope_];
-    if (i.op == Op::Attention && index == last_rope_ + 1 && i.input == rope.output && i.output != rope.input &&
-        i.layer == rope.layer && i.heads == rope.heads) {
-      i.rope = last_rope_;
-      rope.into_attention = true;
-    } else if (i.input == rope.output && rope.into_attention) {
-      rope.into_attention = false;
-      program_[last_rope_ + 1].rope = -1;
-    }
+    return;
   }
+  if (last_rope_ < 0) return;
+  Instruction& rope = program_[last_rope_];
+  if (i.input == rope.output) {
+    const bool fits = i.op == Op::Attention && index == last_rope_ + 1 && i.output != rope.input &&
+                      i.layer == rope.layer && i.heads == rope.heads;
+    rope.into_attention = fits;
+    program_[last_rope_ + 1].rope = fits ? last_rope_ : -1;
+  }
+  if (i.output == rope.output) last_rope_ = -1;  // the queries are gone
 }
 
 }  // namespace forerun
