@@ -31,14 +31,18 @@ class EmulatedTiles {
     constexpr int kQuadruples = kTileConfig.rows[Weights];
     static_assert(kTileConfig.rows[Activations] == kRows && kTileConfig.row_bytes[Activations] == 4 * kQuadruples &&
                   kTileConfig.row_bytes[Weights] == 4 * kColumns);
-    int32_t sums[kRows][16];
+    int32_t sums[kRows][16], weights[4 * kQuadruples][kColumns];
     std::memcpy(sums, tiles_[Sum], sizeof sums);
+    for (int k = 0; k < 4 * kQuadruples; ++k)
+      for (int n = 0; n < kColumns; ++n) {
+        const uint8_t w = tiles_[Weights][k / 4][4 * n + k % 4];
+        weights[k][n] = SignedWeights ? static_cast<int8_t>(w) : w;
+      }
     for (int r = 0; r < kRows; ++r)
-      for (int k = 0; k < 4 * kQuadruples; ++k)
-        for (int n = 0; n < kColumns; ++n) {
-          const uint8_t w = tiles_[Weights][k / 4][4 * n + k % 4];
-          sums[r][n] += static_cast<int8_t>(tiles_[Activations][r][k]) * (SignedWeights ? static_cast<int8_t>(w) : w);
-        }
+      for (int k = 0; k < 4 * kQuadruples; ++k) {
+        const int32_t a = static_cast<int8_t>(tiles_[Activations][r][k]);
+        for (int n = 0; n < kColumns; ++n) sums[r][n] += a * weights[k][n];
+      }
     std::memcpy(tiles_[Sum], sums, sizeof sums);
   }
 
