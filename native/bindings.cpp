@@ -181,6 +181,7 @@ NB_MODULE(_native, m) {
   m.doc() = "Forerun's native core: kernels, thread team and executor.";
   bind_tools(m);
   m.def("usable_isas", &usable_isas, "Instruction sets that this processor can run, lowest first.");
+  m.def("testable_isas", &testable_isas, "Those and the emulated ones, which are exact but slow.");
   m.def(
       "block_bytes", [](const std::string& format) { return block_bytes(lookup(kFormats, format, "format")); },
       "Bytes of one packed block (16 columns x 64 of K) of a weight format.");

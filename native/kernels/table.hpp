@@ -8,6 +8,7 @@ namespace forerun {
 struct Kernels {
   const char* name;
   void (*linear)(const LinearArgs&);
+  size_t (*linear_scratch)(int blocks);  // bytes that linear needs
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, int padded, float* y);
   void (*quantize_row)(const float* x, int width, float fine_above, const QuantRows& out, int row);
   void (*embedding_row)(const LinearArgs& weights, int index, float* out);
@@ -26,5 +27,9 @@ const Kernels& kernels();
 namespace avx512 {
 const Kernels& kernels();
 }
+namespace amx {
+const Kernels* kernels();           // null where the compiler does not know tiles
+const Kernels& emulated_kernels();  // for tests; runs wherever avx512 does
+}  // namespace amx
 
 }  // namespace forerun

@@ -65,10 +65,11 @@ struct LinearArgs {
   int ldy = 0;
   Epilogue epilogue = Epilogue::Store;
   int panel_begin = 0, panel_end = 0;  // this thread's share; even bounds with SiluMul
-  uint8_t* scratch = nullptr;          // at least linear_scratch_bytes(blocks)
+  uint8_t* scratch = nullptr;          // what Kernels::linear_scratch asks for, aligned to 64
   // Weights that this thread reads after its share, so that their first bytes can be on their way; null: none.
   const uint8_t* following = nullptr;
 };
+// Two unpacked panels.
 constexpr size_t linear_scratch_bytes(int blocks) { return static_cast<size_t>(blocks) * 2 * (1024 + 128 + 128) + 256; }
 
 // One layer's keys and values: [block, kv head, ...] with 2 (bf16) or 4 (int8) neighbours packed in 32 bits.

@@ -7,9 +7,11 @@
 
 namespace forerun {
 
-// Names of the usable instruction sets, lowest first ("portable", "avx2", "avx512").
+// Names of the usable instruction sets, lowest first ("portable", "avx2", "avx512", "amx").
 std::vector<std::string> usable_isas();
-// The kernels of one of them; throws std::invalid_argument for a name that is unknown or not usable here.
+// Those and, beside avx512, "amx_emulated": the kernels of amx with tile registers in memory. Exact, but slow.
+std::vector<std::string> testable_isas();
+// The kernels of one of these; throws std::invalid_argument for a name that is unknown or not usable here.
 const Kernels& kernels_for(const std::string& isa);
 
 }  // namespace forerun

@@ -96,7 +96,7 @@ int Executor::add_weight(Format format, int n, int k, const uint8_t* data, size_
               (!channel_scale || channel_count == static_cast<size_t>(w.n)),
           "weight: one scale per (padded) output channel is needed for int8_channel and for nothing else");
   weights_.push_back(w);
-  const size_t stride = (linear_scratch_bytes(w.args.blocks) + 63) / 64 * 64;
+  const size_t stride = (kernels_.linear_scratch(w.args.blocks) + 63) / 64 * 64;
   if (stride > scratch_stride_) scratch_stride_ = stride;
   return static_cast<int>(weights_.size()) - 1;
 }

@@ -29,6 +29,7 @@ struct Results {
 
 // Each file's tests; main.cpp runs them in this order.
 void test_team(Results& results);
+void test_linear(Results& results);
 void test_steps(Results& results);
 void test_bad_steps(Results& results);
 

@@ -17,6 +17,7 @@ int main() {
     std::fflush(stdout);
   };
   run("team", test_team);
+  run("linear", test_linear);
   run("steps", test_steps);
   run("bad steps", test_bad_steps);
   return results.failures ? 1 : 0;

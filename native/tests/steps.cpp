@@ -73,7 +73,7 @@ using Work = Bits (*)(Executor&, const Shape&);
 
 void compare(Results& results, const std::string& name, const Model& model, bool kv_int8, Work work) {
   Bits expected;
-  for (const std::string& isa : usable_isas())
+  for (const std::string& isa : testable_isas())
     for (int threads : {1, 2, 3}) {
       const auto executor = model.start(isa, threads, kv_int8, threads == 3 ? 17 : 64);
       if (threads == 2) executor->set_profile(true);

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 def usable_isas() -> list[str]:
     """Instruction sets that this processor can run, lowest first."""
 
+def testable_isas() -> list[str]:
+    """Those and the emulated ones, which are exact but slow."""
+
 def block_bytes(format: str) -> int:
     """Bytes of one packed block (16 columns x 64 of K) of a weight format."""
 

@@ -16,7 +16,7 @@ from tests.numerics.ways import alone, assert_same, together
 from tests.support.native_models import packed_weights
 from tests.support.reference_models import tiny_model, weights_of
 
-ISAS = _native.usable_isas()
+ISAS = _native.testable_isas()
 
 
 @pytest.mark.parametrize("family", SHAPES)

@@ -16,6 +16,7 @@ from tests.numerics.ways import Trace, alone, assert_same, scattered, together
 
 Start = Callable[..., NativeExecutor]
 ISAS = _native.usable_isas()
+TILES = _native.testable_isas()[-1]
 LENGTH = 270
 """Longer than the largest piece, across a tile border."""
 POOL = {16: 60, 32: 30, 64: 16, 128: 10, 256: 6}
@@ -58,7 +59,14 @@ Expected = Callable[[str, str, str], Trace]
 def test_pieces(case: tuple[str, str, str], packed_model: MakeModel, expected: Expected, start: Start) -> None:
     """Whole, in pieces, token by token; on different threads each, so that both are crossed."""
     family, form, kv_dtype = case
-    for piece, threads, isa in [(1, 1, ""), (7, 2, ""), (64, 1, ""), (256, 2, ""), (LENGTH, 2, ISAS[0])]:
+    for piece, threads, isa in [
+        (1, 1, ""),
+        (7, 2, ""),
+        (64, 1, ""),
+        (256, 2, ""),
+        (LENGTH, 2, ISAS[0]),
+        (LENGTH, 1, TILES),
+    ]:
         executor = start(packed_model(family, form), **options(kv_dtype=kv_dtype, threads=threads, isa=isa))
         trace = alone(executor, random_ids(LENGTH), piece=piece)
         assert_same(trace, expected(*case), f"pieces of {piece}, {threads} threads, isa '{isa}'")
@@ -71,6 +79,7 @@ def test_executor_chunks_and_blocks(
     """The executor's own chunks, every block size, blocks in wild order, every instruction set, too many threads."""
     family, form, kv_dtype = case
     ways = [(5, 16, 3, ""), (1, 32, 2, ""), (256, 64, 2, ISAS[len(ISAS) // 2]), (5, 128, 1, ISAS[0]), (100, 256, 2, "")]
+    ways += [(37, 32, 2, TILES), (LENGTH, 16, 3, TILES)]
     for chunk_rows, block_size, threads, isa in ways:
         changes: dict[str, Any] = {"chunk_rows": chunk_rows, "block_size": block_size, "threads": threads, "isa": isa}
         executor = start(packed_model(family, form), **options(kv_dtype=kv_dtype, **changes))

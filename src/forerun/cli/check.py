@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=0, help="threads (default: physical cores within affinity and quota)"
     )
-    parser.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512")
+    parser.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512, amx")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 

@@ -44,7 +44,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", type=int, default=0, help="threads (default: physical cores within affinity and quota)"
     )
-    group.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512")
+    group.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512, amx")
 
 
 def requested_settings(args: argparse.Namespace) -> dict[str, Any]:

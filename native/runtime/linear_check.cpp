@@ -1,0 +1,92 @@
+#include "runtime/linear_check.hpp"
+
+#include <cstring>
+#include <vector>
+
+#include "runtime/memory.hpp"
+
+namespace forerun {
+namespace {
+
+// Small random numbers, the same everywhere.
+class Noise {
+ public:
+  unsigned below(unsigned n) {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<unsigned>(state_ >> 33) % n;
+  }
+  int between(int least, int most) { return least + static_cast<int>(below(static_cast<unsigned>(most - least + 1))); }
+
+ private:
+  uint64_t state_ = 1;
+};
+
+// Any bytes but for the scales, which must be moderate numbers of either sign.
+std::vector<uint8_t> random_weights(Noise& noise, const LinearCase& what) {
+  const size_t bytes = block_bytes(what.format), values = bytes < 1024 ? 512 : 1024;
+  const size_t width = what.format == Format::Int4F32Min ? 4 : 2;
+  std::vector<uint8_t> w(bytes * what.blocks * what.panel_end);
+  for (size_t at = 0; at < w.size(); ++at) {
+    const bool top = at % bytes >= values && at % width == width - 1;
+    w[at] = static_cast<uint8_t>(top ? 0x2c + 0x80 * noise.below(2) : noise.below(256));
+  }
+  return w;
+}
+
+// Quantised rows with the ranges of quantize_row.
+struct RandomRows {
+  std::vector<int8_t> high, low;
+  std::vector<float> scale, scaled_sum;
+  std::vector<int32_t> sum;
+  std::vector<uint8_t> fine;
+  int k;
+
+  RandomRows(Noise& noise, const LinearCase& what) : k(what.blocks * kBlock) {
+    for (int group = 0; group < what.rows * k / kGroup; ++group) {
+      fine.push_back(noise.below(100) < what.fine_percent);
+      int total = 0;
+      for (int i = 0; i < kGroup; ++i) {
+        high.push_back(static_cast<int8_t>(noise.between(-127, 127)));
+        low.push_back(static_cast<int8_t>(fine.back() ? noise.between(-64, 63) : 0));
+        total += 128 * high.back() + low.back();
+      }
+      sum.push_back(total);
+      scale.push_back(1e-4f * static_cast<float>(noise.between(1, 1000)));
+      scaled_sum.push_back(scale.back() * static_cast<float>(total));
+    }
+  }
+  QuantRows view() { return {high.data(), low.data(), scale.data(), scaled_sum.data(), sum.data(), fine.data(), k}; }
+};
+
+std::vector<float> run_linear(const Kernels& kernels, LinearArgs args) {
+  const Pages scratch(kernels.linear_scratch(args.blocks));
+  std::vector<float> y(static_cast<size_t>(args.rows) * args.ldy, 0.5f);
+  args.scratch = scratch.data();
+  args.y = y.data();
+  kernels.linear(args);
+  return y;
+}
+
+}  // namespace
+
+bool linear_agrees(const Kernels& tried, const Kernels& trusted, const LinearCase& what) {
+  Noise noise;
+  RandomRows rows(noise, what);
+  const std::vector<uint8_t> weights = random_weights(noise, what);
+  std::vector<float> vector(static_cast<size_t>(what.panel_end) * kPanel);
+  for (float& v : vector) v = 1e-2f * static_cast<float>(noise.below(100));
+  LinearArgs args;
+  args.weights = weights.data();
+  args.channel_scale = vector.data();
+  args.bias = what.bias ? vector.data() : nullptr;
+  args.format = what.format, args.blocks = what.blocks, args.splits = what.splits;
+  args.quant = rows.view();
+  args.rows = what.rows;
+  args.ldy = what.panel_end * kPanel;
+  args.epilogue = what.epilogue;
+  args.panel_begin = what.panel_begin, args.panel_end = what.panel_end;
+  const std::vector<float> a = run_linear(tried, args), b = run_linear(trusted, args);
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+}  // namespace forerun
