@@ -131,6 +131,16 @@ FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows
   }
 }
 
+// Ties keep the earlier panel: a thread takes its panels in ascending order.
+FORERUN_INLINE void keep_largest(LargestOutput& to, f32x16 x, int panel, int columns) {
+  const float infinity = __builtin_inff();
+  x = keep_lanes(x, 0, columns - panel * kPanel, -infinity);
+  const f32x16 best = load(to.value);
+  store(to.wrong, max(load(to.wrong), select_less(x, set1(infinity), set1(0.0f), set1(1.0f))));
+  store(to.panel, select_less(best, x, set1(static_cast<float>(panel)), load(to.panel)));
+  store(to.value, select_less(best, x, x, best));
+}
+
 // Writes one row of one or more neighbouring panels.
 template <int Panels>
 FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc)[Panels]) {
@@ -139,6 +149,10 @@ FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc
     const int column = (panel + p) * kPanel;
     if (a.format == Format::Int8Channel) acc[p] = mul(acc[p], load(a.channel_scale + column));
     if (a.bias) acc[p] = add(acc[p], load(a.bias + column));
+  }
+  if (a.epilogue == Epilogue::Largest) {
+    for (int p = 0; p < Panels; ++p) keep_largest(a.largest[row], acc[p], panel + p, a.columns);
+    return;
   }
   float* y = a.y + static_cast<size_t>(row) * a.ldy;
   if (a.epilogue == Epilogue::SiluMul) {

@@ -48,7 +48,13 @@ struct QuantRows {
   int k = 0;                    // padded to a multiple of 64
 };
 
-enum class Epilogue : int { Store, Add, SiluMul };
+enum class Epilogue : int { Store, Add, SiluMul, Largest };
+
+// The largest output of one row, kept per lane of a panel, for Epilogue::Largest.
+struct LargestOutput {
+  float value[kPanel], panel[kPanel];
+  float wrong[kPanel];  // above 0: a NaN or plus infinity was among them
+};
 
 struct LinearArgs {
   const uint8_t* weights = nullptr;      // panels of the whole matrix
@@ -64,6 +70,8 @@ struct LinearArgs {
   float* y = nullptr;  // [rows, ldy]
   int ldy = 0;
   Epilogue epilogue = Epilogue::Store;
+  LargestOutput* largest = nullptr;    // Largest, instead of y: [rows]; starts with (-inf, 0, 0)
+  int columns = 0;                     // Largest: outputs that count
   int panel_begin = 0, panel_end = 0;  // this thread's share; even bounds with SiluMul
   uint8_t* scratch = nullptr;          // what Kernels::linear_scratch asks for, aligned to 64
   // Weights that this thread reads after its share, so that their first bytes can be on their way; null: none.

@@ -19,7 +19,7 @@ void Executor::set_profile(bool on) {
 }
 
 void Executor::step(const StepArrays& s) {
-  require(!program_.empty() && program_.back().op == Op::Sample, "the program does not end with sample");
+  require(program_.size() > 1 && program_.back().op == Op::Sample, "the program does not end with sample");
   check_step(s, limits_);
   sample_begin_ = 0;
   for (int begin = 0; begin < s.rows; begin += limits_.chunk_rows) {
@@ -73,12 +73,15 @@ void Executor::run_sampled(const StepArrays& s, int first, int last, int thread)
   const int most = std::min(kSampleRows, limits_.max_sample_rows);
   for (int at = first; at < last; at += most) {
     const int rows = std::min(most, last - at);
+    const bool greedy = draws_greedily(s, at, rows);
     for (size_t n = head_begin_; n < program_.size(); ++n) {
       const Instruction& i = program_[n];
       if (i.op == Op::SelectRows) {
         select_rows(i, s, at, rows, thread);
       } else if (i.op == Op::Sample) {
-        sample(i, s, at, rows, thread);
+        greedy ? sample_greedily(s, at, rows, thread) : sample(i, s, at, rows, thread);
+      } else if (greedy && n + 2 == program_.size()) {
+        lm_head_greedy(i, rows, thread);
       } else {
         run(i, s, rows, thread);
       }
@@ -143,9 +146,9 @@ int Executor::first_panel(const Instruction& i, int thread) const {
   return units * thread / team_.size() * unit;
 }
 
-void Executor::linear(const Instruction& i, int rows, int thread) {
+LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) const {
   const Buffer& in = buffers_[i.input];
-  Buffer& out = buffers_[i.output];
+  const Buffer& out = buffers_[i.output];
   const WeightRef& w = weights_[i.weight];
   LinearArgs a = w.args;
   const bool own = rows <= kRepeatRows && i.own_input;
@@ -164,7 +167,27 @@ void Executor::linear(const Instruction& i, int rows, int thread) {
   const Instruction& next = program_[i.next_linear];
   const LinearArgs& ahead = weights_[next.weight].args;
   a.following = ahead.weights + block_bytes(ahead.format) * ahead.blocks * first_panel(next, thread);
+  return a;
+}
+
+void Executor::linear(const Instruction& i, int rows, int thread) {
+  const LinearArgs a = linear_args(i, rows, thread);
   if (a.panel_begin < a.panel_end) kernels_.linear(a);
+}
+
+void Executor::lm_head_greedy(const Instruction& i, int rows, int thread) {
+  LinearArgs a = linear_args(i, rows, thread);
+  a.epilogue = Epilogue::Largest;
+  a.largest = greedy_.begin(thread, rows);
+  a.columns = limits_.vocab;
+  if (a.panel_begin < a.panel_end) kernels_.linear(a);
+}
+
+// The program ends with the LM head and sample, and the rows ask for nothing else than the largest logit.
+bool Executor::draws_greedily(const StepArrays& s, int first, int rows) const {
+  const Instruction &head = program_[program_.size() - 2], &last = program_.back();
+  return head.op == Op::Linear && head.epilogue == Epilogue::Store && head.output == last.input &&
+         only_greedy(s, first, rows);
 }
 
 RopeKvArgs Executor::rope_args(const Instruction& i) const {
@@ -283,6 +306,10 @@ void Executor::select_rows(const Instruction& i, const StepArrays& s, int first,
     std::memcpy(out.f32 + static_cast<size_t>(r) * out.width,
                 in.f32 + static_cast<size_t>(s.sample_rows[first + r] - chunk_begin_) * in.width,
                 sizeof(float) * in.width);
+}
+
+void Executor::sample_greedily(const StepArrays& s, int first, int rows, int thread) const {
+  for (int r = thread; r < rows; r += team_.size()) greedy_.finish(s, r, first + r);
 }
 
 void Executor::sample(const Instruction& i, const StepArrays& s, int first, int rows, int thread) {

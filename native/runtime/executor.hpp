@@ -10,6 +10,7 @@
 
 #include "kernels/table.hpp"
 #include "runtime/attention_plan.hpp"
+#include "runtime/greedy.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/step.hpp"
 #include "runtime/thread_team.hpp"
@@ -101,10 +102,14 @@ class Executor {
 
   void embed(const Instruction& i, const StepArrays& s, int rows, int thread);
   void row_wise(const Instruction& i, int rows, int thread);
+  LinearArgs linear_args(const Instruction& i, int rows, int thread) const;
   void linear(const Instruction& i, int rows, int thread);
+  bool draws_greedily(const StepArrays& s, int first, int rows) const;
+  void lm_head_greedy(const Instruction& i, int rows, int thread);
   void rope_kv(const Instruction& i, int rows, int thread);
   void attention(const Instruction& i, const StepArrays& s, int thread);
   void select_rows(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
+  void sample_greedily(const StepArrays& s, int first, int rows, int thread) const;
   void sample(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
   KvLayer layer(int index) const;
   size_t state_floats() const;
@@ -133,6 +138,7 @@ class Executor {
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
   AttentionPlan plan_;
+  GreedyRows greedy_;
 
   bool profiling_ = false;
   std::vector<int64_t> profile_;

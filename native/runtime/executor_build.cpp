@@ -45,7 +45,8 @@ Executor::Executor(const Kernels& kernels, ExecutorLimits limits)
     : kernels_(kernels),
       limits_(checked_limits(std::move(limits))),
       team_(limits_.threads, limits_.cpus),
-      plan_(limits_, kStatesBytes / sizeof(float)) {
+      plan_(limits_, kStatesBytes / sizeof(float)),
+      greedy_(limits_.threads, kSampleRows) {
   const ExecutorLimits& l = limits_;
   shape_ = {l.kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, __builtin_ctz(l.block_size), l.kv_int8};
   const size_t layer_bytes = shape_.block_stride() * l.num_blocks;
