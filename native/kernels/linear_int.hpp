@@ -293,7 +293,7 @@ void tile_rows(const LinearArgs& a, int row, int panel) {
 }
 
 // From this many rows on, a panel is unpacked once and reused (measured: benchmarks/README.md).
-inline constexpr int kUnpackRows = 16;
+inline constexpr int kUnpackRows = 64;
 
 // Panels that `rows` rows take together; gate and up go in pairs.
 constexpr int stream_width(int rows, bool paired) {
