@@ -88,7 +88,7 @@ class Executor:
     ) -> None:
         """One engine step (forerun.runtime.step); the last five arrays take the results."""
 
-    def populate_kv(self, part: int) -> bool: ...
+    def populate_kv(self, begin: int, bytes: int) -> None: ...
     def set_profile(self, on: bool, /) -> None:
         """Start or stop counting the time of each instruction."""
 
