@@ -15,10 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
-
 sys.path.insert(0, str(Path(__file__).parent))
-from serving import forerun_server, stream
+from clients import run_clients
+from serving import forerun_server
 
 SETS = ((">90 % shared", 1900, 100), ("25 % shared", 500, 1500), ("nothing shared", 0, 2000))
 """Name, tokens that all prompts of the set begin with, tokens of their own."""
@@ -36,16 +35,16 @@ def prompts(shared: int, own: int, count: int, seed: int) -> list[list[int]]:
     return [common + draw(own) for _ in range(count + 1)]
 
 
-def times(client: httpx.Client, urls: Sequence[str], texts: Sequence[Sequence[int]]) -> list[list[float]]:
+def times(urls: Sequence[str], texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Seconds to the first token: per server, per prompt but the first."""
     found: list[list[float]] = [[] for _ in urls]
     for number, prompt in enumerate(texts):
         order = range(len(urls)) if number % 2 else reversed(range(len(urls)))
         for place in order:
             body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "ignore_eos": True}
-            first, _, _ = stream(client, urls[place], body)
+            (answer,) = run_clients(urls[place], [body])
             if number:
-                found[place].append(first)
+                found[place].append(answer.first)
     return found
 
 
@@ -59,14 +58,13 @@ def main() -> None:
     with (
         forerun_server(args.model, "--enable-prefix-caching") as on,
         forerun_server(args.model, "--no-enable-prefix-caching") as off,
-        httpx.Client(timeout=600) as client,
     ):
         print(f"{'prompts':<16}{'on P50 ms':>12}{'off P50 ms':>12}{'off / on':>10}{'median of pairs':>18}", flush=True)
         for name, shared, own in SETS:
             with_cache: list[float] = []
             without: list[float] = []
             for number in range(args.rounds):
-                a, b = times(client, (on, off), prompts(shared, own, args.requests, number))
+                a, b = times((on, off), prompts(shared, own, args.requests, number))
                 with_cache += a
                 without += b
             p50, base = statistics.median(with_cache), statistics.median(without)

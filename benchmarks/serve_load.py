@@ -1,9 +1,10 @@
-"""Streaming clients with short prompts: tokens per second of all, time to the first token, and what the server adds.
+"""Streaming clients with short prompts: tokens per second of all together and time to the first token.
 
-Starts ``forerun serve``; with ``--against URL`` another OpenAI-compatible server (llama-server, vLLM) gets the same
-load in turns (A B A B). Ends with the time per decode step inside and outside of the native step.
+Starts ``forerun serve``. Takes turns, round by round (A B A B), with the same batch decoded by ``forerun bench
+offline``'s loop, without a server, and with the other OpenAI-compatible servers that ``--against`` names.
 
-Run: PYTHONPATH=src python benchmarks/serve_load.py [MODEL] [--against http://127.0.0.1:8080]
+Run: PYTHONPATH=src python benchmarks/serve_load.py [MODEL] [--against llama.cpp=http://127.0.0.1:8080[,MODEL NAME]]
+See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -12,83 +13,179 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 sys.path.insert(0, str(Path(__file__).parent))
-from serving import forerun_server, stream
+from clients import run_clients
+from compare import Contender, Process, Work, commit, machine
+from serving import forerun_server
+
+from forerun.checkpoint.default_model import default_model_path, is_default_name
+from forerun.errors import ForerunError
 
 PROMPT = "Write a long story about a lighthouse keeper, number {number}:"
+DEPTH = 16  # tokens of such a prompt, about
+OFFLINE = "offline"
+
+Rounds = Callable[[int, int, int], tuple[float, float | None]]
+"""(clients, tokens, number of the round) -> tokens per second, median seconds to the first token."""
 
 
-def load(url: str, model: str | None, clients: int, tokens: int, round_number: int) -> tuple[float, float]:
-    """Tokens per second of all clients together, and the median of their times to the first token in seconds.
+@dataclass
+class Row:
+    """One program with one number of clients. Rates and times of every measured round."""
 
-    ``ignore_eos`` makes every answer ``tokens`` long; servers that do not know it may answer less, and
-    their own count is used.
-    """
-    ready = threading.Barrier(clients)
+    clients: int
+    program: str
+    tokens_per_s: list[float] = field(default_factory=list)
+    first_ms: list[float] = field(default_factory=list)
 
-    def client(number: int) -> tuple[float, int, float, float]:
-        prompt = PROMPT.format(number=100 * round_number + number)
-        body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    @property
+    def speed(self) -> float:
+        """Median tokens per second."""
+        return statistics.median(self.tokens_per_s)
+
+    @property
+    def first(self) -> float | None:
+        """Median time to the first token."""
+        return statistics.median(self.first_ms) if self.first_ms else None
+
+
+def server_rounds(url: str, model: str | None) -> Rounds:
+    """Rounds against a server. ``ignore_eos`` makes every answer ``tokens`` long; a server that does not know it may
+    answer less, and its own count is used."""
+
+    def measure(clients: int, tokens: int, number: int) -> tuple[float, float | None]:
+        common: dict[str, Any] = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         if model is not None:
-            body["model"] = model
-        with httpx.Client(timeout=600) as http:
-            http.get(f"{url}/health")
-            ready.wait()
-            start = time.perf_counter()
-            first, _, made = stream(http, url, body)
-            return first, made, start, time.perf_counter()
+            common["model"] = model
+        prompts = [PROMPT.format(number=100 * number + client) for client in range(clients)]
+        answers = run_clients(url, [{"prompt": prompt, **common} for prompt in prompts])
+        seconds = max(answer.end for answer in answers) - min(answer.start for answer in answers)
+        made = sum(answer.tokens for answer in answers)
+        return made / seconds, statistics.median(answer.first for answer in answers)
 
-    with ThreadPoolExecutor(clients) as pool:
-        found = list(pool.map(client, range(clients)))
-    seconds = max(end for *_, end in found) - min(start for _, _, start, _ in found)
-    return sum(made for _, made, _, _ in found) / seconds, statistics.median(first for first, *_ in found)
+    return measure
 
 
-def main() -> None:
-    """Print a row per number of clients and server, then the time outside the native step."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default="default")
+@contextmanager
+def offline_rounds(model: Path, tokens: int, most: int, threads: int) -> Iterator[Rounds]:
+    """Rounds of plain batches of the same size and length, decoded in a process of their own."""
+    job = {"model": str(model), "threads": threads, "longest": DEPTH + tokens, "batch": most, "weights": "auto"}
+    process = Process(Contender("forerun", "run_forerun.py", "auto", "", sys.executable), job)
+
+    def measure(clients: int, tokens: int, number: int) -> tuple[float, float | None]:
+        return process.measure(Work(OFFLINE, tg=tokens, depth=DEPTH, batch=clients)), None
+
+    try:
+        yield measure
+    finally:
+        process.close()
+
+
+def measure(programs: dict[str, Rounds], args: argparse.Namespace) -> list[Row]:
+    """All rounds; the first of each number of clients warms up and is not counted."""
+    rows: list[Row] = []
+    for clients in args.clients:
+        current = {name: Row(clients, name) for name in programs}
+        for number in range(args.rounds + 1):
+            for name, one_round in programs.items():
+                speed, first = one_round(clients, args.tokens, number)
+                if number:
+                    current[name].tokens_per_s.append(round(speed, 1))
+                    current[name].first_ms += [] if first is None else [round(first * 1e3, 2)]
+        rows += current.values()
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: medians, the spread, and Forerun's share of each."""
+    lines = [
+        "| clients | program | tokens/s | min-max | TTFT P50 ms | forerun / this |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    own = {row.clients: row.speed for row in rows if row.program == "forerun"}
+    for row in rows:
+        first = "" if row.first is None else f"{row.first:.1f}"
+        spread = f"{min(row.tokens_per_s):.0f}-{max(row.tokens_per_s):.0f}"
+        share = f"{own[row.clients] / row.speed:.2f}x"
+        lines.append(f"| {row.clients} | {row.program} | {row.speed:.1f} | {spread} | {first} | {share} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Two charts over the number of clients: tokens per second, and time to the first token."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ForerunError("--plot needs matplotlib: pip install 'forerun[bench]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (speed, first) = pyplot.subplots(1, 2, figsize=(8, 3.4))
+    for name in dict.fromkeys(row.program for row in rows):
+        same = [row for row in rows if row.program == name]
+        speed.plot([row.clients for row in same], [row.speed for row in same], marker="o", label=name)
+        timed = [(row.clients, row.first) for row in same if row.first is not None]
+        first.plot([clients for clients, _ in timed], [ms for _, ms in timed], marker="o")
+    speed.set(xlabel="streaming clients", ylabel="tokens/s, all together", ylim=(0, None))
+    first.set(xlabel="streaming clients", ylabel="TTFT P50, ms", yscale="log")
+    speed.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> int:
+    """Measure, print a table, write JSON and plot."""
+    args = _arguments()
+    model = default_model_path() if is_default_name(args.model) else Path(args.model)
+    most = max(args.clients)
+    with (
+        forerun_server(args.model, "--max-num-seqs", str(most), "--threads", str(args.threads)) as url,
+        offline_rounds(model, args.tokens, most, args.threads) as offline,
+    ):
+        programs = {"forerun": server_rounds(url, None), OFFLINE: offline}
+        for name, base, known_as in args.against:
+            programs[name] = server_rounds(base, known_as)
+        rows = measure(programs, args)
+    print(table(rows))
+    if args.json:
+        facts = {"machine": machine(), "model": model.name, "commit": commit(), "command": " ".join(sys.argv)}
+        report = {**facts, "rows": [{**asdict(row), "speed": row.speed, "first": row.first} for row in rows]}
+        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    if args.plot:
+        plot(rows, args.plot)
+    return 0
+
+
+def _against(text: str) -> tuple[str, str, str | None]:
+    name, _, rest = text.partition("=")
+    url, _, model = rest.partition(",")
+    if not url.startswith("http://"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=http://HOST:PORT[,MODEL NAME]")
+    return name, url.rstrip("/"), model or None
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="default", help="a GGUF file, or 'default'")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8])
-    parser.add_argument("--tokens", type=int, default=64, help="tokens per answer")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens per answer")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up")
-    parser.add_argument("--against", metavar="URL", help="another server's base URL, without /v1")
-    parser.add_argument("--against-model", metavar="NAME", help="model name that the other server wants")
-    args = parser.parse_args()
-    here = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as folder:
-        times = Path(folder) / "times.json"
-        program = (str(here / "timed_server.py"), str(times))
-        most = str(max(args.clients))
-        with forerun_server(args.model, "--max-num-seqs", most, program=program) as url:
-            servers: list[tuple[str, str, str | None]] = [("forerun", url, None)]
-            if args.against:
-                servers.append(("other", args.against.rstrip("/"), args.against_model))
-            print(f"{'clients':>7} {'server':<8}{'tokens/s':>10}{'TTFT P50 ms':>13}", flush=True)
-            for clients in args.clients:
-                results: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in servers}
-                for number in range(args.rounds + 1):
-                    for name, base, model in servers:
-                        measured = load(base, model, clients, args.tokens, number)
-                        if number:
-                            results[name].append(measured)
-                for name, found in results.items():
-                    speed = statistics.median(speed for speed, _ in found)
-                    first = statistics.median(first for _, first in found)
-                    print(f"{clients:>7} {name:<8}{speed:>10.1f}{first * 1e3:>13.1f}", flush=True)
-        print(f"\n{'decoding':>8}{'steps':>7}{'native step us':>16}{'outside us':>12}{'outside / step':>16}")
-        for rows, (steps, step, outside) in sorted(json.loads(times.read_text()).items(), key=lambda row: int(row[0])):
-            if int(rows) in args.clients:
-                print(f"{rows:>8}{steps:>7}{step * 1e6:>16.0f}{outside * 1e6:>12.0f}{outside / step:>16.1%}")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--against", type=_against, action="append", default=[], metavar="NAME=URL[,MODEL]")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--plot", type=Path, help="draw two charts there (PNG; needs matplotlib)")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except ForerunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

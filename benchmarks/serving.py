@@ -1,8 +1,7 @@
-"""What the serving benchmarks share: a forerun server of their own, and a streaming request with a clock."""
+"""What the serving benchmarks share: a forerun server of their own."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -11,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import httpx
 
@@ -27,7 +26,7 @@ def free_port() -> int:
 
 @contextmanager
 def forerun_server(model: str, *flags: str, program: Sequence[str] = FORERUN) -> Iterator[str]:
-    """Start ``forerun serve`` in a process; its base URL when it answers. Stopped at the end."""
+    """Start ``forerun serve`` in a process; its base URL when it is ready and quiet. Stopped at the end."""
     port = free_port()
     words = [sys.executable, *program, "--model", model, "--port", str(port), "--disable-log-requests"]
     with tempfile.TemporaryFile("w+") as log:
@@ -39,6 +38,7 @@ def forerun_server(model: str, *flags: str, program: Sequence[str] = FORERUN) ->
                     log.seek(0)
                     raise SystemExit(f"the server did not start:\n{log.read()}")
                 time.sleep(0.05)
+            _settle(process.pid)
             yield url
         finally:
             process.terminate()
@@ -52,18 +52,27 @@ def _answers(url: str) -> bool:
         return False
 
 
-def stream(client: httpx.Client, url: str, body: dict[str, Any]) -> tuple[float, float, int]:
-    """One streamed completion: seconds to the first text, seconds to the end, tokens (its usage, else events)."""
-    start = time.perf_counter()
-    first, events, tokens = 0.0, 0, 0
-    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
-    with client.stream("POST", f"{url}/v1/completions", json=body) as response:
-        if response.status_code != 200:
-            raise SystemExit(f"{url}: {response.status_code} {response.read().decode()}")
-        for line in response.iter_lines():
-            if line.startswith("data: {") and '"choices"' in line:
-                events += 1
-                first = first or time.perf_counter() - start
-                if '"completion_tokens"' in line:
-                    tokens = json.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
-    return first, time.perf_counter() - start, tokens or events
+def resident_bytes(url: str) -> int:
+    """Resident memory of the server, by its own account."""
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        if line.startswith("process_resident_memory_bytes "):
+            return int(float(line.split()[1]))
+    return 0
+
+
+def _settle(pid: int) -> None:
+    """Wait until a server without requests does nothing any more: at first it takes its memory in the background."""
+    while True:
+        before = _seconds(pid)
+        time.sleep(1)
+        if _seconds(pid) - before < 0.1:
+            return
+
+
+def _seconds(pid: int) -> float:
+    """Processor time of a process; 0 where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

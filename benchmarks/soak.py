@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+_RESIDENT = "process_resident_memory_bytes"
 WORDS = (
     "the",
     "of",
@@ -46,7 +47,8 @@ class Soak:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=clients + 4, max_keepalive_connections=clients)
         self._http = httpx.AsyncClient(base_url=url, timeout=300, headers=headers, limits=limits)
-        self._end = time.monotonic() + seconds
+        self._seconds = seconds
+        self._end = 0.0  # when the clients stop; set when they start
         self._clients = clients
         self._cancels = cancels
         self._seed = seed
@@ -60,13 +62,24 @@ class Soak:
         context = (await self._http.get("/v1/models")).json()["data"][0]["max_model_len"]
         sizes = [min(60 + 40 * n, context // 16) for n in range(4)]
         self._prefixes = [" ".join(random.Random(n).choices(WORDS, k=size)) for n, size in enumerate(sizes)]
-        before = await self._totals()
+        before = await self._settled()
         memory: list[float] = []
         watcher = asyncio.create_task(self._watch(memory))
         await asyncio.gather(*(self._client(random.Random(self._seed + n)) for n in range(self._clients)))
         watcher.cancel()
         await self._check(before, memory)
         await self._http.aclose()
+
+    async def _settled(self) -> dict[str, float]:
+        """The totals once the server has taken its memory, which it does in pauses like this one; then time starts."""
+        before = await self._totals()
+        while True:
+            await asyncio.sleep(2)
+            now = await self._totals()
+            if now.get(_RESIDENT) == before.get(_RESIDENT):
+                self._end = time.monotonic() + self._seconds
+                return now
+            before = now
 
     async def _client(self, rng: random.Random) -> None:
         while time.monotonic() < self._end:
@@ -138,7 +151,7 @@ class Soak:
     async def _watch(self, memory: list[float]) -> None:
         while True:
             await asyncio.sleep(2)
-            memory.append((await self._totals()).get("process_resident_memory_bytes", 0.0))
+            memory.append((await self._totals()).get(_RESIDENT, 0.0))
 
     async def _totals(self) -> dict[str, float]:
         """Every metric, summed over its labels."""

@@ -55,6 +55,7 @@ class TimedBackend(NativeBackend):
     """The native backend with a clock."""
 
     def __init__(self, file: Path) -> None:
+        super().__init__()
         self._file = file
 
     def load(self, path: Path, config: NeuronConfig, options: RunOptions) -> Loaded:

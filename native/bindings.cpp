@@ -214,9 +214,9 @@ NB_MODULE(_native, m) {
           "profile", [](BoundExecutor& self) { return self.executor->profile(); },
           "Nanoseconds per instruction since profiling began; the last entry is the time between instructions.")
       .def("populate_kv",
-           [](BoundExecutor& self, unsigned part) {
+           [](BoundExecutor& self, size_t begin, size_t bytes) {
              nb::gil_scoped_release release;
-             return self.executor->populate_kv(part);
+             self.executor->populate_kv(begin, bytes);
            })
       .def_prop_ro("reserved_bytes", [](BoundExecutor& self) { return self.executor->reserved_bytes(); })
       .def_prop_ro("kv_bytes", [](BoundExecutor& self) { return self.executor->kv_bytes(); });

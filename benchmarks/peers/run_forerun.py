@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from loop import Stepper, serve
 
-from forerun.compiler.cache import cached_artifact
-from forerun.library import default_config
+from forerun.library import open_cached
 from forerun.runtime.loader import RunSettings, open_executor
 from forerun.runtime.offline import OfflineBatch
 
@@ -26,8 +25,7 @@ class Forerun(Stepper):
 
     def __init__(self, job: dict[str, Any]) -> None:
         requested = {**SETTINGS[job["weights"]], "seq_len": job["longest"], "batch_size": job["batch"]}
-        config = default_config(job["model"], requested)
-        artifact = cached_artifact(job["model"], config)
+        artifact, config = open_cached(job["model"], requested)
         self._executor = open_executor(artifact, config, RunSettings(threads=job["threads"], isa=job.get("isa", "")))
         try:
             number = version("forerun")

@@ -1,5 +1,6 @@
 """transformers on PyTorch as a measuring process, see loop.py. weights: "bfloat16" or "float32" (the file's values)."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ class Transformers(Stepper):
 
     def __init__(self, job: dict[str, Any]) -> None:
         torch.set_num_threads(job["threads"])
+        for module in ("accelerate", "gguf"):
+            if find_spec(module) is None:
+                raise SystemExit(f"transformers needs {module} to read a GGUF file: pip install {module}")
         path = Path(job["model"])
         self._model = transformers.AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=getattr(torch, job["weights"])

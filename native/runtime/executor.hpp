@@ -70,12 +70,8 @@ class Executor {
   // Nanoseconds per instruction since profiling was switched on, and those spent outside instructions (last entry).
   const std::vector<int64_t>& profile() const { return profile_; }
   size_t reserved_bytes() const { return reserved_; }
-  // Takes 32 MiB of the KV pool from the system, so that no request pays for fresh pages; false beyond its end.
-  bool populate_kv(size_t part) const {
-    constexpr size_t kPart = size_t{32} << 20;
-    kv_.populate(part * kPart, kPart);
-    return part * kPart < kv_.size();
-  }
+  // Takes a part of the KV pool from the system, so that no request pays for fresh pages.
+  void populate_kv(size_t begin, size_t bytes) const { kv_.populate(begin, bytes); }
   size_t kv_bytes() const { return kv_.size() + kv_scales_.size(); }
   const ExecutorLimits& limits() const { return limits_; }
 

@@ -8,6 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+Int32 = NDArray[np.int32]
+UInt64 = NDArray[np.uint64]
+Float32 = NDArray[np.float32]
+
 def usable_isas() -> list[str]:
     """Instruction sets that this processor can run, lowest first."""
 
@@ -22,27 +26,27 @@ def read_bandwidth(threads: int, megabytes: int = 256) -> float:
 
 def sample(
     isa: str,
-    logits: NDArray[np.float32],
+    logits: Float32,
     vocab: int,
-    positions: NDArray[np.int32],
-    temperature: NDArray[np.float32],
-    top_k: NDArray[np.int32],
-    top_p: NDArray[np.float32],
-    min_p: NDArray[np.float32],
-    seed: NDArray[np.uint64],
-    num_logprobs: NDArray[np.int32],
-    adjust_starts: NDArray[np.int32],
-    adjust_ids: NDArray[np.int32],
-    adjust_add: NDArray[np.float32],
-    adjust_rep: NDArray[np.float32],
-    allow_starts: NDArray[np.int32],
-    allow_ids: NDArray[np.int32],
+    positions: Int32,
+    temperature: Float32,
+    top_k: Int32,
+    top_p: Float32,
+    min_p: Float32,
+    seed: UInt64,
+    num_logprobs: Int32,
+    adjust_starts: Int32,
+    adjust_ids: Int32,
+    adjust_add: Float32,
+    adjust_rep: Float32,
+    allow_starts: Int32,
+    allow_ids: Int32,
     global_topk: int,
     deterministic: bool,
-    tokens: NDArray[np.int32],
-    logprobs: NDArray[np.float32],
-    top_ids: NDArray[np.int32],
-    top_logprobs: NDArray[np.float32],
+    tokens: Int32,
+    logprobs: Float32,
+    top_ids: Int32,
+    top_logprobs: Float32,
 ) -> None:
     """Draw from given logits (changed in place); positions are those of the drawn tokens."""
 
@@ -53,12 +57,10 @@ class Executor:
     def add_buffer(self, type: str, width: int, sampled: bool, /) -> int:
         """Index of a new buffer: "f32" or "q15" of ``width`` columns, one row per token or per sampled row."""
 
-    def add_weight(
-        self, format: str, n: int, k: int, data: NDArray[np.uint8] | None, scales: NDArray[np.float32] | None
-    ) -> int:
+    def add_weight(self, format: str, n: int, k: int, data: NDArray[np.uint8] | None, scales: Float32 | None) -> int:
         """Index of a packed matrix [n, k]; the arrays are kept and read where they are."""
 
-    def set_rope(self, inv_freq: NDArray[np.float32], /) -> None:
+    def set_rope(self, inv_freq: Float32, /) -> None:
         """Rotary frequencies, head_dim / 2 of them."""
 
     def add(self, instruction: Mapping[str, object], /) -> None:
@@ -66,32 +68,34 @@ class Executor:
 
     def step(
         self,
-        token_ids: NDArray[np.int32],
-        positions: NDArray[np.int32],
-        query_starts: NDArray[np.int32],
-        block_tables: NDArray[np.int32],
-        sample_rows: NDArray[np.int32],
-        temperature: NDArray[np.float32],
-        top_k: NDArray[np.int32],
-        top_p: NDArray[np.float32],
-        min_p: NDArray[np.float32],
-        seed: NDArray[np.uint64],
-        num_logprobs: NDArray[np.int32],
-        adjust_starts: NDArray[np.int32],
-        adjust_ids: NDArray[np.int32],
-        adjust_add: NDArray[np.float32],
-        adjust_rep: NDArray[np.float32],
-        allow_starts: NDArray[np.int32],
-        allow_ids: NDArray[np.int32],
-        tokens: NDArray[np.int32],
-        logprobs: NDArray[np.float32],
-        top_ids: NDArray[np.int32],
-        top_logprobs: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,
+        token_ids: Int32,
+        positions: Int32,
+        query_starts: Int32,
+        block_tables: Int32,
+        sample_rows: Int32,
+        temperature: Float32,
+        top_k: Int32,
+        top_p: Float32,
+        min_p: Float32,
+        seed: UInt64,
+        num_logprobs: Int32,
+        adjust_starts: Int32,
+        adjust_ids: Int32,
+        adjust_add: Float32,
+        adjust_rep: Float32,
+        allow_starts: Int32,
+        allow_ids: Int32,
+        tokens: Int32,
+        logprobs: Float32,
+        top_ids: Int32,
+        top_logprobs: Float32,
+        logits: Float32 | None,
     ) -> None:
         """One engine step (forerun.runtime.step); the last five arrays take the results."""
 
-    def populate_kv(self, part: int) -> bool: ...
+    def populate_kv(self, begin: int, bytes: int) -> None:
+        """Take a part of the KV pool from the system."""
+
     def set_profile(self, on: bool, /) -> None:
         """Start or stop counting the time of each instruction."""
 

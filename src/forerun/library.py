@@ -16,7 +16,9 @@ from forerun.engine.text import Tokenizer
 from forerun.errors import ConfigError
 
 if TYPE_CHECKING:
+    from forerun.checkpoint import Checkpoint
     from forerun.compiler.artifact import Artifact
+    from forerun.compiler.compile import Progress
     from forerun.config import NeuronConfig
     from forerun.runtime.step import Executor
 
@@ -91,7 +93,7 @@ class _ChatTokenizer(Protocol):
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
 
-def default_config(source: str, requested: Mapping[str, Any]) -> NeuronConfig:
+def default_config(checkpoint: Checkpoint, requested: Mapping[str, Any]) -> NeuronConfig:
     """The configuration of a native command: block cache, buckets, prefix caching, as long as the model allows."""
     from forerun.config import NeuronConfig
 
@@ -104,10 +106,26 @@ def default_config(source: str, requested: Mapping[str, Any]) -> NeuronConfig:
         **requested,
     }
     if "seq_len" not in settings:
-        from forerun.checkpoint import open_checkpoint
-
-        settings["seq_len"] = min(MAX_DEFAULT_LENGTH, open_checkpoint(source).config.max_position_embeddings)
+        settings["seq_len"] = min(MAX_DEFAULT_LENGTH, checkpoint.config.max_position_embeddings)
     return NeuronConfig.from_dict(settings)
+
+
+def open_cached(
+    source: str, requested: Mapping[str, Any], progress: Progress = lambda what, done, total: None
+) -> tuple[Artifact, NeuronConfig]:
+    """The artifact of a checkpoint from the cache, compiled if need be, and the configuration of this run.
+
+    Run-time settings among ``requested`` lead to no other artifact.
+    """
+    from forerun.checkpoint import open_checkpoint
+    from forerun.compiler.cache import cached_artifact
+    from forerun.config import NeuronConfig
+    from forerun.config.fields import specs_of
+
+    checkpoint = open_checkpoint(source)
+    config, specs = default_config(checkpoint, requested), specs_of(NeuronConfig)
+    fixed = {name: value for name, value in requested.items() if not specs[name].setting.run_time}
+    return cached_artifact(checkpoint, default_config(checkpoint, fixed), progress), config
 
 
 def _load(model: str, settings: dict[str, Any], rows: int | None) -> tuple[Executor, Tokenizer, NeuronConfig]:
@@ -124,15 +142,11 @@ def _load(model: str, settings: dict[str, Any], rows: int | None) -> tuple[Execu
 def _open(model: str, settings: dict[str, Any]) -> tuple[Artifact, NeuronConfig]:
     """An artifact folder as it is, or a checkpoint through the cache."""
     from forerun.compiler.artifact import open_artifact
-    from forerun.compiler.cache import cached_artifact, is_artifact
-    from forerun.config import NeuronConfig, difference_table, require_match, with_run_time
-    from forerun.config.fields import specs_of
+    from forerun.compiler.cache import is_artifact
+    from forerun.config import difference_table, require_match, with_run_time
 
     if not is_artifact(model):
-        specs = specs_of(NeuronConfig)
-        config = default_config(model, settings)
-        fixed = {name: value for name, value in settings.items() if not specs[name].setting.run_time}
-        return cached_artifact(model, default_config(model, fixed)), config
+        return open_cached(model, settings)
     artifact = open_artifact(model)
     require_match(difference_table(settings, artifact.neuron_config), model)
     return artifact, with_run_time(artifact.neuron_config, settings)

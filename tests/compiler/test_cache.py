@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from forerun.checkpoint import open_checkpoint
 from forerun.compiler.artifact import MANIFEST, WEIGHTS, Artifact
 from forerun.compiler.cache import cache_folder, cached_artifact, is_artifact
 from forerun.errors import CheckpointError
@@ -29,43 +30,45 @@ def stamp(artifact: Artifact) -> tuple[Path, int]:
 
 
 def test_compiled_once(model: str, cache: Path) -> None:
-    first = cached_artifact(model, tiny_settings())
-    assert stamp(cached_artifact(model, tiny_settings())) == stamp(first) and first.path.parent == cache
+    first = cached_artifact(open_checkpoint(model), tiny_settings())
+    assert (
+        stamp(cached_artifact(open_checkpoint(model), tiny_settings())) == stamp(first) and first.path.parent == cache
+    )
     assert is_artifact(first.path) and len(list(cache.iterdir())) == 1
 
 
 def test_other_settings_and_other_weights_have_other_places(model: str, tmp_path: Path, cache: Path) -> None:
-    first = cached_artifact(model, tiny_settings()).path
-    assert cached_artifact(model, tiny_settings(quantized=True)).path != first
+    first = cached_artifact(open_checkpoint(model), tiny_settings()).path
+    assert cached_artifact(open_checkpoint(model), tiny_settings(quantized=True)).path != first
     write_tiny(tmp_path / "model", "llama", seed=2)
-    assert cached_artifact(model, tiny_settings()).path != first
+    assert cached_artifact(open_checkpoint(model), tiny_settings()).path != first
     assert len(list(cache.iterdir())) == 3
 
 
 def test_the_same_weights_elsewhere_are_found_again(model: str, tmp_path: Path) -> None:
-    first = cached_artifact(model, tiny_settings())
+    first = cached_artifact(open_checkpoint(model), tiny_settings())
     (tmp_path / "model").rename(tmp_path / "moved")
-    assert stamp(cached_artifact(str(tmp_path / "moved"), tiny_settings())) == stamp(first)
+    assert stamp(cached_artifact(open_checkpoint(str(tmp_path / "moved")), tiny_settings())) == stamp(first)
 
 
 def test_a_damaged_artifact_is_compiled_anew(model: str) -> None:
-    first = cached_artifact(model, tiny_settings())
+    first = cached_artifact(open_checkpoint(model), tiny_settings())
     weights = first.path / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-64])
-    again = cached_artifact(model, tiny_settings())
+    again = cached_artifact(open_checkpoint(model), tiny_settings())
     assert again.path == first.path and again.manifest == first.manifest and stamp(again)[1]
 
 
 def test_recompile(model: str) -> None:
-    first = stamp(cached_artifact(model, tiny_settings()))
-    again = stamp(cached_artifact(model, tiny_settings(), recompile=True))
+    first = stamp(cached_artifact(open_checkpoint(model), tiny_settings()))
+    again = stamp(cached_artifact(open_checkpoint(model), tiny_settings(), recompile=True))
     assert again[0] == first[0] and again[1] > first[1]
 
 
 def test_a_failed_compile_leaves_no_entry(tmp_path: Path, cache: Path) -> None:
     source = write_tiny(tmp_path / "bare", "llama", tokenizer=False)
     with pytest.raises(CheckpointError, match="tokenizer"):
-        cached_artifact(str(source), tiny_settings())
+        cached_artifact(open_checkpoint(str(source)), tiny_settings())
     assert not cache.exists() or not everything_in(cache)
 
 

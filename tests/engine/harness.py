@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from forerun.engine import Delta, Engine, RequestOutput, SamplingParams
-from forerun.runtime.oracle import Draw, OracleExecutor, predict
+from forerun.runtime import oracle
+from forerun.runtime.oracle import Draw, OracleExecutor
 from forerun.runtime.step import StepInput, StepOutput
 
 EOS = 0
@@ -89,7 +91,27 @@ def collect(outputs: dict[str, RequestOutput], news: list[Delta]) -> None:
         output.add(delta)
 
 
-def expected(prompt: Sequence[int], params: SamplingParams, vocab_size: int, eos: Sequence[int] = (EOS,)) -> list[int]:
+class Predict(Protocol):
+    """Tokens that an oracle draws after a prompt; see ``forerun.runtime.oracle.predict``."""
+
+    def __call__(
+        self,
+        prompt: Sequence[int],
+        count: int,
+        vocab_size: int,
+        draw: Draw | None = None,
+        adjust: Callable[[list[int]], Mapping[int, tuple[float, float]]] = ...,
+        allowed: Sequence[int] = (),
+    ) -> list[int]: ...
+
+
+def expected(
+    prompt: Sequence[int],
+    params: SamplingParams,
+    vocab_size: int,
+    eos: Sequence[int] = (EOS,),
+    predict: Predict = oracle.predict,
+) -> list[int]:
     """The tokens that ``params`` must give after ``prompt`` on the oracle, written independently of the engine."""
     assert params.max_tokens is not None
     ends = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from forerun.engine import Engine, EngineSettings, RequestError, RequestOutput, SamplingParams
 from forerun.engine.request import Request
 from forerun.runtime.oracle import OracleExecutor
+from forerun.runtime.step import Executor
 from tests.engine.harness import EOS, ByteTokenizer, collect, expected
+from tests.oracle.worlds import NATIVE, NUMPY, VOCAB, WORLDS, World
 
-VOCAB = 23
-CONTEXT = 60
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class RandomDrafter:
 
 
 @st.composite
-def sampling(draw: st.DrawFn) -> SamplingParams:
+def sampling(draw: st.DrawFn, world: World) -> SamplingParams:
     """Parameters of every kind, often plain ones."""
-    max_tokens = draw(st.integers(1, 24))
+    max_tokens = draw(st.integers(1, world.answer))
     if draw(st.booleans()):
         return SamplingParams(temperature=0, max_tokens=max_tokens, cache_salt=draw(st.sampled_from(["", "", "s"])))
     return SamplingParams(
@@ -77,26 +79,24 @@ def sampling(draw: st.DrawFn) -> SamplingParams:
 
 
 @st.composite
-def arrival(draw: st.DrawFn) -> Arrival:
+def arrival(draw: st.DrawFn, world: World) -> Arrival:
     """A prompt that begins like others do, at some step, perhaps cancelled later."""
     family = draw(st.integers(0, 1))
-    shared = [(family * 5 + i) % VOCAB for i in range(draw(st.integers(0, 20)))]
-    prompt = [*shared, *draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6))]
+    shared = [(family * 5 + i) % VOCAB for i in range(draw(st.integers(0, world.shared)))]
+    prompt = [*shared, *draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=world.own))]
     cancel = draw(st.sampled_from([None, None, None, 0, 1, 3, 9]))
-    return Arrival(draw(st.integers(0, 6)), tuple(prompt), draw(sampling()), cancel)
+    return Arrival(draw(st.integers(0, 6)), tuple(prompt), draw(sampling(world)), cancel)
 
 
 @st.composite
-def executor_and_settings(draw: st.DrawFn) -> tuple[OracleExecutor, EngineSettings]:
+def executor_and_settings(draw: st.DrawFn, world: World) -> tuple[Executor, EngineSettings]:
     """Sizes down to one row and one sequence, and pools that are far too small for the load."""
     seqs = draw(st.sampled_from([4, 3, 5, 2, 1]))
-    rows = draw(st.integers(seqs, 24))
-    block_size = draw(st.sampled_from([1, 2, 3, 4, 8]))
-    executor = OracleExecutor(
-        vocab_size=VOCAB,
-        num_blocks=-(-draw(st.sampled_from([40, 25, 60, 100, 10])) // block_size),
+    rows = draw(st.integers(seqs, world.rows))
+    block_size = draw(st.sampled_from(world.block_sizes))
+    executor = world.executor(
+        num_blocks=-(-draw(st.sampled_from(world.pools)) // block_size),
         block_size=block_size,
-        max_model_len=CONTEXT,
         max_rows=rows,
         max_seqs=seqs,
         max_sample_rows=draw(st.integers(seqs, rows)),
@@ -119,10 +119,9 @@ def check_memory(engine: Engine) -> None:
     assert not any(request.kv.blocks for request in engine._scheduler.waiting)
 
 
-def alone(item: Arrival) -> RequestOutput:
+def alone(world: World, item: Arrival) -> RequestOutput:
     """The same request in an engine of its own, with room for everything and no cache."""
-    executor = OracleExecutor(vocab_size=VOCAB, max_model_len=CONTEXT)
-    engine = Engine(executor, settings=EngineSettings(enable_prefix_caching=False), eos_token_ids=(EOS,))
+    engine = Engine(world.executor(), settings=EngineSettings(enable_prefix_caching=False), eos_token_ids=(EOS,))
     engine.add("alone", item.prompt, item.params)
     outputs: dict[str, RequestOutput] = {}
     while engine.busy:
@@ -130,22 +129,27 @@ def alone(item: Arrival) -> RequestOutput:
     return outputs["alone"]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(
-    setup=executor_and_settings(),
-    load=st.lists(arrival(), min_size=2, max_size=9),
-    drafts=st.tuples(st.integers(0, 4), st.lists(st.booleans(), min_size=1, max_size=5)),
-    resets=st.sets(st.integers(0, 20), max_size=2),
-)
-def test_random_loads(
-    setup: tuple[OracleExecutor, EngineSettings],
-    load: list[Arrival],
-    drafts: tuple[int, list[bool]],
-    resets: set[int],
-) -> None:
-    executor, engine_settings = setup
+@settings(max_examples=NUMPY.examples, deadline=None, suppress_health_check=SLOW)
+@given(data=st.data())
+def test_random_loads(data: st.DataObject) -> None:
+    check_random_load(NUMPY, data)
+
+
+@settings(max_examples=NATIVE.examples, deadline=None, suppress_health_check=SLOW)
+@given(data=st.data())
+def test_random_loads_on_the_native_executor(data: st.DataObject) -> None:
+    check_random_load(NATIVE, data)
+
+
+def check_random_load(world: World, data: st.DataObject) -> None:
+    """Draw a load and sizes, run it to its end, and check every answer and every counter."""
+    executor, engine_settings = data.draw(executor_and_settings(world), "executor and settings")
+    load = data.draw(st.lists(arrival(world), min_size=2, max_size=9), "load")
+    drafts = data.draw(st.tuples(st.integers(0, 4), st.lists(st.booleans(), min_size=1, max_size=5)), "drafts")
+    resets = data.draw(st.sets(st.integers(0, 20), max_size=2), "resets")
     truths = {
-        (*item.prompt, -1 - number): expected(item.prompt, item.params, VOCAB) for number, item in enumerate(load)
+        (*item.prompt, -1 - number): expected(item.prompt, item.params, VOCAB, predict=world.predict)
+        for number, item in enumerate(load)
     }
     drafter = RandomDrafter(truths, drafts[1], drafts[0]) if drafts[0] else None
     engine = Engine(executor, settings=engine_settings, eos_token_ids=(EOS,), drafter=drafter)
@@ -157,7 +161,7 @@ def test_random_loads(
             name = str(number)
             if item.step == step:
                 total = len(item.prompt) + item.params.max_tokens
-                fits = total <= min(CONTEXT, executor.num_blocks * executor.block_size + 1)
+                fits = total <= min(world.context, executor.num_blocks * executor.block_size + 1)
                 try:
                     engine.add(name, item.prompt, item.params)
                     accepted[name] = number
@@ -173,7 +177,7 @@ def test_random_loads(
         check_memory(engine)
         step += 1
         assert step < 1500, "the load does not come to its end"
-    check_outputs(load, accepted, truths, outputs)
+    check_outputs(world, load, accepted, truths, outputs)
     stats = engine.stats()
     event(f"preempted: {stats.counters.preemptions > 0}, hits: {stats.prefix_hits > 0}")
     assert engine._kv.num_free == executor.num_blocks
@@ -185,6 +189,7 @@ def test_random_loads(
 
 
 def check_outputs(
+    world: World,
     load: list[Arrival],
     accepted: dict[str, int],
     truths: dict[tuple[int, ...], list[int]],
@@ -203,19 +208,20 @@ def check_outputs(
         stopped = truth[-1] in ends and len(truth) > item.params.min_tokens
         assert answer.finish_reason == ("stop" if stopped else "length")
         if item.params.logprobs is not None or item.params.prompt_logprobs is not None:
-            reference = alone(item)
+            reference = alone(world, item)
             assert answer.logprobs == reference.outputs[0].logprobs
             assert outputs[name].prompt_logprobs == reference.prompt_logprobs
 
 
+@pytest.mark.parametrize("world", WORLDS, ids=str)
 @settings(max_examples=30, deadline=None)
-@given(
-    first=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30),
-    common=st.integers(0, 30),
-    rows=st.integers(1, 9),
-)
-def test_cold_and_warm_answers_are_the_same_and_hits_are_counted(first: list[int], common: int, rows: int) -> None:
-    executor = OracleExecutor(vocab_size=VOCAB, max_model_len=CONTEXT, max_rows=rows, max_seqs=1)
+@given(data=st.data())
+def test_cold_and_warm_answers_are_the_same_and_hits_are_counted(world: World, data: st.DataObject) -> None:
+    longest = world.context // 2
+    first = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=longest), "first")
+    common, rows = data.draw(st.integers(0, longest), "common"), data.draw(st.integers(1, 9), "rows")
+    executor = world.executor(max_rows=rows, max_seqs=1)
+    size = executor.block_size
     engine = Engine(executor)
     params = SamplingParams(temperature=0, max_tokens=5, logprobs=2)
     second = [*first[:common], (first[common] + 1) % VOCAB, 3] if common < len(first) else first
@@ -225,10 +231,10 @@ def test_cold_and_warm_answers_are_the_same_and_hits_are_counted(first: list[int
         outputs: dict[str, RequestOutput] = {}
         while engine.busy:
             collect(outputs, engine.step())
-        assert outputs[name].outputs[0].token_ids == expected(prompt, params, VOCAB, eos=())
+        assert outputs[name].outputs[0].token_ids == expected(prompt, params, VOCAB, eos=(), predict=world.predict)
         found[name] = outputs[name].num_cached_tokens
-    assert found["b"] == min(common, len(second) - 1) // 4 * 4
-    assert found["c"] == (len(first) - 1) // 4 * 4
+    assert found["b"] == min(common, len(second) - 1) // size * size
+    assert found["c"] == (len(first) - 1) // size * size
     assert engine.stats().prefix_hits == found["b"] + found["c"]
     assert engine.stats().counters.cached_tokens == found["b"] + found["c"]
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
+import pytest
+
+from forerun.runtime.populate import PART, Populator, parts
 from tests.support.native_models import native_executor
 from tests.support.reference_models import one_sequence, tiny_model
 
@@ -21,3 +27,38 @@ def test_closing_ends_the_population() -> None:
     executor.close()
     thread.join()
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("total", "regions"), [(5 * PART, 1), (3 * PART + 12345, 4), (1000, 6), (64 << 20, 60)])
+def test_the_parts_cover_everything_and_the_beginnings_of_all_regions_come_first(total: int, regions: int) -> None:
+    covered = bytearray(total)
+    for begin, size in parts(total, regions):
+        assert begin % 4096 == 0
+        covered[begin : begin + size] = b"x" * size
+    assert covered.count(b"x") == len(covered) == total
+    size = -(-total // regions)
+    for (begin, _), region in zip(parts(total, regions), range(regions), strict=False):
+        assert begin <= region * size < begin + 4096
+
+
+def test_population_waits_while_the_executor_works() -> None:
+    taken: list[int] = []
+    last: list[float | None] = [float("inf")]
+    changed = threading.Event()
+    seen = threading.Event()
+
+    def last_step() -> float | None:
+        seen.set()
+        return last[0]
+
+    def populate(begin: int, size: int) -> None:
+        taken.append(size)
+        changed.set()
+
+    thread = Populator(4 * PART, 2, populate, last_step)
+    seen.wait()
+    assert not taken
+    last[0] = time.monotonic() - 10
+    changed.wait()
+    thread.join()
+    assert sum(taken) == 4 * PART

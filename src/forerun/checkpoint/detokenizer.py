@@ -33,12 +33,20 @@ class TokenBytes:
         self._byte_level = "ByteLevel" in kinds
         self._byte_fallback = "ByteFallback" in kinds
         self.strips_first_space = bool(kinds & {"Strip", "Metaspace"})
+        self._known: dict[int, bytes] = {}
 
     def __call__(self, token: int) -> bytes:
         """Return the bytes of a token; an id outside the vocabulary has none."""
+        found = self._known.get(token)
+        if found is not None:
+            return found
         text = self._text_of(token)
         if text is None:
             return b""
+        self._known[token] = self._bytes_of(text)
+        return self._known[token]
+
+    def _bytes_of(self, text: str) -> bytes:
         if self._byte_level:
             alphabet = byte_alphabet()
             if all(letter in alphabet for letter in text):

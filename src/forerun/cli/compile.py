@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     checkpoint = open_checkpoint(args.model)
-    config = default_config(args.model, requested_settings(args))
+    config = default_config(checkpoint, requested_settings(args))
     with compile_progress(f"Compiling {args.model}") as progress:
         compile_checkpoint(checkpoint, config, Path(args.output), progress)
     artifact = open_artifact(args.output, verify=False)

@@ -6,10 +6,10 @@ import argparse
 from typing import Any
 
 from forerun.compiler.artifact import Artifact, open_artifact
-from forerun.compiler.cache import cached_artifact, is_artifact
+from forerun.compiler.cache import is_artifact
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
 from forerun.errors import ConfigError
-from forerun.library import default_config
+from forerun.library import open_cached
 from forerun.runtime.loader import RunSettings
 
 FORMATS = ("auto", "int8", "int4", "bfloat16", "float32")
@@ -77,9 +77,8 @@ def open_model(model: str, args: argparse.Namespace) -> tuple[Artifact, NeuronCo
     if not is_artifact(model):
         from forerun.cli.progress import compile_progress
 
-        config = default_config(model, requested)
         with compile_progress(f"Compiling {model}") as progress:
-            return cached_artifact(model, config, progress), config
+            return open_cached(model, requested, progress)
     artifact = open_artifact(model)
     rows = difference_table(requested, artifact.neuron_config)
     if rows:

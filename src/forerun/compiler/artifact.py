@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 from forerun.compiler.buckets import BucketPlan
 from forerun.compiler.program import Program
+from forerun.compiler.stale import claimed, remove_stale_folders
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
 
@@ -170,11 +171,14 @@ def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
     path = path.absolute()
     made: list[Path] = []
     part: Path | None = None
+    claim = ExitStack()
     try:
         if path.exists() and not (path.is_dir() and (_is_artifact(path) or not any(path.iterdir()))):
             raise ArtifactError(f"{path} exists and is no artifact; give another output folder")
         made = [folder for folder in path.parents if not folder.exists()]
+        remove_stale_folders(path.parent, _partial_prefix(path))
         part = _partial_folder(path, bytes_needed)
+        claim.enter_context(claimed(part))
         yield part
         _publish(part, path)
     except OSError as error:
@@ -185,9 +189,14 @@ def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
+        claim.close()
         for folder in made:  # innermost first; those that hold something now stay
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _partial_prefix(path: Path) -> str:
+    return f".{path.name}.partial-"
 
 
 def _partial_folder(path: Path, bytes_needed: int) -> Path:
@@ -195,7 +204,7 @@ def _partial_folder(path: Path, bytes_needed: int) -> Path:
     free = shutil.disk_usage(path.parent).free
     if free < bytes_needed:
         raise ArtifactError(f"{path.parent}: {bytes_needed >> 20} MiB are needed but only {free >> 20} MiB are free")
-    return Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    return Path(tempfile.mkdtemp(prefix=_partial_prefix(path), dir=path.parent))
 
 
 def _is_artifact(path: Path) -> bool:

@@ -8,7 +8,7 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-from forerun.checkpoint import open_checkpoint
+from forerun.checkpoint.base import Checkpoint
 from forerun.compiler.artifact import MANIFEST, VERSION, Artifact, open_artifact
 from forerun.compiler.compile import Progress, compile_checkpoint
 from forerun.config import NeuronConfig
@@ -28,13 +28,16 @@ def is_artifact(path: str | Path) -> bool:
 
 
 def cached_artifact(
-    source: str, config: NeuronConfig, progress: Progress = lambda what, done, total: None, *, recompile: bool = False
+    checkpoint: Checkpoint,
+    config: NeuronConfig,
+    progress: Progress = lambda what, done, total: None,
+    *,
+    recompile: bool = False,
 ) -> Artifact:
     """The artifact of a checkpoint under ``config``: from the cache, or compiled into it (again, if it is damaged).
 
     Raises CheckpointError, ConfigError or ArtifactError.
     """
-    checkpoint = open_checkpoint(source)
     key = {
         "format": VERSION,
         "version": version("forerun"),

@@ -24,7 +24,8 @@ from forerun.compiler.artifact import (
 )
 from forerun.compiler.buckets import BucketPlan, plan_buckets
 from forerun.compiler.formats import bits_per_weight
-from forerun.compiler.lower import lower
+from forerun.compiler.fuse import fuse
+from forerun.compiler.lower import lower_fused
 from forerun.compiler.policy import format_chooser
 from forerun.compiler.program import Program, Weight
 from forerun.compiler.trace import trace
@@ -63,16 +64,9 @@ def plan_compile(checkpoint: Checkpoint, config: NeuronConfig) -> CompilePlan:
             f"seq_len {config.max_length} is longer than the model's max_position_embeddings "
             f"{model.max_position_embeddings}: lower seq_len (and the buckets)"
         )
-    traced = trace(model)
-    program = lower(traced, format_chooser(config, _fused(traced), checkpoint.tensors))
+    fused = fuse(trace(model))
+    program = lower_fused(fused, format_chooser(config, fused, checkpoint.tensors))
     return CompilePlan(program, plan_buckets(config), InferenceConfig(config, _model_json(checkpoint)))
-
-
-def _fused(traced: Program) -> Program:
-    """The program with merged matrices, whose names the chooser is asked for."""
-    from forerun.compiler.fuse import fuse
-
-    return fuse(traced)
 
 
 def _model_json(checkpoint: Checkpoint) -> dict[str, Any]:

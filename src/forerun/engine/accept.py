@@ -24,9 +24,13 @@ class Acceptor:
         self._counters = counters
         self._drafter = drafter
 
-    def accept(self, plan: list[Scheduled], output: StepOutput, now: float) -> Iterator[tuple[Request, Delta]]:
-        """Yield each request that has news. A delta with a ``finish_reason`` asks the caller to end the request."""
-        tokens = output.tokens.tolist()
+    def accept(
+        self, plan: list[Scheduled], output: StepOutput, tokens: list[int], now: float
+    ) -> Iterator[tuple[Request, Delta]]:
+        """Yield each request that has news; ``tokens`` are those of ``output``.
+
+        A delta with a ``finish_reason`` asks the caller to end the request.
+        """
         place = 0
         for item in plan:
             request = item.request

@@ -45,11 +45,13 @@ class Admission:
         eos_token_ids: Sequence[int],
         detokenizer: DetokenizerFactory | None,
         entropy: Callable[[int], bytes] = os.urandom,
+        max_model_len: int | None = None,
     ) -> None:
+        """``max_model_len``: a limit below the executor's own."""
         self.limits = limits
-        self.max_model_len = executor.max_model_len
-        self.max_total = min(executor.max_model_len, executor.num_blocks * executor.block_size + 1)
-        self.table_width = -(-executor.max_model_len // executor.block_size)
+        self.max_model_len = min(executor.max_model_len, max_model_len or executor.max_model_len)
+        self.max_total = min(self.max_model_len, executor.num_blocks * executor.block_size + 1)
+        self.table_width = -(-self.max_model_len // executor.block_size)
         self._eos_ids = frozenset(eos_token_ids)
         self._detokenizer = detokenizer
         self._entropy = entropy

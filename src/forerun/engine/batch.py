@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from forerun.engine.request import Request
 from forerun.engine.sampling import SamplingBuilder
 from forerun.engine.scheduler import Scheduled
 from forerun.engine.settings import StepLimits
@@ -25,9 +26,37 @@ class BatchBuilder:
         self._sample_rows = np.zeros(samples, np.int32)
         self._count_up = np.arange(limits.rows, dtype=np.int32)
         self._sampling = SamplingBuilder()
+        self._decoded: list[Request] | None = None  # whom the last step decoded, when it did nothing else
+        self._blocks: list[tuple[list[int], int]] = []  # the blocks in its tables: each list, and how long it was
+        self._input: StepInput | None = None
 
     def build(self, plan: list[Scheduled]) -> StepInput:
         """The step that computes ``plan``; sampled rows come in its order, scored rows before drawn ones."""
+        if any(item.rows != 1 or item.draws != 1 or item.scores for item in plan):
+            self._decoded = None
+            return self._general(plan)
+        requests = [item.request for item in plan]
+        if self._input is None or requests != self._decoded:
+            self._decoded, self._input = requests, self._general(plan)
+            self._blocks = [_blocks_of(request) for request in requests]
+            return self._input
+        return self._again(plan, self._input)
+
+    def _again(self, plan: list[Scheduled], batch: StepInput) -> StepInput:
+        """The next step of the same requests, each one token further."""
+        token_ids, positions = self._token_ids, self._positions
+        for place, item in enumerate(plan):
+            request = item.request
+            token_ids[place] = request.output[-1] if request.output else request.tokens[item.start]
+            positions[place] = item.start
+            blocks, length = self._blocks[place]
+            if request.kv.blocks is not blocks or len(blocks) != length:
+                self._tables[place] = request.kv.row
+                self._blocks[place] = _blocks_of(request)
+        batch.sampling = self._sampling.build(plan)
+        return batch
+
+    def _general(self, plan: list[Scheduled]) -> StepInput:
         row = samples = 0
         scored = False
         token_ids, positions, sample_rows = self._token_ids, self._positions, self._sample_rows
@@ -65,3 +94,7 @@ class BatchBuilder:
             sampling=self._sampling.build(plan),
             want_logits=scored,
         )
+
+
+def _blocks_of(request: Request) -> tuple[list[int], int]:
+    return request.kv.blocks, len(request.kv.blocks)

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from forerun.engine.accept import Acceptor, delta_of
 from forerun.engine.admission import Admission, PromptIds
@@ -49,7 +48,7 @@ class Engine:
         self.settings = settings or EngineSettings()
         self.step_limits = StepLimits.of(self.settings, executor)
         limits = limits or Limits(executor.vocab_size)
-        self.admission = Admission(executor, limits, eos_token_ids, detokenizer, entropy)
+        self.admission = Admission(executor, limits, eos_token_ids, detokenizer, entropy, self.settings.max_model_len)
         self.clock = clock
         self.counters = EngineCounters()
         self.failures_in_a_row = 0
@@ -120,13 +119,12 @@ class Engine:
             try:
                 batch = self._builder.build(plan)
                 self.before_call()
-                output = _checked(
-                    self._executor.step(batch), len(batch.sample_rows), self._executor.vocab_size, batch.want_logits
-                )
+                output = self._executor.step(batch)
+                drawn = _drawn(output, len(batch.sample_rows), self._executor.vocab_size, batch.want_logits)
             except Exception as error:
                 self._fail_batch(plan, error)
             else:
-                self._accept(plan, output)
+                self._accept(plan, len(batch.token_ids), output, drawn)
         news, self._news = self._news, []
         return news
 
@@ -147,7 +145,7 @@ class Engine:
         """A reading of counters and load."""
         prefix = self._kv.stats
         return EngineStats(
-            counters=replace(self.counters, ended=dict(self.counters.ended)),
+            counters=self.counters.copy(),
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
             kv_blocks=self._kv.num_blocks,
@@ -186,14 +184,13 @@ class Engine:
             if item.request.times.scheduled is None:
                 item.request.times.scheduled = now
 
-    def _accept(self, plan: list[Scheduled], output: StepOutput) -> None:
+    def _accept(self, plan: list[Scheduled], rows: int, output: StepOutput, drawn: list[int]) -> None:
         now = self.clock()
         self.failures_in_a_row = 0
         self.last_step = now
-        self.last_step_rows = sum(item.rows for item in plan)
-        self.counters.steps += 1
-        self.counters.step_rows += self.last_step_rows
-        for request, delta in self._acceptor.accept(plan, output, now):
+        self.last_step_rows = rows
+        self.counters.count_step(rows)
+        for request, delta in self._acceptor.accept(plan, output, drawn, now):
             if delta.finish_reason is None:
                 self._news.append(delta)
             else:
@@ -230,14 +227,14 @@ def _nothing() -> None:
     """What happens before an executor call unless somebody wants more."""
 
 
-def _checked(output: StepOutput, samples: int, vocab_size: int, want_logits: bool) -> StepOutput:
-    """Raise ValueError unless the executor kept its side of the contract."""
+def _drawn(output: StepOutput, samples: int, vocab_size: int, want_logits: bool) -> list[int]:
+    """The drawn tokens. Raises ValueError unless the executor kept its side of the contract."""
     tokens = output.tokens
     if tokens.shape != (samples,) or len(output.logprobs) != samples or len(output.top_ids) != samples:
         raise ValueError(f"the executor returned {tokens.shape} tokens for {samples} sampled rows")
-    drawn = tokens.tolist()  # a few numbers: NumPy's reductions would cost more
+    drawn: list[int] = tokens.tolist()  # a few numbers: NumPy's reductions would cost more
     if drawn and not (min(drawn) >= -1 and max(drawn) < vocab_size):
         raise ValueError("the executor returned a token outside the vocabulary")
     if want_logits and (output.logits is None or output.logits.shape != (samples, vocab_size)):
         raise ValueError("the executor returned no logits although they were asked for")
-    return output
+    return drawn

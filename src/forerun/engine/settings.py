@@ -17,6 +17,7 @@ class EngineSettings:
       after that).
     - ``policy``: "fcfs" serves in order of arrival, "priority" by ``SamplingParams.priority`` first.
     - ``enable_prefix_caching``, ``max_salt_share``: see kvcache.
+    - ``max_model_len``: the longest sequence, prompt and output.
     - ``prompt_logprobs_rows``: prompt rows whose full logits are fetched per step (bounds memory: rows x
       vocabulary x 4 bytes).
     - ``max_failures``: executor failures in a row after which the engine calls itself unhealthy.
@@ -28,6 +29,7 @@ class EngineSettings:
     policy: str = "fcfs"
     enable_prefix_caching: bool = True
     max_salt_share: float = 0.5
+    max_model_len: int | None = None
     prompt_logprobs_rows: int = 64
     max_failures: int = 3
 
@@ -36,7 +38,7 @@ class EngineSettings:
             raise ConfigError(f"policy must be 'fcfs' or 'priority', not '{self.policy}'")
         if not 0 < self.max_salt_share <= 1:
             raise ConfigError(f"max_salt_share must be above 0 and at most 1, not {self.max_salt_share}")
-        for name in ("max_num_batched_tokens", "max_num_seqs", "prompt_logprobs_rows", "max_failures"):
+        for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len", "prompt_logprobs_rows", "max_failures"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")

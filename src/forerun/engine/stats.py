@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass
@@ -10,8 +10,8 @@ class EngineCounters:
     """Running totals. ``accepted`` = sum of ``ended`` + requests still unfinished, at any time between two steps.
 
     Tokens: ``prompt_tokens`` of requests whose prompt is complete, ``cached_tokens`` of them found in the prefix
-    cache, ``generation_tokens`` drawn. ``steps`` and ``step_rows`` count executor calls that succeeded,
-    ``failures`` those that did not.
+    cache, ``generation_tokens`` drawn. ``steps`` and ``step_rows`` count executor calls that succeeded and their rows,
+    ``steps_by_rows`` how many had how many, ``failures`` those that did not succeed.
     """
 
     accepted: int = 0
@@ -21,11 +21,22 @@ class EngineCounters:
     generation_tokens: int = 0
     steps: int = 0
     step_rows: int = 0
+    steps_by_rows: dict[int, int] = field(default_factory=dict)
     failures: int = 0
     preemptions: int = 0
     drafts: int = 0
     draft_tokens: int = 0
     accepted_draft_tokens: int = 0
+
+    def count_step(self, rows: int) -> None:
+        """Note one executor call of ``rows`` rows that succeeded."""
+        self.steps += 1
+        self.step_rows += rows
+        self.steps_by_rows[rows] = self.steps_by_rows.get(rows, 0) + 1
+
+    def copy(self) -> EngineCounters:
+        """A reading; may be taken while a step is counted."""
+        return replace(self, ended=dict(self.ended), steps_by_rows=self.steps_by_rows.copy())
 
 
 @dataclass(frozen=True)

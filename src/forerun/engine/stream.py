@@ -23,18 +23,13 @@ class Stream:
         self.too_slow = False  # the queue was full once
         self._limit = limit
         self._deltas: deque[Delta] = deque()
-        self._ready = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None
         self._notified = False
 
     @property
     def full(self) -> bool:
         """Whether as many deltas wait for the reader as may."""
         return len(self._deltas) >= self._limit
-
-    @property
-    def pending(self) -> int:
-        """How many deltas can be read without waiting."""
-        return len(self._deltas)
 
     @property
     def read(self) -> bool:
@@ -54,22 +49,40 @@ class Stream:
     def notify(self) -> None:
         """Wake the reader."""
         self._notified = False
-        self._ready.set()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> Delta:
-        while not self._deltas:
-            if self._unread == 0:
-                raise StopAsyncIteration
-            self._ready.clear()
-            if not self._deltas:  # nothing came between the look and the clearing
-                await self._ready.wait()
+        await self._wait()
+        if not self._deltas:
+            raise StopAsyncIteration
         delta = self._deltas.popleft()
         if delta.finished:
             self._unread -= 1
         return delta
+
+    async def take(self) -> list[Delta]:
+        """All news that there is, after waiting for some; empty after the end."""
+        await self._wait()
+        news = []
+        while self._deltas:
+            delta = self._deltas.popleft()
+            if delta.finished:
+                self._unread -= 1
+            news.append(delta)
+        return news
+
+    async def _wait(self) -> None:
+        """Wait until there is news or the end was read."""
+        while not self._deltas and self._unread:
+            self._waiting = self.loop.create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
 
 
 def notify_all(streams: Iterable[Stream]) -> None:

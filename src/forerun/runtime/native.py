@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from forerun import _native
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, KvLayout, Program
+from forerun.runtime.populate import Populator
 from forerun.runtime.step import StepInput, StepOutput
 
 CHUNK_ROWS = 256
 """Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
-
-_POPULATE_PAUSE = 0.05  # seconds between parts: requests come first
 
 LOWEST_BLOCK_SIZE = 16
 
@@ -75,6 +74,8 @@ class NativeExecutor:
         for step in program.instructions:
             binder.add(step)
         self.labels = binder.labels
+        self._layout = layout
+        self._last_step: float | None = 0.0
 
     def step(self, batch: StepInput) -> StepOutput:
         """Run one step. Raises ValueError for input outside the limits; nothing is changed then."""
@@ -92,27 +93,22 @@ class NativeExecutor:
             top_logprobs=np.empty((rows, width), np.float32),
             logits=np.empty((rows, self.vocab_size), np.float32) if batch.want_logits else None,
         )
-        core.step(
-            batch.token_ids, batch.positions, batch.query_starts, batch.block_tables, batch.sample_rows,
-            s.temperature, s.top_k, s.top_p, s.min_p, s.seed, s.num_logprobs,
-            s.adjust_starts, s.adjust_ids, s.adjust_add, s.adjust_rep, s.allow_starts, s.allow_ids,
-            out.tokens, out.logprobs, out.top_ids, out.top_logprobs, out.logits,
-        )  # fmt: skip
+        self._last_step = math.inf  # as long as it lasts
+        try:
+            core.step(
+                batch.token_ids, batch.positions, batch.query_starts, batch.block_tables, batch.sample_rows,
+                s.temperature, s.top_k, s.top_p, s.min_p, s.seed, s.num_logprobs,
+                s.adjust_starts, s.adjust_ids, s.adjust_add, s.adjust_rep, s.allow_starts, s.allow_ids,
+                out.tokens, out.logprobs, out.top_ids, out.top_logprobs, out.logits,
+            )  # fmt: skip
+        finally:
+            self._last_step = time.monotonic()
         return out
 
     def populate_kv(self) -> threading.Thread:
-        """Take the KV pool from the system in the background, a little at a time, instead of on first use."""
-        core = self._core()
-
-        def populate() -> None:
-            for part in count():
-                if self._native is None or not core.populate_kv(part):
-                    return
-                time.sleep(_POPULATE_PAUSE)
-
-        thread = threading.Thread(target=populate, name="forerun-populate", daemon=True)
-        thread.start()
-        return thread
+        """Take the KV pool from the system in the background and in pauses, instead of on first use."""
+        core, layout = self._core(), self._layout
+        return Populator(core.kv_bytes, 2 * layout.layers, core.populate_kv, lambda: self._last_step)
 
     def set_profile(self, on: bool) -> None:
         """Start (or stop) counting the time of each instruction."""
@@ -134,7 +130,7 @@ class NativeExecutor:
 
     def close(self) -> None:
         """Free the KV pool and the threads."""
-        self._native = None
+        self._native = self._last_step = None
 
     def _core(self) -> _native.Executor:
         if self._native is None:

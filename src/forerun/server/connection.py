@@ -7,11 +7,52 @@ import logging
 from typing import Any, ClassVar
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from forerun.server.settings import Timeouts
 
 _log = logging.getLogger("forerun.server")
+_CHUNKS = "forerun.chunks"
+
+
+class ChunkWriter:
+    """Writes parts of a chunked answer straight to the connection.
+
+    One token's way through the layers between the application and the connection costs more than the token's own event.
+    The answer's start and its end still go that way, and so does whatever is not chunked.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    async def write(self, data: bytes) -> None:
+        """Send one chunk, after the client has made room for it; nothing is sent to a client that is gone."""
+        cycle = self._cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if not cycle.disconnected:
+            cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+def chunk_writer(scope: Scope) -> ChunkWriter | None:
+    """The writer for an answer without a length whose start was sent; None where it is not chunked or not HTTP/1.1."""
+    cycle: RequestResponseCycle | None = scope.get(_CHUNKS)
+    if cycle is None or cycle.conn.their_http_version != b"1.1" or scope["method"] == "HEAD":
+        return None
+    return ChunkWriter(cycle)
+
+
+def with_chunks(app: ASGIApp) -> ASGIApp:
+    """The application, with ``chunk_writer`` for its requests."""
+
+    async def outermost(scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = getattr(send, "__self__", None)
+        if isinstance(cycle, RequestResponseCycle):
+            scope[_CHUNKS] = cycle
+        await app(scope, receive, send)
+
+    return outermost
 
 
 class Connection(H11Protocol):

@@ -69,10 +69,8 @@ class Generation:
                 yield batch
             return
         stream = self._streams[0]
-        while not stream.read:
-            batch = [(0, await stream.__anext__())]
-            while stream.pending:
-                batch.append((0, await stream.__anext__()))
+        while news := await stream.take():
+            batch = [(0, delta) for delta in news]
             self._note(batch)
             yield batch
 

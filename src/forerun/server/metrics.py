@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from forerun.engine import Delta, EngineStats, SamplingParams
-from forerun.runtime.step import Executor, StepInput, StepOutput
 from forerun.server import histogram as h
 from forerun.server.histogram import Histogram
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+_STEP_ROWS = "iteration_tokens_total"
 _HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "time_to_first_token_seconds": ("From arrival to the first token.", h.SECONDS),
     "inter_token_latency_seconds": ("Between two pieces of news of one answer, as the server sees it.", h.STEP_SECONDS),
@@ -23,7 +23,7 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "request_prefill_time_seconds": ("From the first step to the first token.", h.SECONDS),
     "request_decode_time_seconds": ("From the first to the last token.", h.SECONDS),
     "request_inference_time_seconds": ("From the first step to the last token.", h.SECONDS),
-    "iteration_tokens_total": ("Rows (tokens) of each step.", h.STEP_TOKENS),
+    _STEP_ROWS: ("Rows (tokens) of each step.", h.STEP_TOKENS),
     "request_prompt_tokens": ("Prompt tokens per answer.", h.TOKENS),
     "request_generation_tokens": ("Tokens generated per answer.", h.TOKENS),
     "request_prefill_kv_computed_tokens": ("Prompt tokens computed, not found in the cache, per answer.", h.TOKENS),
@@ -48,38 +48,11 @@ _KNOWN_ROUTES = frozenset(
 )
 
 
-class ObservedExecutor:
-    """An executor that counts the rows of its steps into a histogram; otherwise the one inside."""
-
-    def __init__(self, inner: Executor, rows: Histogram, max_model_len: int | None = None) -> None:
-        """``max_model_len``: a limit below the inner executor's own."""
-        self._inner = inner
-        self._rows = rows
-        self.vocab_size = inner.vocab_size
-        self.num_blocks = inner.num_blocks
-        self.block_size = inner.block_size
-        self.max_model_len = min(inner.max_model_len, max_model_len or inner.max_model_len)
-        self.max_rows = inner.max_rows
-        self.max_seqs = inner.max_seqs
-        self.max_sample_rows = inner.max_sample_rows
-
-    def step(self, batch: StepInput) -> StepOutput:
-        """Run one step and count it when it succeeded."""
-        output = self._inner.step(batch)
-        self._rows.observe(len(batch.token_ids))
-        return output
-
-    def close(self) -> None:
-        """Close the executor inside."""
-        self._inner.close()
-
-
 class ServerMetrics:
-    """Everything that happens in the server and is counted; the event loop is the only writer, but for the steps."""
+    """Everything that happens in the server and is counted; the event loop is the only writer."""
 
     def __init__(self) -> None:
         self.histograms = {name: Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
-        self.step_rows = self.histograms["iteration_tokens_total"]
         self.between_tokens = self.histograms["inter_token_latency_seconds"]
         self.responses: Counter[tuple[str, int]] = Counter()
         self.slow_readers = 0
@@ -155,7 +128,10 @@ class Collector:
         )
         waiting.add_metric([*values, "capacity"], stats.num_waiting)
         yield waiting
-        for name, data in self._metrics.histograms.items():
+        rows = Histogram(h.STEP_TOKENS)
+        for count, steps in stats.counters.steps_by_rows.items():
+            rows.observe(count, steps)
+        for name, data in {**self._metrics.histograms, _STEP_ROWS: rows}.items():
             family = HistogramMetricFamily(f"vllm:{name}", _HISTOGRAMS[name][0], labels=names)
             family.add_metric(values, data.buckets(), data.total)
             yield family

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forerun.config import NeuronConfig
 from forerun.server.backend import Loaded, RunOptions
+
+if TYPE_CHECKING:
+    from forerun.checkpoint import Checkpoint
 
 
 class NativeBackend:
     """Implements :class:`forerun.server.backend.ServeBackend`. Everything heavy is imported when it is used."""
 
+    def __init__(self) -> None:
+        self._open = lru_cache(maxsize=1)(_open_checkpoint)  # asked for its length first, then compiled
+
     def context_length(self, model: str) -> int:
         """The checkpoint's max_position_embeddings."""
-        from forerun.checkpoint import open_checkpoint
-
-        return open_checkpoint(model).config.max_position_embeddings
+        return self._open(model).config.max_position_embeddings
 
     def is_artifact(self, path: Path) -> bool:
         """Whether there is a manifest."""
@@ -34,11 +40,10 @@ class NativeBackend:
         from forerun.compiler.cache import cached_artifact
 
         if path is None:
-            return cached_artifact(model, config, recompile=recompile).path
-        from forerun.checkpoint import open_checkpoint
+            return cached_artifact(self._open(model), config, recompile=recompile).path
         from forerun.compiler.compile import compile_checkpoint
 
-        compile_checkpoint(open_checkpoint(model), config, path)
+        compile_checkpoint(self._open(model), config, path)
         return path
 
     def load(self, path: Path, config: NeuronConfig, options: RunOptions) -> Loaded:
@@ -52,3 +57,9 @@ class NativeBackend:
         executor = open_executor(artifact, config, settings)
         executor.populate_kv()
         return Loaded(executor, Tokenizer(artifact.tokenizer_files()), executor.isa, executor.threads)
+
+
+def _open_checkpoint(model: str) -> Checkpoint:
+    from forerun.checkpoint import open_checkpoint
+
+    return open_checkpoint(model)

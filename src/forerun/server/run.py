@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from forerun.server.app import build_app
-from forerun.server.connection import Connection
+from forerun.server.connection import Connection, with_chunks
 from forerun.server.gate import REQUEST_LOGGER
 from forerun.server.service import Service
 
@@ -31,7 +31,7 @@ class Server(uvicorn.Server):
         settings = service.settings
         super().__init__(
             uvicorn.Config(
-                build_app(service),
+                with_chunks(build_app(service)),
                 host=settings.host,
                 port=settings.port,
                 uds=settings.uds,

@@ -7,14 +7,14 @@ import os
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from forerun.config import NeuronConfig
 from forerun.engine import AsyncEngine, Engine, EngineSettings, QueueFullError
 from forerun.runtime.step import Executor
 from forerun.server.errors import ApiError
-from forerun.server.metrics import Collector, ObservedExecutor, ServerMetrics
+from forerun.server.metrics import Collector, ServerMetrics
 from forerun.server.sampling import SamplingDefaults, sampling_defaults
 from forerun.server.settings import ServerSettings
 from forerun.server.text import ServerTokenizer, TextWorker
@@ -60,8 +60,8 @@ class Service:
         self.metrics = ServerMetrics()
         entropy = os.urandom if seed is None else random.Random(seed).randbytes
         self.core = Engine(
-            ObservedExecutor(executor, self.metrics.step_rows, max_model_len),
-            settings=engine_settings,
+            executor,
+            settings=replace(engine_settings, max_model_len=max_model_len),
             eos_token_ids=tokenizer.eos_token_ids,
             detokenizer=tokenizer.detokenizer,
             limits=settings.caps.for_engine(executor.vocab_size),

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from forerun.engine import Delta
+from forerun.server.connection import chunk_writer
 from forerun.server.errors import ApiError
 from forerun.server.generation import DisconnectWatch, Generation
 from forerun.server.json_body import ClientGone
@@ -57,7 +58,7 @@ class EventStream(Response):
         """Send everything. Raises ClientGone when nobody is there to read it."""
         generation = self._generation
         async with DisconnectWatch(receive, generation.abort) as watch:
-            started = False
+            started, direct = False, chunk_writer(scope)
             async for batch in generation.batches():
                 if watch.gone:
                     continue  # only waiting for the end
@@ -71,7 +72,11 @@ class EventStream(Response):
                 if problem is not None:
                     await self._fail(send, pieces, problem)
                     return
-                if pieces:
+                if not pieces:
+                    continue
+                if direct is not None:
+                    await direct.write(pieces.encode())
+                else:
                     await send({"type": "http.response.body", "body": pieces.encode(), "more_body": True})
             self._log()
             if watch.gone:

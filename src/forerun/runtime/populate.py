@@ -1,0 +1,67 @@
+"""Taking the KV pool from the system in the background, while nobody waits for an answer."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+PART = 2 << 20
+"""Bytes at once: a huge page. Less would split it, more would hold up a request that comes meanwhile."""
+QUIET_SECONDS = 0.1
+"""An executor that made a step so recently is at work, and the processors belong to it."""
+
+
+def parts(total: int, regions: int) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) that cover ``total`` bytes, the beginnings of all ``regions`` first.
+
+    The pool is one region of blocks per layer for keys and one for values; blocks are handed out in order, so that
+    their front is needed first everywhere.
+    """
+    size = -(-total // max(regions, 1))
+    for front in range(0, size, PART):
+        for region in range(regions):
+            begin = region * size + front
+            end = min(begin + PART, (region + 1) * size, total)
+            if begin < end:
+                begin -= begin % mmap.PAGESIZE
+                yield begin, end - begin
+
+
+class Populator(threading.Thread):
+    """Calls ``populate(offset, bytes)`` for the whole pool, in pauses of the executor and behind everybody else.
+
+    ``last_step()`` is when the executor last worked (seconds, monotonic), None when it is closed, which ends the
+    thread.
+    """
+
+    def __init__(
+        self, total: int, regions: int, populate: Callable[[int, int], None], last_step: Callable[[], float | None]
+    ) -> None:
+        super().__init__(name="forerun-populate", daemon=True)
+        self._parts = parts(total, regions)
+        self._populate = populate
+        self._last_step = last_step
+        self.start()
+
+    def run(self) -> None:
+        """Populate until everything is there or the executor is closed."""
+        _step_back()
+        for begin, size in self._parts:
+            while (last := self._last_step()) is not None and time.monotonic() - last < QUIET_SECONDS:
+                time.sleep(QUIET_SECONDS)
+            if last is None:
+                return
+            self._populate(begin, size)
+
+
+def _step_back() -> None:
+    """Let this thread have only what nobody else wants, where the system knows such a thing."""
+    if sys.platform == "linux":
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError:  # refused in some sandboxes
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
