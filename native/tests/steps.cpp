@@ -62,8 +62,9 @@ Bits long_work(Executor& executor, const Shape& shape) {
     run(executor, step, shape.vocab, out);
     position += rows;
   }
-  Step several;  // two sequences share what lies before
-  several.add(random, shape, position, 2, 0).add(random, shape, 12, 1, 30).add(random, shape, 300, 8, 3);
+  Step several;  // two sequences share what lies before; what they write is their own
+  several.add(random, shape, position, 2, 0).add(random, shape, 12, 1, 30).add(random, shape, 300, 8, 20);
+  for (int b = 0; b < 300 / Model::kBlockSize; ++b) several.block_tables[2 * several.table_width + b] = 3 + b;
   several.sample_randomly(random, shape.vocab);
   run(executor, several, shape.vocab, out);
   return out;
