@@ -61,9 +61,9 @@ class StepInput:
     token_ids, positions: int32 [T]; the rows of sequence s are ``query_starts[s]:query_starts[s+1]`` and their
     positions are consecutive. block_tables: int32 [S, B]; entry i is the KV block of positions ``i*block_size ...``;
     unused entries are -1. The step writes K/V of its rows into those blocks and attends to everything at or before each
-    row's position. A block may be read by several sequences of a step, but one that a sequence writes to is in no other's
-    table. sample_rows: int32 [R], indices of rows whose next token is drawn (R may be 0). Several rows of one
-    sequence may be sampled (speculative verification).
+    row's position. Sequences of a step may read the same block, but a block that one of them writes to is in no other's
+    table. sample_rows: int32 [R], indices of rows whose next token is drawn (R may be 0). Several rows of one sequence
+    may be sampled (speculative verification).
     """
 
     token_ids: Int32
