@@ -17,9 +17,9 @@ namespace {
 // somebody else has one of the processors, often the very thread that is waited for: giving way lets it run, while
 // sleeping would queue this thread behind a whole time slice at every barrier.
 constexpr int kSpins = 300, kYields = 20000;
-// Between steps: about a millisecond, which the engine needs now and then. A thread that gave way earlier would have to
-// wait for a whole time slice of whoever shares its processor, once per step.
-constexpr int kIdleSpins = 40000;
+// Between steps: about a millisecond or two, which the engine needs now and then; whoever prepares the next step goes
+// first.
+constexpr int kIdleSpins = 300, kIdleYields = 4000;
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -59,7 +59,7 @@ void Barrier::wait() {
 }
 
 ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus)
-    : size_(size), begin_(size, kIdleSpins, 0), inner_(size, kSpins, kYields), end_(size, kSpins, kYields) {
+    : size_(size), begin_(size, kIdleSpins, kIdleYields), inner_(size, kSpins, kYields), end_(size, kSpins, kYields) {
   try {
     threads_.reserve(size);
     for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { loop(i); });
