@@ -20,6 +20,20 @@ FORERUN_INLINE size_t v_index(const KvShape& s, int slot, int d, int pack) {
   return (static_cast<size_t>(slot / pack) * s.padded_dim + d) * pack + slot % pack;
 }
 
+// One token's n values of one head, in the layout of K or V; four bytes of neighbours make a 32-bit lane.
+template <bool Key, class T>
+FORERUN_INLINE void kv_put(uint8_t* head, const KvShape& s, int slot, const T* x) {
+  constexpr int kPack = 4 / sizeof(T);
+  T* to = reinterpret_cast<T*>(head);
+  if constexpr (Key) {
+    to += k_index(s, slot, 0, kPack);
+    for (int d = 0; d < s.padded_dim; d += kPack, to += 16 * kPack) std::memcpy(to, x + d, 4);
+  } else {
+    to += v_index(s, slot, 0, kPack);
+    for (int d = 0; d < s.padded_dim; ++d) to[kPack * d] = x[d];
+  }
+}
+
 // Writes one token's vector (padded_dim floats, zero beyond head_dim) of one head; K and V differ in their layout only.
 template <bool Key>
 void kv_write(uint8_t* pool, float* scales, const KvShape& s, int64_t slot, int head, const float* x) {
@@ -29,15 +43,7 @@ void kv_write(uint8_t* pool, float* scales, const KvShape& s, int64_t slot, int 
   if (!s.int8) {
     uint16_t bits[512];
     for (int d = 0; d < n; ++d) bits[d] = to_bf16(x[d]);
-    uint16_t* p = reinterpret_cast<uint16_t*>(to);
-    if constexpr (Key) {
-      p += k_index(s, at, 0, 2);
-      for (int d = 0; d < n; d += 2, p += 32) std::memcpy(p, bits + d, 4);
-    } else {
-      p += v_index(s, at, 0, 2);
-      for (int d = 0; d < n; ++d) p[2 * d] = bits[d];
-    }
-    return;
+    return kv_put<Key>(to, s, at, bits);
   }
   f32x16 most = set1(0.0f);
   for (int d = 0; d < n; d += 16) most = max(most, abs(load(x + d)));
@@ -47,14 +53,7 @@ void kv_write(uint8_t* pool, float* scales, const KvShape& s, int64_t slot, int 
   scales[(static_cast<size_t>(block) * s.kv_heads + head) * s.block_size + at] = empty ? 0.0f : largest / 127.0f;
   int8_t q[512];
   for (int d = 0; d < n; d += 16) store_i8(q + d, to_i32(round_even(mul(load(x + d), inverse))));
-  int8_t* p = reinterpret_cast<int8_t*>(to);
-  if constexpr (Key) {
-    p += k_index(s, at, 0, 4);
-    for (int d = 0; d < n; d += 4, p += 64) std::memcpy(p, q + d, 4);
-  } else {
-    p += v_index(s, at, 0, 4);
-    for (int d = 0; d < n; ++d) p[4 * d] = q[d];
-  }
+  kv_put<Key>(to, s, at, q);
 }
 
 // Rotates the two halves of a head in place: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s). `n` of 16 lanes count.

@@ -14,6 +14,12 @@ struct AttentionItem {
   int seq, row, rows, first_position, kv_head, tile_begin, tile_end;
   int group, part, parts;  // parts > 1: one tile each, merged by whoever finishes last
   size_t state;            // floats into the states that the parts share
+
+  bool same_queries(const AttentionItem& other) const { return row == other.row && kv_head == other.kv_head; }
+  // Whether keys of its own rows lie in its tiles.
+  bool holds_own_keys() const {
+    return first_position / kTile < tile_end && (first_position + rows - 1) / kTile >= tile_begin;
+  }
 };
 
 class AttentionPlan {

@@ -1,6 +1,7 @@
 #include "runtime/executor.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 namespace forerun {
@@ -280,6 +281,7 @@ void Executor::attention(const Instruction& i, const StepArrays& s, int thread) 
   float* own_q = own + 2 * state_floats() + static_cast<size_t>(group) * kQueryRows * kTile;
   const bool rotates = plan_.self_contained() && i.rope >= 0;
   const RopeKvArgs rope = rotates ? rope_args(program_[i.rope]) : RopeKvArgs();
+  const AttentionItem* rotated = nullptr;  // whose queries are in own_q
   plan_.take(i.layer, thread, team_.size(), [&](int n, int next) {
     const AttentionItem& item = plan_.items()[n];
     AttentionArgs a = attention_args(i, s, item, own), following;
@@ -288,7 +290,8 @@ void Executor::attention(const Instruction& i, const StepArrays& s, int thread) 
       a.next = &following;
     }
     if (rotates) {
-      rope_item(rope, item, own_q);
+      if (!rotated || !rotated->same_queries(item) || item.holds_own_keys()) rope_item(rope, item, own_q);
+      rotated = &item;
       a.q = own_q;
       a.ldq = group * shape_.padded_dim;
     }

@@ -1,10 +1,6 @@
 // Runs a program: one call per engine step, everything allocated before. Built through add_* calls, then used through
 // step.
 #pragma once
-#include <atomic>
-#include <chrono>
-#include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
