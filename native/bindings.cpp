@@ -40,10 +40,12 @@ const std::map<std::string, Op> kOps = {
 const std::map<std::string, Epilogue> kEpilogues = {
     {"store", Epilogue::Store}, {"add", Epilogue::Add}, {"silu_mul", Epilogue::SiluMul}};
 
-// Executor plus the Python arrays whose memory it reads.
+// Executor plus the Python arrays whose memory it reads: those of the model, and those of the bound step.
 struct BoundExecutor {
   std::unique_ptr<Executor> executor;
   std::vector<nb::object> kept;
+  StepArrays step{};
+  std::vector<nb::ndarray<>> step_kept;
 
   const float* keep_vector(nb::object array, size_t least, const char* what) {
     if (array.is_none()) return nullptr;
@@ -127,13 +129,15 @@ void same_length(const A& array, size_t n, const char* name) {
   if (array.shape(0) != n) throw std::invalid_argument(std::string("step: ") + name + " has a wrong length");
 }
 
-void step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> positions, Array<int32_t, 1> query_starts,
+// Remembers the arrays of a step, for any number of calls of `step`: their contents may change in between.
+void bind_step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> positions, Array<int32_t, 1> query_starts,
           Array<int32_t, 2> block_tables, Array<int32_t, 1> sample_rows, Array<float, 1> temperature,
           Array<int32_t, 1> top_k, Array<float, 1> top_p, Array<float, 1> min_p, Array<uint64_t, 1> seed,
           Array<int32_t, 1> num_logprobs, Array<int32_t, 1> adjust_starts, Array<int32_t, 1> adjust_ids,
           Array<float, 1> adjust_add, Array<float, 1> adjust_rep, Array<int32_t, 1> allow_starts,
           Array<int32_t, 1> allow_ids, Out<int32_t, 1> tokens, Out<float, 1> logprobs, Out<int32_t, 2> top_ids,
           Out<float, 2> top_logprobs, nb::object logits) {
+  self.step_kept.clear();
   const size_t sampled = sample_rows.shape(0), seqs = block_tables.shape(0);
   same_length(positions, token_ids.shape(0), "positions");
   same_length(query_starts, seqs + 1, "query_starts");
@@ -170,9 +174,19 @@ void step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> po
     if (a.shape(0) != sampled || a.shape(1) != static_cast<size_t>(self.executor->limits().vocab))
       throw std::invalid_argument("step: logits must have shape [sampled rows, vocabulary]");
     s.logits = a.data();
+    self.step_kept.emplace_back(a);
   }
+  const auto keep = [&](const auto&... arrays) { (self.step_kept.emplace_back(arrays), ...); };
+  keep(token_ids, positions, query_starts, block_tables, sample_rows, temperature, top_k, top_p, min_p, seed,
+       num_logprobs, adjust_starts, adjust_ids, adjust_add, adjust_rep, allow_starts, allow_ids, tokens, logprobs,
+       top_ids, top_logprobs);
+  self.step = s;
+}
+
+void step(BoundExecutor& self) {
+  if (self.step_kept.empty()) throw std::invalid_argument("step: no arrays are bound");
   nb::gil_scoped_release release;
-  self.executor->step(s);
+  self.executor->step(self.step);
 }
 
 }  // namespace
@@ -188,7 +202,7 @@ NB_MODULE(_native, m) {
   nb::class_<BoundExecutor>(m, "Executor")
       .def("__init__",
            [](BoundExecutor* self, const std::string& isa, const nb::dict& limits) {
-             new (self) BoundExecutor{std::make_unique<Executor>(kernels_for(isa), read_limits(limits)), {}};
+             new (self) BoundExecutor{std::make_unique<Executor>(kernels_for(isa), read_limits(limits)), {}, {}, {}};
            })
       .def("add_buffer",
            [](BoundExecutor& self, const std::string& type, int width, bool sampled) {
@@ -201,7 +215,7 @@ NB_MODULE(_native, m) {
              self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)));
            })
       .def("add", &add_instruction)
-      .def("step", &step, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
+      .def("bind_step", &bind_step, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
            nb::arg("query_starts").noconvert(), nb::arg("block_tables").noconvert(), nb::arg("sample_rows").noconvert(),
            nb::arg("temperature").noconvert(), nb::arg("top_k").noconvert(), nb::arg("top_p").noconvert(),
            nb::arg("min_p").noconvert(), nb::arg("seed").noconvert(), nb::arg("num_logprobs").noconvert(),
@@ -209,6 +223,7 @@ NB_MODULE(_native, m) {
            nb::arg("adjust_rep").noconvert(), nb::arg("allow_starts").noconvert(), nb::arg("allow_ids").noconvert(),
            nb::arg("tokens").noconvert(), nb::arg("logprobs").noconvert(), nb::arg("top_ids").noconvert(),
            nb::arg("top_logprobs").noconvert(), nb::arg("logits").none())
+      .def("step", &step)
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })
       .def(
           "profile", [](BoundExecutor& self) { return self.executor->profile(); },

@@ -66,7 +66,7 @@ class Executor:
     def add(self, instruction: Mapping[str, object], /) -> None:
         """Append one instruction."""
 
-    def step(
+    def bind_step(
         self,
         token_ids: Int32,
         positions: Int32,
@@ -91,7 +91,10 @@ class Executor:
         top_logprobs: Float32,
         logits: Float32 | None,
     ) -> None:
-        """One engine step (forerun.runtime.step); the last five arrays take the results."""
+        """Remember the arrays of a step (forerun.runtime.step); the last five take the results."""
+
+    def step(self) -> None:
+        """One engine step with the bound arrays, as their contents are now."""
 
     def populate_kv(self, begin: int, bytes: int) -> None:
         """Take a part of the KV pool from the system."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -16,26 +13,10 @@ import pytest
 
 from forerun.engine import EngineSettings
 from forerun.server.settings import ServerSettings, Timeouts
-from tests.server.harness import PacedExecutor, Running, answer_ids, events, running
+from tests.server.harness import PacedExecutor, Running, answer_ids, events, open_request, running, wait_for
 
 PROMPT = [70, 71, 72, 73]
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.002)
-
-
-def open_request(port: int, path: str = "/v1/completions", **body: Any) -> socket.socket:
-    """Send a request and return the connection without reading anything."""
-    text = json.dumps(body).encode()
-    raw = socket.create_connection(("127.0.0.1", port))
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
-    raw.sendall(head.encode() + text)
-    return raw
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -76,14 +57,7 @@ def test_slow_reader_is_aborted_and_others_are_not() -> None:
     executor = PacedExecutor(num_blocks=4096, max_model_len=8192, max_seqs=4)
     with running(executor, ServerSettings(timeouts=timeouts, pending_deltas=64)) as own:
         body = {"prompt": PROMPT, "max_tokens": 8000, "stream": True, "logprobs": 20, **GREEDY}
-        slow = socket.socket()
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect(("127.0.0.1", own.port))
-        text = json.dumps(body).encode()
-        head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(text)}"
-        )
-        slow.sendall(head.encode() + b"\r\n\r\n" + text)
+        slow = open_request(own.port, buffer=4096, **body)
         wait_for(lambda: own.service.engine.unfinished == 1)
         quick = own.complete(PROMPT, max_tokens=50, return_token_ids=True, **GREEDY)["choices"][0]
         assert quick["token_ids"] == answer_ids(PROMPT, 50)

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from forerun.engine.admission import PromptIds, expand
+from forerun.engine.courier import Courier, News
 from forerun.engine.engine import Engine
 from forerun.engine.errors import EngineStoppedError, QueueFullError, RequestError
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import SamplingParams
 from forerun.engine.stats import EngineStats
 from forerun.engine.stream import Stream
-from forerun.engine.waker import Waker, Woken
 
 SLOW_READER = "the client reads too slowly; the request was aborted"
 _HEARTBEAT_SECONDS = 1.0
@@ -34,9 +34,8 @@ class Health:
 class AsyncEngine:
     """Owns an Engine and the one thread that steps it. Methods may be called from any event loop.
 
-    Readers are woken when the next executor call begins, not when news is there: they need the GIL, which that call
-    does not hold, while the engine's thread needs it to prepare the call. Only without a next call they are woken at
-    once.
+    News is delivered when the next executor call begins, not when it is there: that takes the GIL, which the call does
+    not hold, while the engine's thread needs it to prepare the call. Only without a next call it is delivered at once.
 
     ``max_pending_deltas``: news that may wait for a reader before its request is aborted. ``stall_seconds``: a step
     that takes longer makes the engine unhealthy while it lasts.
@@ -49,9 +48,9 @@ class AsyncEngine:
         self._wake = threading.Condition()  # guards everything below that both sides touch
         self._inbox: list[Callable[[], None]] = []
         self._streams: dict[str, Stream] = {}
-        self._woken: Woken = {}  # readers with news; only the engine's thread sees it
-        self._waker = Waker(self._abort_all)
-        engine.before_call = self._wake_readers
+        self._news: News = {}  # streams with news; only the engine's thread sees it
+        self._courier = Courier(self._abort_all)
+        engine.before_call = self._send_news
         self._unfinished = 0
         self._accepting = True
         self._stopping = False
@@ -185,7 +184,7 @@ class AsyncEngine:
                 self._beat = self._engine.clock()
                 self._deliver(news)
                 if not self._engine.busy:
-                    self._wake_readers()
+                    self._send_news()
             self._engine.close()
             self._deliver(self._engine.step())
         except Exception:
@@ -203,8 +202,8 @@ class AsyncEngine:
         orphans = [(stream, index) for stream in self._streams.values() for index in stream.open]
         error = "the engine stopped"
         self._deliver([Delta(stream.request_id, i, finish_reason=FINISH_ERROR, error=error) for stream, i in orphans])
-        self._wake_readers()
-        self._waker.close()
+        self._send_news()
+        self._courier.close()
 
     def _next_commands(self) -> bool:
         """Wait for work and run what was posted; False when it is time to stop."""
@@ -222,7 +221,7 @@ class AsyncEngine:
             self._engine.abort(stream.request_id)
 
     def _deliver(self, news: list[Delta]) -> None:
-        """Hand deltas to their streams, and note which readers to wake."""
+        """Hand deltas to their streams, and note which streams have news."""
         ended = 0
         for delta in news:
             stream = self._streams[delta.request_id]
@@ -233,7 +232,7 @@ class AsyncEngine:
             if stream.too_slow and delta.finish_reason == FINISH_ABORT:
                 delta.error = SLOW_READER
             if stream.put(delta):
-                self._woken.setdefault(stream.loop, []).append(stream)
+                self._news.setdefault(stream.loop, []).append(stream)
             if delta.finished:
                 ended += 1
                 if not stream.open:
@@ -244,11 +243,11 @@ class AsyncEngine:
                 self._unfinished -= ended
                 self._wake.notify_all()
 
-    def _wake_readers(self) -> None:
-        """Wake the readers that have news."""
-        if self._woken:
-            woken, self._woken = self._woken, {}
-            self._waker.wake(woken)
+    def _send_news(self) -> None:
+        """Have the courier deliver what is new."""
+        if self._news:
+            news, self._news = self._news, {}
+            self._courier.send(news)
 
     def _abort_all(self, streams: list[Stream]) -> None:
         for stream in streams:

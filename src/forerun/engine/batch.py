@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from forerun.engine.request import Request
@@ -53,7 +55,9 @@ class BatchBuilder:
             if request.kv.blocks is not blocks or len(blocks) != length:
                 self._tables[place] = request.kv.row
                 self._blocks[place] = _blocks_of(request)
-        batch.sampling = self._sampling.build(plan)
+        sampling = self._sampling.build(plan)
+        if sampling is not batch.sampling:
+            self._input = batch = replace(batch, sampling=sampling)
         return batch
 
     def _general(self, plan: list[Scheduled]) -> StepInput:

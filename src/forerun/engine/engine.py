@@ -229,10 +229,9 @@ def _nothing() -> None:
 
 def _drawn(output: StepOutput, samples: int, vocab_size: int, want_logits: bool) -> list[int]:
     """The drawn tokens. Raises ValueError unless the executor kept its side of the contract."""
-    tokens = output.tokens
-    if tokens.shape != (samples,) or len(output.logprobs) != samples or len(output.top_ids) != samples:
-        raise ValueError(f"the executor returned {tokens.shape} tokens for {samples} sampled rows")
-    drawn: list[int] = tokens.tolist()  # a few numbers: NumPy's reductions would cost more
+    drawn: list[int] = output.tokens.tolist()  # a few numbers: NumPy's reductions would cost more
+    if not len(drawn) == len(output.logprobs) == len(output.top_ids) == samples:
+        raise ValueError(f"the executor returned {len(drawn)} tokens for {samples} sampled rows")
     if drawn and not (min(drawn) >= -1 and max(drawn) < vocab_size):
         raise ValueError("the executor returned a token outside the vocabulary")
     if want_logits and (output.logits is None or output.logits.shape != (samples, vocab_size)):

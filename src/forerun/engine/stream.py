@@ -1,18 +1,25 @@
-"""One request's news on their way from the engine's thread to an asyncio task, in a queue with a bound."""
+"""One request's news on their way from the engine's thread to whoever sends them on, in a queue with a bound."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from forerun.engine.outputs import Delta
+
+Writer = Callable[[Delta], bool]
+"""Sends one delta on, in the courier's thread, without waiting. False: the reader has to send what comes after it."""
 
 
 class Stream:
     """Asynchronous iterator over the deltas of all answers to one prompt; ends after the last answer's last delta.
 
-    The engine's thread calls ``put``; ``notify`` and iteration belong to the event loop in which the stream was made.
+    The engine's thread calls ``put``, the courier's ``write_out``; everything else belongs to the event loop in which
+    the stream was made. A reader may hand its stream over to a ``Writer``, which then sends the news in the courier's
+    thread: waking a task of an event loop for each token costs more than the token's own bytes. Ends of answers, and
+    whatever the writer leaves, still come to the reader. At any time only one of the two takes news out.
     """
 
     def __init__(self, request_id: str, answers: int, limit: int) -> None:
@@ -24,7 +31,11 @@ class Stream:
         self._limit = limit
         self._deltas: deque[Delta] = deque()
         self._waiting: asyncio.Future[None] | None = None
-        self._notified = False
+        self._notified = False  # a note is on its way to the courier or the reader
+        self._taking = threading.Lock()  # guards the four below
+        self._reading = False  # the reader has taken news that it may not have sent yet
+        self._writer: Writer | None = None
+        self._failure: Exception | None = None
 
     @property
     def full(self) -> bool:
@@ -37,7 +48,7 @@ class Stream:
         return self._unread == 0
 
     def put(self, delta: Delta) -> bool:
-        """Append ``delta``; True when the reader has to be notified."""
+        """Append ``delta``; True when the courier has to be told."""
         self._deltas.append(delta)
         if delta.finished:
             self.open.discard(delta.index)
@@ -45,6 +56,30 @@ class Stream:
             return False
         self._notified = True
         return True
+
+    def hand_over(self, writer: Writer) -> None:
+        """Have ``writer`` send what comes from now on, as soon as the reader waits for more."""
+        with self._taking:
+            self._writer = writer
+
+    def write_out(self) -> bool:
+        """Give the writer what waits; False when the reader has to be notified instead."""
+        with self._taking:
+            if self._writer is None or self._reading:
+                return False
+            self._notified = False
+            while self._deltas:
+                if self._deltas[0].finished or not self._write(self._writer, self._deltas.popleft()):
+                    self._writer = None
+                    return False
+            return True
+
+    def _write(self, writer: Writer, delta: Delta) -> bool:
+        try:
+            return writer(delta)
+        except Exception as error:  # the reader is the one who can report it
+            self._failure = error
+            return False
 
     def notify(self) -> None:
         """Wake the reader."""
@@ -56,33 +91,37 @@ class Stream:
         return self
 
     async def __anext__(self) -> Delta:
-        await self._wait()
-        if not self._deltas:
+        news = await self._next(1)
+        if not news:
             raise StopAsyncIteration
-        delta = self._deltas.popleft()
-        if delta.finished:
-            self._unread -= 1
-        return delta
+        return news[0]
 
     async def take(self) -> list[Delta]:
-        """All news that there is, after waiting for some; empty after the end."""
-        await self._wait()
-        news = []
-        while self._deltas:
-            delta = self._deltas.popleft()
-            if delta.finished:
-                self._unread -= 1
-            news.append(delta)
-        return news
+        """All news that there is, after waiting for some; empty after the end. Raises what a writer raised."""
+        return await self._next(None)
 
-    async def _wait(self) -> None:
-        """Wait until there is news or the end was read."""
-        while not self._deltas and self._unread:
+    async def _next(self, most: int | None) -> list[Delta]:
+        """Deltas, ``most`` of them at most, after waiting for the first; none after the end."""
+        while not (news := self._pop(most)) and self._unread:
             self._waiting = self.loop.create_future()
             try:
                 await self._waiting
             finally:
                 self._waiting = None
+        return news
+
+    def _pop(self, most: int | None) -> list[Delta]:
+        with self._taking:
+            if self._failure is not None:
+                raise self._failure
+            news: list[Delta] = []
+            while self._deltas and len(news) != most:
+                delta = self._deltas.popleft()
+                if delta.finished:
+                    self._unread -= 1
+                news.append(delta)
+            self._reading = bool(news)
+            return news
 
 
 def notify_all(streams: Iterable[Stream]) -> None:

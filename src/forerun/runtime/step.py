@@ -54,9 +54,9 @@ class SamplingRows:
         )
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class StepInput:
-    """One engine step over T rows (tokens) of S sequences.
+    """One engine step over T rows (tokens) of S sequences. It may be given again with other contents of its arrays.
 
     token_ids, positions: int32 [T]; the rows of sequence s are ``query_starts[s]:query_starts[s+1]`` and their
     positions are consecutive. block_tables: int32 [S, B]; entry i is the KV block of positions ``i*block_size ...``;
@@ -105,7 +105,10 @@ class Executor(Protocol):
     max_sample_rows: int  # largest R of one step
 
     def step(self, batch: StepInput) -> StepOutput:
-        """Run one step. Raises ValueError for input outside the limits; nothing is changed then."""
+        """Run one step. Raises ValueError for input outside the limits; nothing is changed then.
+
+        The output is valid until the same input is given again.
+        """
         ...
 
     def close(self) -> None:

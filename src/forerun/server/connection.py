@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from typing import Any, ClassVar
 
 import h11
@@ -16,6 +18,32 @@ _log = logging.getLogger("forerun.server")
 _CHUNKS = "forerun.chunks"
 
 
+class Outlet:
+    """A connection's socket for threads other than the event loop's. Closed before the socket is."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._file: int = transport.get_extra_info("socket").fileno()
+        self._open = True
+        self._sending = threading.Lock()
+
+    def send(self, data: bytes) -> int:
+        """How many bytes the system took at once; all of them, as far as anybody can tell, once the client is gone."""
+        with self._sending:
+            if not self._open:
+                return len(data)
+            try:
+                return os.write(self._file, data)
+            except BlockingIOError:
+                return 0
+            except OSError:  # the event loop learns of it by itself
+                return len(data)
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        with self._sending:
+            self._open = False
+
+
 class ChunkWriter:
     """Writes parts of a chunked answer straight to the connection.
 
@@ -23,8 +51,15 @@ class ChunkWriter:
     The answer's start and its end still go that way, and so does whatever is not chunked.
     """
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, cycle: RequestResponseCycle, outlet: Outlet) -> None:
         self._cycle = cycle
+        self._outlet = outlet
+        self._rest = b""  # what ``write_now`` could not send
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything was sent, so that ``write_now`` may be used."""
+        return not self._rest and self._cycle.transport.get_write_buffer_size() == 0
 
     async def write(self, data: bytes) -> None:
         """Send one chunk, after the client has made room for it; nothing is sent to a client that is gone."""
@@ -32,7 +67,29 @@ class ChunkWriter:
         if cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
         if not cycle.disconnected:
-            cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            cycle.transport.write(self._take_rest() + _chunk(data))
+
+    def write_now(self, data: bytes) -> bool:
+        """Send one chunk from any thread, while nobody else writes and everything before was sent.
+
+        False when the client has no room for it: what is left goes out with the next ``write`` or ``flush``.
+        """
+        chunk = _chunk(data)
+        self._rest = chunk[self._outlet.send(chunk) :]
+        return not self._rest
+
+    def flush(self) -> None:
+        """Send what ``write_now`` left."""
+        if self._rest and not self._cycle.disconnected:
+            self._cycle.transport.write(self._take_rest())
+
+    def _take_rest(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def chunk_writer(scope: Scope) -> ChunkWriter | None:
@@ -40,7 +97,8 @@ def chunk_writer(scope: Scope) -> ChunkWriter | None:
     cycle: RequestResponseCycle | None = scope.get(_CHUNKS)
     if cycle is None or cycle.conn.their_http_version != b"1.1" or scope["method"] == "HEAD":
         return None
-    return ChunkWriter(cycle)
+    connection = cycle.transport.get_protocol()
+    return ChunkWriter(cycle, connection.outlet) if isinstance(connection, Connection) else None
 
 
 def with_chunks(app: ASGIApp) -> ASGIApp:
@@ -75,6 +133,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take or refuse a connection."""
         super().connection_made(transport)
+        self.outlet = Outlet(transport)
         if len(self.connections) > self.max_connections:
             _log.warning("refusing a connection: %d are open", self.max_connections)
             transport.abort()
@@ -105,7 +164,8 @@ class Connection(H11Protocol):
         self._stop_send_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Close the outlet, forget the timers."""
+        self.outlet.close()
         super().connection_lost(exc)
         self._stop_head_timer()
         self._stop_send_timer()

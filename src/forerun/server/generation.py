@@ -10,6 +10,7 @@ from typing import Any
 
 from forerun.engine import Delta, EngineStoppedError, SamplingParams, Stream
 from forerun.engine.async_engine import SLOW_READER
+from forerun.engine.stream import Writer
 from forerun.server.errors import ApiError
 from forerun.server.json_body import Receive
 from forerun.server.service import Service
@@ -65,13 +66,13 @@ class Generation:
         """Yield news until every answer has ended: all that waits at once, so that one write can carry it."""
         if len(self._streams) > 1:
             async for batch in self._merged():
-                self._note(batch)
+                self.note(batch)
                 yield batch
             return
         stream = self._streams[0]
         while news := await stream.take():
             batch = [(0, delta) for delta in news]
-            self._note(batch)
+            self.note(batch)
             yield batch
 
     async def _merged(self) -> AsyncIterator[Batch]:
@@ -95,7 +96,13 @@ class Generation:
             for task in tasks:
                 task.cancel()
 
-    def _note(self, batch: Batch) -> None:
+    def hand_over(self, writer: Writer) -> None:
+        """Have the courier send the news of a single prompt by ``writer``, which has to ``note`` it."""
+        if len(self._streams) == 1:
+            self._streams[0].hand_over(writer)
+
+    def note(self, batch: Batch) -> None:
+        """Count news that is sent."""
         now = time.monotonic()
         between = self.service.metrics.between_tokens
         for place, delta in batch:

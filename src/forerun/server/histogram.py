@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -13,19 +14,21 @@ SMALL = (1, 2, 5, 10, 20)
 
 
 class Histogram:
-    """Counts of values up to and including each bound; one writer at a time."""
+    """Counts of values up to and including each bound. Any thread may count."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_counting", "bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self._counting = threading.Lock()
 
     def observe(self, value: float, times: int = 1) -> None:
         """Count a value, or several equal ones."""
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.total += value * times
+        with self._counting:
+            self.counts[bisect_left(self.bounds, value)] += times
+            self.total += value * times
 
     def buckets(self) -> list[tuple[str, float]]:
         """(upper bound, how many values are not above it), the last bound being +Inf."""

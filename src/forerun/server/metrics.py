@@ -49,7 +49,7 @@ _KNOWN_ROUTES = frozenset(
 
 
 class ServerMetrics:
-    """Everything that happens in the server and is counted; the event loop is the only writer."""
+    """Everything that happens in the server and is counted; histograms aside, in the event loop."""
 
     def __init__(self) -> None:
         self.histograms = {name: Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}

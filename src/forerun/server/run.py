@@ -36,6 +36,7 @@ class Server(uvicorn.Server):
                 port=settings.port,
                 uds=settings.uds,
                 http=Connection.with_limits(settings.timeouts, settings.caps.connections),
+                loop="asyncio",
                 ws="none",
                 lifespan="on",
                 access_log=False,

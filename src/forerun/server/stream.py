@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from forerun.engine import Delta
-from forerun.server.connection import chunk_writer
+from forerun.server.connection import ChunkWriter, chunk_writer
 from forerun.server.errors import ApiError
 from forerun.server.generation import DisconnectWatch, Generation
 from forerun.server.json_body import ClientGone
@@ -70,19 +70,31 @@ class EventStream(Response):
                     started = True
                     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
                 if problem is not None:
-                    await self._fail(send, pieces, problem)
+                    await self._fail(send, direct, pieces, problem)
                     return
                 if not pieces:
                     continue
                 if direct is not None:
                     await direct.write(pieces.encode())
+                    self._hand_over(direct)
                 else:
                     await send({"type": "http.response.body", "body": pieces.encode(), "more_body": True})
             self._log()
             if watch.gone:
                 raise ClientGone
             last = self._chunks.usage_event(generation.usage()) + DONE if self._include_usage else DONE
-            await send({"type": "http.response.body", "body": last.encode(), "more_body": False})
+            await _finish(send, direct, last)
+
+    def _hand_over(self, direct: ChunkWriter) -> None:
+        """Let the engine's courier write events, until an answer ends or the client reads too slowly."""
+
+        def write(delta: Delta) -> bool:
+            self._generation.note([(0, delta)])
+            event = self._chunks.event(0, delta)
+            return not event or direct.write_now(event.encode())
+
+        if direct.idle:
+            self._generation.hand_over(write)
 
     def _events(self, batch: list[tuple[int, Delta]]) -> tuple[str, ApiError | None]:
         pieces = ""
@@ -93,15 +105,21 @@ class EventStream(Response):
             pieces += self._chunks.event(place, delta)
         return pieces, None
 
-    async def _fail(self, send: Send, pieces: str, problem: ApiError) -> None:
+    async def _fail(self, send: Send, direct: ChunkWriter | None, pieces: str, problem: ApiError) -> None:
         self._generation.abort()
         self._record["error"] = problem.message
         self._log()
-        last = pieces + event_of(problem.body()) + DONE
-        await send({"type": "http.response.body", "body": last.encode(), "more_body": False})
+        await _finish(send, direct, pieces + event_of(problem.body()) + DONE)
 
     def _log(self) -> None:
         log_generation(self._record, self._generation)
+
+
+async def _finish(send: Send, direct: ChunkWriter | None, last: str) -> None:
+    """End the answer, after whatever was left behind on the direct way."""
+    if direct is not None:
+        direct.flush()
+    await send({"type": "http.response.body", "body": last.encode(), "more_body": False})
 
 
 def log_generation(record: MutableMapping[str, Any], generation: Generation) -> None:
