@@ -60,11 +60,11 @@ def idle(url: str) -> bool:
 def main() -> int:
     """Run both parts; 0 when nothing was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default="default")
-    parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--tokens", type=int, default=16, help="tokens per answer")
-    parser.add_argument("--waves", type=int, default=4)
-    parser.add_argument("--queue", type=int, default=50, help="--max-queued-requests of the second server")
+    parser.add_argument("model", nargs="?", default="default", help="what forerun serve takes (default 'default')")
+    parser.add_argument("--clients", type=int, default=200, help="requests at once (default 200)")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens per answer (default 16)")
+    parser.add_argument("--waves", type=int, default=4, help="how often they come (default 4)")
+    parser.add_argument("--queue", type=int, default=50, help="--max-queued-requests of the second server (default 50)")
     args = parser.parse_args()
     wrong = []
     with forerun_server(args.model, "--max-num-seqs", str(SEQUENCES)) as url:

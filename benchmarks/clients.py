@@ -11,6 +11,7 @@ import re
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 _EVENT = b"data: {"
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
 _KEPT = 2048  # bytes at the end of what came: more than the event with the usage takes
+_PATIENCE = 600.0  # seconds without any news after which a server is given up
 
 
 @dataclass
@@ -36,53 +38,76 @@ class Answer:
         return self.news[0] - self.start
 
 
-def run_clients(url: str, bodies: Sequence[dict[str, Any]]) -> list[Answer]:
-    """POST every body to /v1/completions of ``url`` at once, streamed, and read all answers to their ends.
+def run_clients(url: str, bodies: Sequence[dict[str, Any]], delays: Sequence[float] = ()) -> list[Answer]:
+    """POST every body to /v1/completions of ``url``, streamed, and read all answers to their ends.
 
-    ``tokens`` is the server's own count, or the number of events where it gives none. Ends the program with the
-    server's words when a status is not 200.
+    All at once, or each so many seconds from now as ``delays`` says, whatever the answers before it do. ``tokens`` is
+    the server's own count, or the number of events where it gives none. Ends the program with the server's words when
+    a status is not 200, and when ten minutes pass without any news.
     """
+    clients = [_Client(url, body) for body in bodies]
+    due = deque(sorted(zip(delays, clients, strict=True), key=lambda pair: pair[0]) if delays else ())
     with selectors.DefaultSelector() as selector:
-        clients = [_Client(url, body) for body in bodies]
-        for client in clients:
-            selector.register(client.socket, selectors.EVENT_READ, client)
-        for client in clients:
-            client.ask()
+        if not delays:
+            for client in clients:
+                client.connect(selector)
+            for client in clients:
+                client.ask()
+        began = time.perf_counter()
         left = len(clients)
         while left:
-            for key, _ in selector.select():
+            ready = selector.select(_ask_due(due, began, selector) if due else _PATIENCE)
+            for key, _ in ready:
                 if key.data.read():
                     selector.unregister(key.fileobj)
                     left -= 1
+            if not ready and not due:
+                raise SystemExit(f"{url}: {left} answers are missing, and no news came for {_PATIENCE:.0f} s")
     return [client.answer for client in clients]
+
+
+def _ask_due(due: deque[tuple[float, _Client]], began: float, selector: selectors.BaseSelector) -> float:
+    """Send what is due, on new connections (a server closes those that say nothing); seconds to wait for news."""
+    while due:
+        wait = due[0][0] + began - time.perf_counter()
+        if wait > 0:
+            return min(wait, _PATIENCE)
+        _, client = due.popleft()
+        client.connect(selector)
+        client.ask()
+    return _PATIENCE
 
 
 class _Client:
     """One connection with one request."""
 
     def __init__(self, url: str, body: dict[str, Any]) -> None:
-        parts = urlsplit(url)
+        self._parts = urlsplit(url)
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         text = json.dumps(body).encode()
         self._request = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+            f"POST /v1/completions HTTP/1.1\r\nHost: {self._parts.netloc}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
         ).encode() + text
         self._url = url
         self._tail = b""
         self._counted = False
         self.answer = Answer()
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=600)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def connect(self, selector: selectors.BaseSelector) -> None:
+        """Open the connection; ``selector`` tells when something comes."""
+        self._socket = socket.create_connection((self._parts.hostname, self._parts.port), timeout=_PATIENCE)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        selector.register(self._socket, selectors.EVENT_READ, self)
 
     def ask(self) -> None:
         """Send the request."""
         self.answer.start = time.perf_counter()
-        self.socket.sendall(self._request)
+        self._socket.sendall(self._request)
 
     def read(self) -> bool:
         """Take what has come; True at the end."""
-        data = self.socket.recv(1 << 16)
+        data = self._socket.recv(1 << 16)
         now = time.perf_counter()
         if not data:
             self._finish(now)
@@ -100,7 +125,7 @@ class _Client:
         return False
 
     def _finish(self, now: float) -> None:
-        self.socket.close()
+        self._socket.close()
         self.answer.end = now
         found = _COMPLETION_TOKENS.findall(self._tail)
         if found:

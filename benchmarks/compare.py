@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from report import output_file, round_of, run, run_facts, say, write_json
 
 from forerun.checkpoint.default_model import default_model_path, is_default_name
 from forerun.errors import ForerunError
@@ -117,7 +119,7 @@ def main() -> int:
     """Measure, print a table, write JSON and plot."""
     args = _arguments()
     path = default_model_path() if is_default_name(args.model) else Path(args.model)
-    works = [work for work in all_works(args) if not args.works or work.name in args.works]
+    works = chosen_works(args)
     with tempfile.TemporaryDirectory(prefix="forerun-compare-") as made:
         folder = args.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,43 +127,50 @@ def main() -> int:
         job = {"model": str(path.resolve()), "threads": args.threads, "longest": longest, "isa": args.isa}
         job |= {"batch": max(work.batch for work in works), "folder": str(folder.resolve())}
         processes = start(contenders(args), job)
+        facts = {**run_facts(), "model": path.name, "threads": args.threads, "repeat": args.repeat}
+        facts |= {"works": [asdict(work) for work in works]}
+        facts |= {"programs": {contender.name: process.facts for contender, process in processes.items()}}
+        rows: list[Row] = []
         try:
-            rows = list(measure(processes, works, args.repeat))
+            for done in measure(processes, works, args.repeat):
+                rows += done
+                write_json(args.json, json_report(facts, rows, complete=False))
         finally:
             for process in processes.values():
                 process.close()
-    facts = {"machine": machine(), "model": path.name, "threads": args.threads, "repeat": args.repeat}
-    facts |= {"commit": commit(), "command": " ".join(sys.argv), "works": [asdict(work) for work in works]}
-    facts["programs"] = {contender.name: process.facts for contender, process in processes.items()}
-    report = {**facts, "rows": [{**asdict(row), "median": round(row.median, 2)} for row in rows]}
-    report["ratios"] = ratios(rows)
+    write_json(args.json, json_report(facts, rows, complete=True))
     print(table(rows))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     if args.plot:
-        plot(rows, f"{path.name}, {args.threads} threads, {report['machine']['cpu']}", args.plot)
+        plot(rows, f"{path.name}, {args.threads} threads, {facts['machine']['cpu']}", args.plot)
     return 0
+
+
+def json_report(facts: dict[str, Any], rows: Sequence[Row], complete: bool) -> dict[str, Any]:
+    """The JSON file. complete: nothing is left to measure."""
+    figures = [{**asdict(row), "median": round(row.median, 2)} for row in rows]
+    return {**facts, "complete": complete, "rows": figures, "ratios": ratios(rows)}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cores = len(read_host().pin_cpus()) or 1
     parser.add_argument("model", help="a GGUF file, or 'default'")
     parser.add_argument(
         "--peer-python", action="append", default=[], help="interpreter with peers; may be given several times"
     )
-    parser.add_argument("--threads", type=int, default=len(read_host().pin_cpus()) or 1)
+    parser.add_argument("--threads", type=int, default=cores, help=f"of every program (default {cores}: one per core)")
     parser.add_argument(
         "--file-bits", choices=("4", "8", "16"), default="4", help="of the file's own weights (default 4)"
     )
     parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each work (default 5)")
-    parser.add_argument("--works", nargs="+", help="only these, e.g. 'decode' 'prefill 512'")
-    parser.add_argument("--only", nargs="+", help="only programs whose name contains one of these texts")
+    parser.add_argument("--works", nargs="+", metavar="WORK", help="only these, e.g. 'decode' 'prefill 512'")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="only programs whose name contains such a text")
     parser.add_argument("--tg", type=int, default=64, help="generated tokens (default 64)")
     parser.add_argument("--context", type=int, default=4096, help="tokens of the long works (default 4096)")
     parser.add_argument("--isa", default="", help="force a lower instruction set on Forerun alone")
     parser.add_argument("--folder", type=Path, help="keep requantised files there (default: a temporary folder)")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--plot", type=Path, help="draw a bar chart there (PNG; needs matplotlib)")
+    parser.add_argument("--json", type=output_file, help="write the figures there, after each work")
+    parser.add_argument("--plot", type=output_file, help="draw a bar chart there (PNG; needs matplotlib)")
     return parser.parse_args()
 
 
@@ -175,6 +184,15 @@ def all_works(args: argparse.Namespace) -> list[Work]:
         Work("prefill 512", pp=512),
         Work(f"prefill {args.context}", pp=args.context),
     ]
+
+
+def chosen_works(args: argparse.Namespace) -> list[Work]:
+    """Those of --works. Raises ForerunError for a name that is none."""
+    every = all_works(args)
+    for name in args.works or ():
+        if name not in (names := [work.name for work in every]):
+            raise ForerunError(f"--works has '{name}', which is none of {', '.join(map(repr, names))}")
+    return [work for work in every if not args.works or work.name in args.works]
 
 
 def contenders(args: argparse.Namespace) -> list[Contender]:
@@ -209,34 +227,35 @@ def importable(python: str) -> list[str]:
 def start(every: Sequence[Contender], job: dict[str, Any]) -> dict[Contender, Process]:
     """Open all models; a peer that cannot open it is named and left out."""
     running: dict[Contender, Process] = {}
-    for contender in every:
+    for number, contender in enumerate(every, 1):
+        say(f"opening {contender.name} ({number} of {len(every)})")
         try:
             running[contender] = Process(contender, {**job, "weights": contender.weights})
         except ForerunError as error:
-            print(f"{contender.name}: left out ({error})", file=sys.stderr, flush=True)
+            say(f"{contender.name}: left out ({error})")
     if not running:
         raise ForerunError("no program could open the model")
     return running
 
 
-def measure(processes: dict[Contender, Process], works: Sequence[Work], repeat: int) -> list[Row]:
-    """Rounds of all programs in turn; a program that fails in a work has no row there."""
-    rows: list[Row] = []
-    for work in works:
+def measure(processes: dict[Contender, Process], works: Sequence[Work], repeat: int) -> Iterator[list[Row]]:
+    """Of each work the rows: rounds of all programs in turn; a program that fails in a work has no row there."""
+    for place, work in enumerate(works, 1):
         current = {contender: Row(work.name, contender.name, contender.bits) for contender in processes}
+        began = time.perf_counter()
         for number in range(repeat + 1):
+            say(f"{work.name} (work {place} of {len(works)}): {round_of(number, repeat, time.perf_counter() - began)}")
             for contender in list(current):
                 try:
                     rate = processes[contender].measure(work)
                 except ForerunError as error:
-                    print(f"{contender.name}, {work.name}: {error}", file=sys.stderr, flush=True)
-                    del current[contender], processes[contender]
+                    say(f"{contender.name}, {work.name}: {error}")
+                    del current[contender]
+                    processes.pop(contender).close()
                     continue
                 if number:
                     current[contender].rates.append(round(rate, 2))
-            print(f"{work.name}: round {number} of {repeat}", file=sys.stderr, flush=True)
-        rows += current.values()
-    return rows
+        yield list(current.values())
 
 
 def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -265,21 +284,6 @@ def table(rows: Sequence[Row]) -> str:
         spread = f"{min(row.rates):.1f}-{max(row.rates):.1f}"
         lines.append(f"| {row.work} | {row.bits} | {row.contender} | {row.median:.1f} | {spread} | {ratio} |")
     return "\n".join(lines)
-
-
-def machine() -> dict[str, Any]:
-    """Processor, usable processors, system."""
-    host = read_host()
-    return {"cpu": host.cpu_model, "processors": len(host.pin_cpus()), "system": platform.platform()}
-
-
-def commit() -> str:
-    """The commit of the sources, "" outside a repository; "+" marks changes."""
-    command = ["git", "-C", str(SCRIPTS), "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
 
 
 def plot(rows: Sequence[Row], title: str, path: Path) -> None:
@@ -311,8 +315,4 @@ def plot(rows: Sequence[Row], title: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run(main)

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from report import output_file, run, run_facts, say, write_json
 
 from forerun.accuracy.divergence import Divergence, chunks, measure
 from forerun.accuracy.errors import AccuracyError
@@ -32,7 +32,6 @@ from forerun.accuracy.scoring import SLICE_ROWS, ExecutorScorer, Scorer
 from forerun.checkpoint import Checkpoint, Tokenizer, open_checkpoint
 from forerun.checkpoint.default_model import default_model_path, is_default_name
 from forerun.compiler.compile import plan_compile
-from forerun.errors import ForerunError
 
 INT8: Mapping[str, Any] = {"quantized": True, "quantization_dtype": "int8"}
 FORERUN: Mapping[str, Mapping[str, Any]] = {
@@ -102,22 +101,20 @@ class Stored:
 def main() -> int:
     """Measure everything and print a Markdown table."""
     args = _arguments()
-    try:
-        checkpoint = open_checkpoint(args.model)
-        path = default_model_path() if is_default_name(args.model) else Path(args.model)
-        ids = _token_ids(Tokenizer(checkpoint.tokenizer_files), args.text, args.tokens)
-        with tempfile.TemporaryDirectory(prefix="forerun-kl-") as folder:
-            rows = list(_measure(args, checkpoint, path, ids, Path(folder)))
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    checkpoint = open_checkpoint(args.model)
+    path = default_model_path() if is_default_name(args.model) else Path(args.model)
+    ids = _token_ids(Tokenizer(checkpoint.tokenizer_files), args.text, args.tokens)
     digest = hashlib.sha256(np.asarray(ids, np.int32).tobytes()).hexdigest()[:16]
+    facts = {**run_facts(), "model": args.model, "tokens": len(ids), "tokens_sha256": digest}
+    facts |= {"context": args.context, "reference": args.reference}
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="forerun-kl-") as folder:
+        for row in _measure(args, checkpoint, path, ids, Path(folder)):
+            rows.append(row)
+            write_json(args.json, {**facts, "complete": False, "rows": [asdict(row) for row in rows]})
+    write_json(args.json, {**facts, "complete": True, "rows": [asdict(row) for row in rows]})
     print(f"\n{len(ids)} tokens (sha256 {digest}) in pieces of {args.context}, reference: {args.reference}, float32\n")
     print(table(rows))
-    if args.json:
-        facts = {"model": args.model, "tokens": len(ids), "tokens_sha256": digest, "context": args.context}
-        facts |= {"reference": args.reference, "rows": [asdict(row) for row in rows]}
-        args.json.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     return 0
 
 
@@ -143,15 +140,20 @@ def english_text() -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="default", help="a GGUF file, or 'default'")
+    parser.add_argument("--model", default="default", help="a GGUF file, or 'default' (the default)")
     parser.add_argument("--text", type=Path, help="UTF-8 text (default: Python's help topics)")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens to read (default 3072)")
     parser.add_argument("--context", type=int, default=1024, help="tokens of one piece (default 1024)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--reference", choices=("transformers", "forerun"), default="transformers")
+    parser.add_argument("--threads", type=int, default=2, help="of Forerun and llama.cpp (default 2)")
+    parser.add_argument(
+        "--reference",
+        choices=("transformers", "forerun"),
+        default="transformers",
+        help="who reads the float32 weights (default transformers, which needs torch)",
+    )
     parser.add_argument("--llama-python", help="interpreter with llama-cpp-python; without it, Forerun alone")
     parser.add_argument("--only", help="measure only formats whose name contains this text")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=output_file, help="write the figures there, after each format")
     return parser.parse_args()
 
 
@@ -168,12 +170,12 @@ def _measure(
     pieces = [list(piece) for piece in chunks(ids, args.context)]
     context = min(args.context, len(ids))
     reference = folder / "reference.npy"
-    _say("reference")
+    say("reference")
     _store(_reference(args, checkpoint, context), pieces, reference)
     for name, settings in FORERUN.items():
         if args.only and args.only not in name:
             continue
-        _say(f"forerun {name}")
+        say(f"forerun {name}")
         config = one_sequence_config(context, **settings)
         executor = open_in_memory(checkpoint, config, threads=args.threads)
         figures = measure(Stored(reference), ExecutorScorer(executor), ids, args.context)
@@ -182,7 +184,7 @@ def _measure(
     for name, ftype in LLAMA_CPP.items() if args.llama_python else ():
         if args.only and args.only not in name:
             continue
-        _say(f"llama.cpp {name}")
+        say(f"llama.cpp {name}")
         logits, quantized = folder / "llama.npy", folder / "llama.gguf"
         job = {"model": str(path), "ftype": ftype, "quantized": str(quantized), "threads": args.threads}
         version = _llama(args.llama_python, {**job, "pieces": pieces, "logits": str(logits)})
@@ -221,9 +223,5 @@ def _llama(python: str, job: Mapping[str, Any]) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

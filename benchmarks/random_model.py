@@ -55,10 +55,10 @@ SHAPES = {
 def main() -> int:
     """Write the file and say how long it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", choices=SHAPES, help="the model whose layers, heads and vocabulary it has")
     parser.add_argument("--output", type=Path, required=True, help="the .gguf file")
     parser.add_argument("--type", choices=BLOCKS, default="Q4_0", help="type of all matrices (default Q4_0)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
     need = file_bytes(shape, args.type)

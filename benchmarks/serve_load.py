@@ -10,9 +10,9 @@ See benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from clients import run_clients
-from compare import Contender, Process, Work, commit, machine
+from compare import Contender, Process, Work
+from report import output_file, round_of, run, run_facts, say, write_json
 from serving import forerun_server
 
 from forerun.checkpoint.default_model import default_model_path, is_default_name
@@ -87,19 +88,20 @@ def offline_rounds(model: Path, tokens: int, most: int, threads: int) -> Iterato
         process.close()
 
 
-def measure(programs: dict[str, Rounds], args: argparse.Namespace) -> list[Row]:
-    """All rounds; the first of each number of clients warms up and is not counted."""
-    rows: list[Row] = []
-    for clients in args.clients:
+def measure(programs: dict[str, Rounds], args: argparse.Namespace) -> Iterator[list[Row]]:
+    """Of each number of clients the rows, after all rounds; the first round warms up and is not counted."""
+    for place, clients in enumerate(args.clients, 1):
         current = {name: Row(clients, name) for name in programs}
+        began = time.perf_counter()
         for number in range(args.rounds + 1):
+            where = f"{clients} clients ({place} of {len(args.clients)})"
+            say(f"{where}: {round_of(number, args.rounds, time.perf_counter() - began)}")
             for name, one_round in programs.items():
                 speed, first = one_round(clients, args.tokens, number)
                 if number:
                     current[name].tokens_per_s.append(round(speed, 1))
                     current[name].first_ms += [] if first is None else [round(first * 1e3, 2)]
-        rows += current.values()
-    return rows
+        yield list(current.values())
 
 
 def table(rows: list[Row]) -> str:
@@ -151,15 +153,22 @@ def main() -> int:
         programs = {"forerun": server_rounds(url, None), OFFLINE: offline}
         for name, base, known_as in args.against:
             programs[name] = server_rounds(base, known_as)
-        rows = measure(programs, args)
+        facts = {**run_facts(), "model": model.name}
+        rows: list[Row] = []
+        for done in measure(programs, args):
+            rows += done
+            write_json(args.json, json_report(facts, rows, complete=False))
+    write_json(args.json, json_report(facts, rows, complete=True))
     print(table(rows))
-    if args.json:
-        facts = {"machine": machine(), "model": model.name, "commit": commit(), "command": " ".join(sys.argv)}
-        report = {**facts, "rows": [{**asdict(row), "speed": row.speed, "first": row.first} for row in rows]}
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     if args.plot:
         plot(rows, args.plot)
     return 0
+
+
+def json_report(facts: dict[str, Any], rows: list[Row], complete: bool) -> dict[str, Any]:
+    """The JSON file. complete: nothing is left to measure."""
+    figures = [{**asdict(row), "speed": row.speed, "first": row.first} for row in rows]
+    return {**facts, "complete": complete, "rows": figures}
 
 
 def _against(text: str) -> tuple[str, str, str | None]:
@@ -172,20 +181,25 @@ def _against(text: str) -> tuple[str, str, str | None]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="default", help="a GGUF file, or 'default'")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8])
-    parser.add_argument("--tokens", type=int, default=256, help="tokens per answer")
-    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--against", type=_against, action="append", default=[], metavar="NAME=URL[,MODEL]")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--plot", type=Path, help="draw two charts there (PNG; needs matplotlib)")
+    parser.add_argument("model", nargs="?", default="default", help="a GGUF file, or 'default' (the default)")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="at the same time (default 1 4 8)"
+    )
+    parser.add_argument("--tokens", type=int, default=256, help="tokens per answer (default 256)")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up (default 3)")
+    parser.add_argument("--threads", type=int, default=2, help="of server and offline batch (default 2)")
+    parser.add_argument(
+        "--against",
+        type=_against,
+        action="append",
+        default=[],
+        metavar="NAME=URL[,MODEL]",
+        help="another server, and what it calls the model; may be given several times",
+    )
+    parser.add_argument("--json", type=output_file, help="write the figures there, after each number of clients")
+    parser.add_argument("--plot", type=output_file, help="draw two charts there (PNG; needs matplotlib)")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run(main)

@@ -19,10 +19,12 @@ PROGRAM = Path(__file__).with_name("timed_server.py")
 def main() -> None:
     """Stream to each number of clients in turns, then print what the server noted."""
     parser = argparse.ArgumentParser(description="Time per step outside the native executor, under streaming clients.")
-    parser.add_argument("model", nargs="?", default="default")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("model", nargs="?", default="default", help="what forerun serve takes (default 'default')")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=[1, 8], metavar="N", help="at the same time (default 1 8)"
+    )
+    parser.add_argument("--tokens", type=int, default=256, help="tokens per answer (default 256)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds, all of which count (default 4)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         times = Path(folder) / "times.json"

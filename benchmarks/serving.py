@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 
 FORERUN = ("-m", "forerun.cli.main", "serve")
+START_LIMIT, REST_LIMIT, STOP_LIMIT = 1800.0, 120.0, 60.0
+"""Seconds to be ready (a large model is compiled first), to come to rest, to end."""
 
 
 def free_port() -> int:
@@ -33,16 +35,25 @@ def forerun_server(model: str, *flags: str, program: Sequence[str] = FORERUN) ->
         process = subprocess.Popen([*words, *flags], stdout=log, stderr=log, env=os.environ)
         try:
             url = f"http://127.0.0.1:{port}"
+            end = time.monotonic() + START_LIMIT
             while not _answers(url):
-                if process.poll() is not None:
+                if process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
                     raise SystemExit(f"the server did not start:\n{log.read()}")
                 time.sleep(0.05)
             _settle(process.pid)
             yield url
         finally:
-            process.terminate()
-            process.wait(60)
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _answers(url: str) -> bool:
@@ -62,11 +73,13 @@ def resident_bytes(url: str) -> int:
 
 def _settle(pid: int) -> None:
     """Wait until a server without requests does nothing any more: at first it takes its memory in the background."""
-    while True:
+    end = time.monotonic() + REST_LIMIT
+    while time.monotonic() < end:
         before = _seconds(pid)
         time.sleep(1)
         if _seconds(pid) - before < 0.1:
             return
+    raise SystemExit(f"the server is still busy {REST_LIMIT:.0f} s after its start, without a request")
 
 
 def _seconds(pid: int) -> float:

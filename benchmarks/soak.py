@@ -208,13 +208,13 @@ class Soak:
 
 def main() -> int:
     """Run and report; 0 when nothing was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--cancels", type=float, default=0.3, help="share of requests that are left early")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--api-key")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the server (default http://127.0.0.1:8000)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long (default 10)")
+    parser.add_argument("--clients", type=int, default=16, help="at the same time (default 16)")
+    parser.add_argument("--cancels", type=float, default=0.3, help="share of requests left early (default 0.3)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument("--api-key", help="if the server wants one")
     args = parser.parse_args()
     soak = Soak(args.url, args.minutes * 60, args.clients, args.cancels, args.seed, args.api_key)
     asyncio.run(soak.run())

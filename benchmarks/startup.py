@@ -38,8 +38,8 @@ def start_once(artifact: str) -> float:
 def main() -> None:
     """Print every start and their median."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("artifact")
-    parser.add_argument("--starts", type=int, default=5, help="measured starts, after one to warm up")
+    parser.add_argument("artifact", help="a folder that forerun compile made")
+    parser.add_argument("--starts", type=int, default=5, help="measured starts, after one to warm up (default 5)")
     args = parser.parse_args()
     times = [start_once(args.artifact) for _ in range(args.starts + 1)][1:]
     print(", ".join(f"{seconds:.2f}" for seconds in times), "s; median", f"{statistics.median(times):.2f} s")

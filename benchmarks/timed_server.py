@@ -64,4 +64,7 @@ class TimedBackend(NativeBackend):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit(len(sys.argv) < 2)
     sys.exit(main(sys.argv[2:], lambda: TimedBackend(Path(sys.argv[1]))))
