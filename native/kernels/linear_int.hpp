@@ -7,23 +7,6 @@
 
 namespace forerun::FORERUN_ISA {
 
-template <Format F>
-struct Traits {
-  static constexpr bool kNibbles = F == Format::Int4F16Min || F == Format::Int4F32Min || F == Format::Int4F16;
-  static constexpr bool kMin = F == Format::Int4F16Min || F == Format::Int4F32Min || F == Format::Int8F16Min;
-  static constexpr bool kChannel = F == Format::Int8Channel;
-  static constexpr bool kFloatScale = F == Format::Int4F32Min;
-  static constexpr int kZero = kMin ? 0 : kNibbles ? 8 : 128;
-  static constexpr int kValues = kNibbles ? 512 : 1024;  // bytes of values in a block
-  static constexpr int kScales = kFloatScale ? 64 : 32;  // bytes of 16 scales
-  FORERUN_METHOD static f32x16 scale(const uint8_t* block, int half) {
-    const uint8_t* p = block + kValues + half * kScales;
-    if constexpr (kFloatScale) return load(reinterpret_cast<const float*>(p));
-    return load_f16(p);
-  }
-  FORERUN_METHOD static f32x16 minimum(const uint8_t* block, int half) { return scale(block + 2 * kScales, half); }
-};
-
 // Adds segment sums as a balanced binary tree with one accumulator set per level.
 template <int N>
 struct Tree {
@@ -211,14 +194,7 @@ void stream_rows(const LinearArgs& a, int row, int panel) {
       const int half = g % 2;
       const uint8_t* w = base + kBytes * (g / 2);
       if (row == 0) prefetch_next<kBytes, Panels>(ahead + kBytes * (g / 2), stride, half);
-      const auto take = [&](int i, int p) __attribute__((always_inline)) {
-        if constexpr (T::kNibbles) {  // low nibbles hold the first 16 elements, high ones the others
-          const u8x64 packed = load_u8(w + stride * p + half * 256 + i % 4 * 64);
-          return i < 4 ? low_nibbles(packed) : high_nibbles(packed);
-        } else {
-          return load_u8(w + stride * p + half * 512 + i * 64);
-        }
-      };
+      const auto take = [&](int i, int p) __attribute__((always_inline)) { return T::values(w, stride * p, half, i); };
       const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
         if constexpr (!T::kChannel) d = T::scale(w + stride * p, half);
         if constexpr (T::kMin) m = T::minimum(w + stride * p, half);
@@ -248,15 +224,8 @@ void unpack_panel(const LinearArgs& a, int panel, const UnpackedPanel& to) {
   for (int block = 0; block < a.blocks; ++block, w += block_bytes(F)) {
     uint8_t* values = to.values + static_cast<size_t>(block) * 1024;
     for (int half = 0; half < 2; ++half) {
-      if constexpr (T::kNibbles) {
-        for (int i = 0; i < 4; ++i) {
-          const u8x64 packed = load_u8(w + half * 256 + i * 64);
-          store_u8(values + half * 512 + i * 64, low_nibbles(packed));
-          store_u8(values + half * 512 + (i + 4) * 64, high_nibbles(packed));
-        }
-      } else {
-        for (int i = 0; i < 8; ++i) store_u8(values + half * 512 + i * 64, load_u8(w + half * 512 + i * 64));
-      }
+      FORERUN_UNROLL
+      for (int i = 0; i < 8; ++i) store_u8(values + half * 512 + i * 64, T::values(w, 0, half, i));
       const int at = (block * 2 + half) * kPanel;
       if constexpr (!T::kChannel) store(to.scale + at, T::scale(w, half));
       if constexpr (T::kMin) store(to.minimum + at, T::minimum(w, half));
