@@ -5,6 +5,7 @@
 #include "kernels/simd_avx512.hpp"
 #include "kernels/math.hpp"
 #include "kernels/packed_block.hpp"
+#include "kernels/linear_sums.hpp"
 #include "kernels/linear_int.hpp"
 #include "kernels/linear_tiles.hpp"
 // clang-format on
