@@ -3,6 +3,8 @@
 // clang-format off
 #include "kernels/table.hpp"
 #include "kernels/math.hpp"
+#include "kernels/packed_block.hpp"
+#include "kernels/linear_sums.hpp"
 #include "kernels/linear_int.hpp"
 #include "kernels/linear_float.hpp"
 #include "kernels/rows.hpp"
@@ -14,24 +16,13 @@
 namespace forerun::FORERUN_ISA {
 
 static void linear(const LinearArgs& a) {
-  switch (a.format) {
-    case Format::Float32:
-      return linear_float<Format::Float32>(a);
-    case Format::BFloat16:
-      return linear_float<Format::BFloat16>(a);
-    case Format::Int4F16Min:
-      return linear_int<Format::Int4F16Min>(a);
-    case Format::Int4F32Min:
-      return linear_int<Format::Int4F32Min>(a);
-    case Format::Int4F16:
-      return linear_int<Format::Int4F16>(a);
-    case Format::Int8F16:
-      return linear_int<Format::Int8F16>(a);
-    case Format::Int8F16Min:
-      return linear_int<Format::Int8F16Min>(a);
-    case Format::Int8Channel:
-      return linear_int<Format::Int8Channel>(a);
-  }
+  with_format(a.format, [&]<Format F>() {
+    if constexpr (is_integer(F)) {
+      linear_int<F>(a);
+    } else {
+      linear_float<F>(a);
+    }
+  });
 }
 
 static Kernels make_kernels(const char* name) {

@@ -141,33 +141,46 @@ static void tile_softmax(const TileView& t, int row, float* s, float* maximum, f
   *denominator = hsum(sum);
 }
 
-// o[q][dimensions] = sum of p * v, keys ascending.
+// o[q][dimensions] = sum of p * v over the keys that the query's row sees, ascending. The others must not take part
+// even with a weight of 0: they may be stale, or hold infinities of another row.
 template <bool Int8, int Q, int D>
 void tile_values(const TileView& t, int i, int d, const float* p, float* out, int ldo) {
   constexpr int kPack = Int8 ? 4 : 2;
   const size_t stride = static_cast<size_t>(t.a.shape.padded_dim) * 4;
+  int low[Q], high[Q];  // what each of them sees; all of them see [low[Q - 1], high[0])
+  for (int j = 0; j < Q; ++j) low[j] = t.low((i + j) / t.group), high[j] = t.high((i + j) / t.group);
   f32x16 o[Q][D];
   FORERUN_UNROLL
   for (int j = 0; j < Q; ++j) FORERUN_UNROLL
   for (int c = 0; c < D; ++c) o[j][c] = set1(0.0f);
-  const auto take = [&](const uint8_t* v, int key, int n) __attribute__((always_inline)) {
+  const auto take = [&](const uint8_t* v, int key) __attribute__((always_inline)) {
     FORERUN_UNROLL
     for (int c = 0; c < D; ++c) {
       f32x16 value[kPack];
       unpack<Int8>(load_i32(v + c * 64), value);
       FORERUN_UNROLL
-      for (int e = 0; e < kPack; ++e)
-        if (e < n) FORERUN_UNROLL
+      for (int e = 0; e < kPack; ++e) FORERUN_UNROLL
       for (int j = 0; j < Q; ++j) o[j][c] = fma(set1(p[(i + j) * kTile + key + e]), value[e], o[j][c]);
     }
+  };
+  const auto take_seen = [&](const uint8_t* v, int key) __attribute__((always_inline)) {
+    f32x16 value[D][kPack];
+    FORERUN_UNROLL
+    for (int c = 0; c < D; ++c) unpack<Int8>(load_i32(v + c * 64), value[c]);
+    FORERUN_UNROLL
+    for (int e = 0; e < kPack; ++e) FORERUN_UNROLL
+    for (int j = 0; j < Q; ++j)
+      if (key + e >= low[j] && key + e < high[j]) FORERUN_UNROLL
+    for (int c = 0; c < D; ++c) o[j][c] = fma(set1(p[(i + j) * kTile + key + e]), value[c][e], o[j][c]);
   };
   for (int group = t.first / 16 * 16; group < t.last; group += 16) {  // 16 keys lie in one block
     const uint8_t* v = t.v(group) + static_cast<size_t>(t.slot(group) / kPack) * stride + d * 4;
     const int end = t.last - group < 16 ? t.last - group : 16;
+    const int shared = low[Q - 1] > group ? 0 : high[0] - group < 16 ? high[0] - group : 16;
     if (i == 0 && d == 0) prefetch_next_keys<Int8>(t, group);
     int key = 0;
-    for (; key + kPack <= end; key += kPack, v += stride) take(v, group + key, kPack);
-    if (key < end) take(v, group + key, end - key);  // what lies behind the last key is not read: it may be stale
+    for (; key + kPack <= shared; key += kPack, v += stride) take(v, group + key);
+    for (; key < end; key += kPack, v += stride) take_seen(v, group + key);
   }
   FORERUN_UNROLL
   for (int j = 0; j < Q; ++j) FORERUN_UNROLL
@@ -206,7 +219,7 @@ void one_tile(const TileView& t, float* scores, float* state) {
     tile_softmax(t, i / t.group, s, end, end + 1);
     if constexpr (Int8)
       for (int key = t.first / 16 * 16; key < t.last; key += 16)
-        store(s + key, mul(load(s + key), keep_lanes(load(t.scales(t.a.layer.v_scale, key)), 0, t.last - key, 0.0f)));
+        store(s + key, mul(load(s + key), load(t.scales(t.a.layer.v_scale, key))));
   }
   i = 0;
   for (; i + kValueQueries <= queries; i += kValueQueries)

@@ -4,6 +4,8 @@
 // clang-format off
 #include "kernels/simd_avx512.hpp"
 #include "kernels/math.hpp"
+#include "kernels/packed_block.hpp"
+#include "kernels/linear_sums.hpp"
 #include "kernels/linear_int.hpp"
 #include "kernels/linear_tiles.hpp"
 // clang-format on
@@ -18,23 +20,13 @@ constexpr int kLeastRows = 16;  // below, a tile would be emptier than its panel
 template <class Tiles>
 void linear(const LinearArgs& a) {
   if (a.rows < kLeastRows) return avx512::kernels().linear(a);
-  switch (a.format) {
-    case Format::Float32:
-    case Format::BFloat16:
-      return avx512::kernels().linear(a);
-    case Format::Int4F16Min:
-      return avx512::linear_tiles<Format::Int4F16Min, Tiles>(a);
-    case Format::Int4F32Min:
-      return avx512::linear_tiles<Format::Int4F32Min, Tiles>(a);
-    case Format::Int4F16:
-      return avx512::linear_tiles<Format::Int4F16, Tiles>(a);
-    case Format::Int8F16:
-      return avx512::linear_tiles<Format::Int8F16, Tiles>(a);
-    case Format::Int8F16Min:
-      return avx512::linear_tiles<Format::Int8F16Min, Tiles>(a);
-    case Format::Int8Channel:
-      return avx512::linear_tiles<Format::Int8Channel, Tiles>(a);
-  }
+  with_format(a.format, [&]<Format F>() {
+    if constexpr (is_integer(F)) {
+      avx512::linear_tiles<F, Tiles>(a);
+    } else {
+      avx512::kernels().linear(a);
+    }
+  });
 }
 
 size_t linear_scratch(int blocks) {

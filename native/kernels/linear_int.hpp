@@ -2,41 +2,7 @@
 // group, so that every kernel, row count, instruction set and thread count gives the same bits (docs/numerics.md).
 #pragma once
 
-// Register tiles stay in registers only when every loop over them is unrolled.
-#define FORERUN_UNROLL _Pragma("GCC unroll 16")
-
 namespace forerun::FORERUN_ISA {
-
-template <Format F>
-struct Traits {
-  static constexpr bool kNibbles = F == Format::Int4F16Min || F == Format::Int4F32Min || F == Format::Int4F16;
-  static constexpr bool kMin = F == Format::Int4F16Min || F == Format::Int4F32Min || F == Format::Int8F16Min;
-  static constexpr bool kChannel = F == Format::Int8Channel;
-  static constexpr bool kFloatScale = F == Format::Int4F32Min;
-  static constexpr int kZero = kMin ? 0 : kNibbles ? 8 : 128;
-  static constexpr int kValues = kNibbles ? 512 : 1024;  // bytes of values in a block
-  static constexpr int kScales = kFloatScale ? 64 : 32;  // bytes of 16 scales
-  FORERUN_METHOD static f32x16 scale(const uint8_t* block, int half) {
-    const uint8_t* p = block + kValues + half * kScales;
-    if constexpr (kFloatScale) return load(reinterpret_cast<const float*>(p));
-    return load_f16(p);
-  }
-  FORERUN_METHOD static f32x16 minimum(const uint8_t* block, int half) { return scale(block + 2 * kScales, half); }
-};
-
-// Adds segment sums as a balanced binary tree with one accumulator set per level.
-template <int N>
-struct Tree {
-  f32x16 level[4][N];
-  unsigned count = 0;
-  FORERUN_METHOD void push(f32x16 (&acc)[N]) {
-    unsigned at = 0;
-    for (unsigned c = count; c & 1; c >>= 1, ++at)
-      for (int i = 0; i < N; ++i) acc[i] = add(level[at][i], acc[i]);
-    for (int i = 0; i < N; ++i) level[at][i] = acc[i];
-    ++count;
-  }
-};
 
 // One group of 32: acc += scale * dot, in the order that the numerics fix. `whole` counts in units of the fine scale.
 template <bool Channel, bool Min>
@@ -131,58 +97,6 @@ FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows
   }
 }
 
-// Ties keep the earlier panel: a thread takes its panels in ascending order.
-FORERUN_INLINE void keep_largest(LargestOutput& to, f32x16 x, int panel, int columns) {
-  const float infinity = __builtin_inff();
-  x = keep_lanes(x, 0, columns - panel * kPanel, -infinity);
-  const f32x16 best = load(to.value);
-  store(to.wrong, max(load(to.wrong), select_less(x, set1(infinity), set1(0.0f), set1(1.0f))));
-  store(to.panel, select_less(best, x, set1(static_cast<float>(panel)), load(to.panel)));
-  store(to.value, select_less(best, x, x, best));
-}
-
-// Writes one row of one or more neighbouring panels.
-template <int Panels>
-FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc)[Panels]) {
-  FORERUN_UNROLL
-  for (int p = 0; p < Panels; ++p) {
-    const int column = (panel + p) * kPanel;
-    if (a.format == Format::Int8Channel) acc[p] = mul(acc[p], load(a.channel_scale + column));
-    if (a.bias) acc[p] = add(acc[p], load(a.bias + column));
-  }
-  if (a.epilogue == Epilogue::Largest) {
-    for (int p = 0; p < Panels; ++p) keep_largest(a.largest[row], acc[p], panel + p, a.columns);
-    return;
-  }
-  float* y = a.y + static_cast<size_t>(row) * a.ldy;
-  if (a.epilogue == Epilogue::SiluMul) {
-    for (int p = 0; p + 1 < Panels; p += 2) {
-      const f32x16 gate = acc[p];
-      const f32x16 e = exp32(sub(set1(0.0f), gate));
-      store(y + (panel + p) / 2 * kPanel, mul(div(gate, add(set1(1.0f), e)), acc[p + 1]));
-    }
-    return;
-  }
-  FORERUN_UNROLL
-  for (int p = 0; p < Panels; ++p) {
-    float* at = y + (panel + p) * kPanel;
-    store(at, a.epilogue == Epilogue::Add ? add(load(at), acc[p]) : acc[p]);
-  }
-}
-
-FORERUN_INLINE int segment_begin(const LinearArgs& a, int segment) { return a.blocks * segment / a.splits; }
-
-template <int Rows, int Panels>
-FORERUN_INLINE void finish_rows(const LinearArgs& a, int row, int panel, const f32x16 (&acc)[Rows * Panels]) {
-  FORERUN_UNROLL
-  for (int r = 0; r < Rows; ++r) {
-    f32x16 out[Panels];
-    FORERUN_UNROLL
-    for (int p = 0; p < Panels; ++p) out[p] = acc[r * Panels + p];
-    finish<Panels>(a, row + r, panel, out);
-  }
-}
-
 // Half a block of each of the panels that come next: a panel is too short for the hardware to keep its pace across
 // panels.
 template <size_t Bytes, int Panels>
@@ -211,14 +125,7 @@ void stream_rows(const LinearArgs& a, int row, int panel) {
       const int half = g % 2;
       const uint8_t* w = base + kBytes * (g / 2);
       if (row == 0) prefetch_next<kBytes, Panels>(ahead + kBytes * (g / 2), stride, half);
-      const auto take = [&](int i, int p) __attribute__((always_inline)) {
-        if constexpr (T::kNibbles) {  // low nibbles hold the first 16 elements, high ones the others
-          const u8x64 packed = load_u8(w + stride * p + half * 256 + i % 4 * 64);
-          return i < 4 ? low_nibbles(packed) : high_nibbles(packed);
-        } else {
-          return load_u8(w + stride * p + half * 512 + i * 64);
-        }
-      };
+      const auto take = [&](int i, int p) __attribute__((always_inline)) { return T::values(w, stride * p, half, i); };
       const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
         if constexpr (!T::kChannel) d = T::scale(w + stride * p, half);
         if constexpr (T::kMin) m = T::minimum(w + stride * p, half);
@@ -248,15 +155,8 @@ void unpack_panel(const LinearArgs& a, int panel, const UnpackedPanel& to) {
   for (int block = 0; block < a.blocks; ++block, w += block_bytes(F)) {
     uint8_t* values = to.values + static_cast<size_t>(block) * 1024;
     for (int half = 0; half < 2; ++half) {
-      if constexpr (T::kNibbles) {
-        for (int i = 0; i < 4; ++i) {
-          const u8x64 packed = load_u8(w + half * 256 + i * 64);
-          store_u8(values + half * 512 + i * 64, low_nibbles(packed));
-          store_u8(values + half * 512 + (i + 4) * 64, high_nibbles(packed));
-        }
-      } else {
-        for (int i = 0; i < 8; ++i) store_u8(values + half * 512 + i * 64, load_u8(w + half * 512 + i * 64));
-      }
+      FORERUN_UNROLL
+      for (int i = 0; i < 8; ++i) store_u8(values + half * 512 + i * 64, T::values(w, 0, half, i));
       const int at = (block * 2 + half) * kPanel;
       if constexpr (!T::kChannel) store(to.scale + at, T::scale(w, half));
       if constexpr (T::kMin) store(to.minimum + at, T::minimum(w, half));

@@ -97,11 +97,8 @@ void pack_panel(const LinearArgs& a, int panel, PanelBlock* to, int panels) {
   const uint8_t* w = a.weights + block_bytes(F) * a.blocks * panel;
   for (int block = 0; block < a.blocks; ++block, w += block_bytes(F), to += panels) {
     for (int half = 0; half < 2; ++half) {
-      for (int i = 0; i < (T::kNibbles ? 4 : 8); ++i) {
-        const u8x64 stored = load_u8(w + (half * (T::kNibbles ? 4 : 8) + i) * 64);
-        store_u8(to->values[half] + i * 64, centre(T::kNibbles ? low_nibbles(stored) : stored));
-        if constexpr (T::kNibbles) store_u8(to->values[half] + (i + 4) * 64, centre(high_nibbles(stored)));
-      }
+      FORERUN_UNROLL
+      for (int i = 0; i < 8; ++i) store_u8(to->values[half] + i * 64, centre(T::values(w, 0, half, i)));
       if constexpr (!T::kChannel) store(to->scale[half], T::scale(w, half));
       if constexpr (T::kMin) store(to->minimum[half], T::minimum(w, half));
     }

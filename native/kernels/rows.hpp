@@ -58,9 +58,9 @@ static void quantize_row(const float* x, int width, float fine_above, const Quan
   }
 }
 
-// One group of 32 dequantised from row n of packed weights; used by the embedding.
+// One column of a block (64 elements of a row of the matrix) dequantised; used by the embedding.
 template <Format F>
-void unpack_row_block(const uint8_t* block, int lane, const float* channel_scale, float* out) {
+void unpack_integers(const uint8_t* block, int lane, const float* channel_scale, float* out) {
   using T = Traits<F>;
   for (int half = 0; half < 2; ++half) {
     float d[16], m[16];
@@ -85,45 +85,34 @@ void unpack_row_block(const uint8_t* block, int lane, const float* channel_scale
   }
 }
 
+// The same of a block of floats.
+template <Format F>
+void unpack_floats(const uint8_t* block, int lane, float* out) {
+  for (int i = 0; i < kBlock; ++i) {
+    if constexpr (F == Format::Float32) {
+      out[i] = reinterpret_cast<const float*>(block)[i * kPanel + lane];
+    } else {
+      const uint16_t top = reinterpret_cast<const uint16_t*>(block)[(i / 2 * kPanel + lane) * 2 + i % 2];
+      const uint32_t bits = static_cast<uint32_t>(top) << 16;
+      std::memcpy(out + i, &bits, 4);
+    }
+  }
+}
+
 // Row `index` of a packed matrix as floats, k = 64 * blocks of them.
 static void embedding_row(const LinearArgs& w, int index, float* out) {
   const int panel = index / kPanel, lane = index % kPanel;
-  const size_t bytes = block_bytes(w.format);
-  const uint8_t* block = w.weights + bytes * w.blocks * panel;
   const float* channel = w.channel_scale ? w.channel_scale + index : nullptr;
-  for (int b = 0; b < w.blocks; ++b, block += bytes, out += kBlock) {
-    switch (w.format) {
-      case Format::Float32:
-        for (int i = 0; i < kBlock; ++i) out[i] = reinterpret_cast<const float*>(block)[i * kPanel + lane];
-        break;
-      case Format::BFloat16:
-        for (int i = 0; i < kBlock; ++i) {
-          const uint32_t bits =
-              static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(block)[(i / 2 * kPanel + lane) * 2 + i % 2])
-              << 16;
-          std::memcpy(out + i, &bits, 4);
-        }
-        break;
-      case Format::Int4F16Min:
-        unpack_row_block<Format::Int4F16Min>(block, lane, channel, out);
-        break;
-      case Format::Int4F32Min:
-        unpack_row_block<Format::Int4F32Min>(block, lane, channel, out);
-        break;
-      case Format::Int4F16:
-        unpack_row_block<Format::Int4F16>(block, lane, channel, out);
-        break;
-      case Format::Int8F16:
-        unpack_row_block<Format::Int8F16>(block, lane, channel, out);
-        break;
-      case Format::Int8F16Min:
-        unpack_row_block<Format::Int8F16Min>(block, lane, channel, out);
-        break;
-      case Format::Int8Channel:
-        unpack_row_block<Format::Int8Channel>(block, lane, channel, out);
-        break;
+  with_format(w.format, [&]<Format F>() {
+    const uint8_t* block = w.weights + block_bytes(F) * w.blocks * panel;
+    for (int b = 0; b < w.blocks; ++b, block += block_bytes(F)) {
+      if constexpr (is_integer(F)) {
+        unpack_integers<F>(block, lane, channel, out + b * kBlock);
+      } else {
+        unpack_floats<F>(block, lane, out + b * kBlock);
+      }
     }
-  }
+  });
 }
 
 }  // namespace forerun::FORERUN_ISA

@@ -3,38 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/formats.hpp"
+
 namespace forerun {
-
-// Weights are stored in panels of 16 rows of W (output columns), each panel in blocks of 64 along K.
-// One block: the quantised values, then two groups of 16 scales, then two groups of 16 minima (where the format has
-// them).
-enum class Format : int { Float32, BFloat16, Int4F16Min, Int4F32Min, Int4F16, Int8F16, Int8F16Min, Int8Channel };
-inline constexpr int kPanel = 16;  // output columns of a panel
-inline constexpr int kBlock = 64;  // elements of K in a block
-inline constexpr int kGroup = 32;  // elements that share an activation scale (and a weight scale)
-
-constexpr size_t block_bytes(Format f) {
-  switch (f) {
-    case Format::Float32:
-      return 4096;
-    case Format::BFloat16:
-      return 2048;
-    case Format::Int4F16Min:
-      return 512 + 64 + 64;
-    case Format::Int4F32Min:
-      return 512 + 128 + 128;
-    case Format::Int4F16:
-      return 512 + 64;
-    case Format::Int8F16:
-      return 1024 + 64;
-    case Format::Int8F16Min:
-      return 1024 + 64 + 64;
-    case Format::Int8Channel:
-      return 1024;
-  }
-  return 0;
-}
-constexpr bool is_integer(Format f) { return f != Format::Float32 && f != Format::BFloat16; }
 
 // Activations of `rows` rows in groups of 32: 128 * high + low, times the group's scale. In groups of ordinary size low
 // is zero (8 bits); groups that stick out of their row, and all groups of the LM head's input, are `fine`: 15 bits.

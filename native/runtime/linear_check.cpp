@@ -23,7 +23,7 @@ class Noise {
 
 // Any bytes but for the scales, which must be moderate numbers of either sign.
 std::vector<uint8_t> random_weights(Noise& noise, const LinearCase& what) {
-  const size_t bytes = block_bytes(what.format), values = bytes < 1024 ? 512 : 1024;
+  const size_t bytes = block_bytes(what.format), values = value_bytes(what.format);
   const size_t width = what.format == Format::Int4F32Min ? 4 : 2;
   std::vector<uint8_t> w(bytes * what.blocks * what.panel_end);
   for (size_t at = 0; at < w.size(); ++at) {

@@ -27,7 +27,7 @@ void put(uint8_t* at, const std::vector<T>& values) {
 
 // One block of 16 columns x 64 of K with random values and scales of a sensible size; the layout inside plays no part.
 void fill_block(Random& random, Format format, uint8_t* at) {
-  if (format == Format::Float32 || format == Format::BFloat16) {
+  if (!is_integer(format)) {
     for (int i = 0; i < 1024; ++i) {
       const float x = random.uniform(-0.2f, 0.2f);
       const uint16_t b = bfloat_bits(x);
@@ -39,8 +39,7 @@ void fill_block(Random& random, Format format, uint8_t* at) {
     }
     return;
   }
-  const bool four = format == Format::Int4F16Min || format == Format::Int4F32Min || format == Format::Int4F16;
-  const int values = four ? 512 : 1024, rest = static_cast<int>(block_bytes(format)) - values;
+  const int values = static_cast<int>(value_bytes(format)), rest = static_cast<int>(block_bytes(format)) - values;
   for (int i = 0; i < values; ++i) at[i] = static_cast<uint8_t>(random.next() >> 32);
   if (format == Format::Int4F32Min) {
     std::vector<float> scales(rest / 4);
