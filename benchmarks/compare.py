@@ -34,7 +34,7 @@ MODULES = {"llama_cpp": "llama.cpp", "openvino_genai": "OpenVINO GenAI", "transf
 
 @dataclass(frozen=True)
 class Work:
-    """llama-bench's words; ``pp`` or ``tg`` is 0."""
+    """llama-bench's words. With ``pp`` and ``tg`` the time is that of both, and ``tg`` is what is counted."""
 
     name: str
     pp: int = 0

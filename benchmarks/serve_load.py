@@ -1,7 +1,7 @@
 """Streaming clients with short prompts: tokens per second of all together and time to the first token.
 
-Starts ``forerun serve``. Takes turns, round by round (A B A B), with the same batch decoded by ``forerun bench
-offline``'s loop, without a server, and with the other OpenAI-compatible servers that ``--against`` names.
+Starts ``forerun serve``. Takes turns, round by round (A B A B), with the same batch of prompts and answers in ``forerun
+bench offline``'s loop, without a server, and with the other OpenAI-compatible servers that ``--against`` names.
 
 Run: PYTHONPATH=src python benchmarks/serve_load.py [MODEL] [--against llama.cpp=http://127.0.0.1:8080[,MODEL NAME]]
 See benchmarks/README.md.
@@ -29,7 +29,7 @@ from forerun.checkpoint.default_model import default_model_path, is_default_name
 from forerun.errors import ForerunError
 
 PROMPT = "Write a long story about a lighthouse keeper, number {number}:"
-DEPTH = 16  # tokens of such a prompt, about
+PROMPT_TOKENS = 16  # of such a prompt, about
 OFFLINE = "offline"
 
 Rounds = Callable[[int, int, int], tuple[float, float | None]]
@@ -75,12 +75,12 @@ def server_rounds(url: str, model: str | None) -> Rounds:
 
 @contextmanager
 def offline_rounds(model: Path, tokens: int, most: int, threads: int) -> Iterator[Rounds]:
-    """Rounds of plain batches of the same size and length, decoded in a process of their own."""
-    job = {"model": str(model), "threads": threads, "longest": DEPTH + tokens, "batch": most, "weights": "auto"}
+    """Rounds of plain batches of prompts and answers of the same length, in a process of their own."""
+    job = {"model": str(model), "threads": threads, "longest": PROMPT_TOKENS + tokens, "batch": most, "weights": "auto"}
     process = Process(Contender("forerun", "run_forerun.py", "auto", "", sys.executable), job)
 
     def measure(clients: int, tokens: int, number: int) -> tuple[float, float | None]:
-        return process.measure(Work(OFFLINE, tg=tokens, depth=DEPTH, batch=clients)), None
+        return process.measure(Work(OFFLINE, pp=PROMPT_TOKENS, tg=tokens, batch=clients)), None
 
     try:
         yield measure
@@ -105,17 +105,18 @@ def measure(programs: dict[str, Rounds], args: argparse.Namespace) -> Iterator[l
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: medians, the spread, and Forerun's share of each."""
+    """Markdown: medians, the spread, and Forerun's share of each: the median of the rounds' ratios, since the two
+    speeds of a round were measured one after the other."""
     lines = [
         "| clients | program | tokens/s | min-max | TTFT P50 ms | forerun / this |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    own = {row.clients: row.speed for row in rows if row.program == "forerun"}
+    own = {row.clients: row.tokens_per_s for row in rows if row.program == "forerun"}
     for row in rows:
         first = "" if row.first is None else f"{row.first:.1f}"
         spread = f"{min(row.tokens_per_s):.0f}-{max(row.tokens_per_s):.0f}"
-        share = f"{own[row.clients] / row.speed:.2f}x"
-        lines.append(f"| {row.clients} | {row.program} | {row.speed:.1f} | {spread} | {first} | {share} |")
+        share = statistics.median(a / b for a, b in zip(own[row.clients], row.tokens_per_s, strict=True))
+        lines.append(f"| {row.clients} | {row.program} | {row.speed:.1f} | {spread} | {first} | {share:.2f}x |")
     return "\n".join(lines)
 
 

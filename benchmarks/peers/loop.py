@@ -21,7 +21,7 @@ class Runner(Protocol):
     facts: dict[str, Any]
 
     def measure(self, work: dict[str, int]) -> float:
-        """Tokens per second of the prompt, or of the generated tokens of all sequences together."""
+        """Tokens per second of all sequences together: of the generated ones, or of the prompt where none are."""
 
 
 class Stepper:
@@ -42,10 +42,12 @@ class Stepper:
     def measure(self, work: dict[str, int]) -> float:
         """One round, see Runner."""
         if work["pp"]:
-            self.start(1, work["pp"])
+            batch, tg = work["batch"], work["tg"]
+            self.start(batch, work["pp"] + tg)
             began = time.perf_counter()
             self.fill(work["pp"])
-            return work["pp"] / (time.perf_counter() - began)
+            self.generate(tg)
+            return batch * (tg or work["pp"]) / (time.perf_counter() - began)
         self.start(work["batch"], work["depth"] + work["tg"])
         if work["depth"]:
             self.fill(work["depth"])
