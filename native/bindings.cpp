@@ -130,13 +130,13 @@ void same_length(const A& array, size_t n, const char* name) {
 }
 
 // Remembers the arrays of a step, for any number of calls of `step`: their contents may change in between.
-void bind_step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> positions, Array<int32_t, 1> query_starts,
-          Array<int32_t, 2> block_tables, Array<int32_t, 1> sample_rows, Array<float, 1> temperature,
-          Array<int32_t, 1> top_k, Array<float, 1> top_p, Array<float, 1> min_p, Array<uint64_t, 1> seed,
-          Array<int32_t, 1> num_logprobs, Array<int32_t, 1> adjust_starts, Array<int32_t, 1> adjust_ids,
-          Array<float, 1> adjust_add, Array<float, 1> adjust_rep, Array<int32_t, 1> allow_starts,
-          Array<int32_t, 1> allow_ids, Out<int32_t, 1> tokens, Out<float, 1> logprobs, Out<int32_t, 2> top_ids,
-          Out<float, 2> top_logprobs, nb::object logits) {
+void bind_step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> positions,
+               Array<int32_t, 1> query_starts, Array<int32_t, 2> block_tables, Array<int32_t, 1> sample_rows,
+               Array<float, 1> temperature, Array<int32_t, 1> top_k, Array<float, 1> top_p, Array<float, 1> min_p,
+               Array<uint64_t, 1> seed, Array<int32_t, 1> num_logprobs, Array<int32_t, 1> adjust_starts,
+               Array<int32_t, 1> adjust_ids, Array<float, 1> adjust_add, Array<float, 1> adjust_rep,
+               Array<int32_t, 1> allow_starts, Array<int32_t, 1> allow_ids, Out<int32_t, 1> tokens,
+               Out<float, 1> logprobs, Out<int32_t, 2> top_ids, Out<float, 2> top_logprobs, nb::object logits) {
   self.step_kept.clear();
   const size_t sampled = sample_rows.shape(0), seqs = block_tables.shape(0);
   same_length(positions, token_ids.shape(0), "positions");

@@ -2,6 +2,7 @@
 // pack][dim][pack], with pack = 2 neighbours of bfloat16 or 4 of int8 in one 32-bit lane. So scores are computed 16
 // keys at a time and sums 16 dimensions at a time.
 #pragma once
+#include <limits>
 
 namespace forerun::FORERUN_ISA {
 
@@ -45,9 +46,13 @@ void kv_write(uint8_t* pool, float* scales, const KvShape& s, int64_t slot, int 
     for (int d = 0; d < n; ++d) bits[d] = to_bf16(x[d]);
     return kv_put<Key>(to, s, at, bits);
   }
-  f32x16 most = set1(0.0f);
-  for (int d = 0; d < n; d += 16) most = max(most, abs(load(x + d)));
-  const float largest = hmax(most);
+  f32x16 most = set1(0.0f), odd = set1(0.0f);  // odd: NaN once there is an infinity or a NaN
+  for (int d = 0; d < n; d += 16) {
+    most = max(most, abs(load(x + d)));
+    odd = fma(load(x + d), set1(0.0f), odd);
+  }
+  const bool finite = hsum(odd) == 0.0f;
+  const float largest = finite ? hmax(most) : std::numeric_limits<float>::quiet_NaN();
   const bool empty = largest < 1e-30f;
   const f32x16 inverse = empty ? set1(0.0f) : div(set1(127.0f), set1(largest));
   scales[(static_cast<size_t>(block) * s.kv_heads + head) * s.block_size + at] = empty ? 0.0f : largest / 127.0f;

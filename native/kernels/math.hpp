@@ -5,7 +5,7 @@ namespace forerun::FORERUN_ISA {
 
 // e^x in about 1 ulp; exactly 0 below -87; x above 88 counts as 88. Coefficients: Cephes expf.
 FORERUN_INLINE f32x16 exp32(f32x16 x) {
-  const f32x16 y = max(min(x, set1(88.0f)), set1(-87.0f));
+  const f32x16 y = max(set1(-87.0f), min(set1(88.0f), x));  // in this order NaN stays NaN
   const f32x16 n = round_even(mul(y, set1(1.44269504f)));
   f32x16 r = fma(n, set1(-0.693359375f), y);
   r = fma(n, set1(2.12194440e-4f), r);

@@ -72,10 +72,10 @@ FORERUN_INLINE f32x16 round_even(f32x16 a) {
   FORERUN_LANES r.v[j] = std::nearbyint(a.v[j]);
   return r;
 }
-// Integer value of a lane that already holds a whole number within int32.
+// Integer value of a lane that already holds a whole number within int32; of NaN anything.
 FORERUN_INLINE i32x16 to_i32(f32x16 a) {
   i32x16 r;
-  FORERUN_LANES r.v[j] = static_cast<int32_t>(a.v[j]);
+  FORERUN_LANES r.v[j] = a.v[j] == a.v[j] ? static_cast<int32_t>(a.v[j]) : 0;
   return r;
 }
 FORERUN_INLINE f32x16 to_f32(i32x16 a) {

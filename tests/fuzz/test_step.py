@@ -60,7 +60,7 @@ def valid_steps(draw: st.DrawFn) -> StepInput:
     rows = sum(len(ids) for ids, _, _ in parts)
     sampled = np.flatnonzero(rng.random(rows) < 0.5)[:20]
     batch = many_sequences(parts, sampled=sampled.tolist(), want_logits=draw(st.booleans()))
-    batch.sampling = sampling(rng, len(sampled))
+    batch = replace(batch, sampling=sampling(rng, len(sampled)))
     return batch
 
 
@@ -123,7 +123,8 @@ def broken_steps(draw: st.DrawFn) -> StepInput:
         if name in STEP_FIELDS:
             batch = replace(batch, **{name: draw(changed(getattr(batch, name)))})
         else:
-            batch.sampling = replace(batch.sampling, **{name: draw(changed(getattr(batch.sampling, name)))})
+            other = replace(batch.sampling, **{name: draw(changed(getattr(batch.sampling, name)))})
+            batch = replace(batch, sampling=other)
     return batch
 
 
@@ -144,7 +145,7 @@ def check_result(executor: NativeExecutor, batch: StepInput, output: StepOutput)
 def test_valid_steps_are_accepted(executor: NativeExecutor, expected: list[int], batch: StepInput) -> None:
     output = executor.step(batch)
     check_result(executor, batch, output)
-    again = executor.step(batch)
+    again = executor.step(replace(batch))
     assert np.array_equal(output.tokens, again.tokens) and (output.tokens >= 0).all()
     assert np.array_equal(output.logprobs.view(np.uint32), again.logprobs.view(np.uint32))
     assert witness(executor) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_single_rows_around_borders(window: int | None, kv_dtype: str, packed_mo
     table = range(20, 20 + 19)
     whole = start(model, **options(kv_dtype, 1, block_size=16))
     batch = one_sequence(ids, table=range(38))
-    batch.sampling = sampling_at(batch.positions)
+    batch = replace(batch, sampling=sampling_at(batch.positions))
     expected = Trace.of([whole.step(batch)])
     for threads, isa in [(2, ""), (3, ""), (2, "portable")]:
         executor = start(model, **options(kv_dtype, threads, isa, 16 if threads == 3 else 32) | {"num_blocks": 64})
@@ -49,7 +50,7 @@ def test_single_rows_around_borders(window: int | None, kv_dtype: str, packed_mo
             for rows in (1, 3, 8):
                 begin = max(0, keys - rows + 1)
                 again = one_sequence(ids[begin : keys + 1], start=begin, table=blocks)
-                again.sampling = sampling_at(again.positions)
+                again = replace(again, sampling=sampling_at(again.positions))
                 part = Trace.of([executor.step(again)])
                 wanted = Trace(*(getattr(expected, n)[begin : keys + 1] for n in Trace.__dataclass_fields__))
                 assert_same(part, wanted, f"{rows} rows up to key {keys}, {threads} threads {isa}")
@@ -82,7 +83,7 @@ def test_long_and_short_contexts_in_one_step(threads: int, packed_model: MakeMod
     parts = [(ids[-1:], len(ids) - 1, table) for ids, table in zip(sequences[:3], tables[:3], strict=True)]
     parts.append((sequences[3], 0, tables[3]))
     batch = many_sequences(parts)
-    batch.sampling = sampling_at(batch.positions)
+    batch = replace(batch, sampling=sampling_at(batch.positions))
     trace = Trace.of([executor.step(batch)])
     for row, single in enumerate(singles[:3]):
         assert (trace.logits[row] == single.logits[-1]).all()

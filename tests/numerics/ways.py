@@ -8,7 +8,7 @@ always run one by one after everything before them was written.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ def together(
 
 def _step(executor: Executor, parts: Sequence[tuple[Sequence[int], int, int, Sequence[int]]]) -> StepOutput:
     batch = many_sequences([(ids[begin:end], begin, table) for ids, begin, end, table in parts])
-    batch.sampling = sampling_at(batch.positions)
+    batch = replace(batch, sampling=sampling_at(batch.positions))
     return executor.step(batch)
 
 

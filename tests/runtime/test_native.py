@@ -147,6 +147,27 @@ def test_sampling_outside_its_range(executor: NativeExecutor, name: str, value: 
         executor.step(batch)
 
 
+def test_an_input_given_again_is_read_again(executor: NativeExecutor) -> None:
+    batch = good()
+    first = executor.step(batch)
+    kept = first.tokens.copy()
+    for ids in ([9, 8, 7], [4, 5, 6]):
+        batch.token_ids[:] = ids
+        assert executor.step(batch) is first, "its results are where they were"
+        fresh = executor.step(good(token_ids=ints(*ids)))
+        assert np.array_equal(executor.step(batch).tokens, fresh.tokens)
+        assert np.array_equal(first.logits.view(np.uint32), fresh.logits.view(np.uint32))
+        first = executor.step(batch)
+    batch.token_ids[1] = -1
+    with pytest.raises(ValueError, match="vocabulary"):
+        executor.step(batch)
+    batch.token_ids[:] = good().token_ids
+    assert np.array_equal(executor.step(batch).tokens, kept)
+    batch.sampling.num_logprobs[0] = 3
+    with pytest.raises(ValueError, match="num_logprobs"):
+        executor.step(batch)
+
+
 def test_limits_of_a_step(executor: NativeExecutor) -> None:
     with pytest.raises(ValueError, match="41 rows, the limit is 40"):
         executor.step(one_sequence([1] * 41, table=range(3), sampled=[]))

@@ -56,7 +56,9 @@ class SamplingRows:
 
 @dataclass(frozen=True, eq=False)
 class StepInput:
-    """One engine step over T rows (tokens) of S sequences. It may be given again with other contents of its arrays.
+    """One engine step over T rows (tokens) of S sequences.
+
+    It may be given again with other contents of its arrays, num_logprobs apart, but not with other arrays.
 
     token_ids, positions: int32 [T]; the rows of sequence s are ``query_starts[s]:query_starts[s+1]`` and their
     positions are consecutive. block_tables: int32 [S, B]; entry i is the KV block of positions ``i*block_size ...``;
