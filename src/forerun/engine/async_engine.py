@@ -207,6 +207,8 @@ class AsyncEngine:
 
     def _next_commands(self) -> bool:
         """Wait for work and run what was posted; False when it is time to stop."""
+        if self._engine.busy and not self._inbox and not self._stopping:
+            return True  # most of the time; whoever posts after this look is heard after the step
         with self._wake:
             while not (self._inbox or self._engine.busy or self._stopping):
                 self._beat = self._engine.clock()

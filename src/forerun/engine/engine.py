@@ -20,7 +20,7 @@ from forerun.engine.settings import EngineSettings, StepLimits
 from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
 from forerun.kvcache import KVCache, PrefixStats
-from forerun.runtime.step import Executor, StepOutput
+from forerun.runtime.step import Executor, StepInput, StepOutput
 
 _log = logging.getLogger(__name__)
 
@@ -52,14 +52,13 @@ class Engine:
         self.clock = clock
         self.counters = EngineCounters()
         self.failures_in_a_row = 0
-        self.last_step = clock()
-        self.last_step_rows = 0
         self._executor = executor
         self._prefix_stats = PrefixStats()
         self._drafter = drafter
         self._requests: dict[str, dict[int, Request]] = {}
         self._unfinished = 0
         self._news: list[Delta] = []
+        self._checked: StepOutput | None = None  # whose arrays have the right shapes
         self.before_call: Callable[[], None] = _nothing
         self._start_afresh()
 
@@ -120,7 +119,7 @@ class Engine:
                 batch = self._builder.build(plan)
                 self.before_call()
                 output = self._executor.step(batch)
-                drawn = _drawn(output, len(batch.sample_rows), self._executor.vocab_size, batch.want_logits)
+                drawn = self._drawn(batch, output)
             except Exception as error:
                 self._fail_batch(plan, error)
             else:
@@ -184,11 +183,26 @@ class Engine:
             if item.request.times.scheduled is None:
                 item.request.times.scheduled = now
 
+    def _drawn(self, batch: StepInput, output: StepOutput) -> list[int]:
+        """The drawn tokens. Raises ValueError unless the executor kept its side of the contract; arrays that come again
+        are not looked at again."""
+        samples, vocab_size = len(batch.sample_rows), self._executor.vocab_size
+        drawn: list[int] = output.tokens.tolist()  # a few numbers: NumPy's reductions would cost more
+        if len(drawn) != samples:
+            raise ValueError(f"the executor returned {len(drawn)} tokens for {samples} sampled rows")
+        if drawn and not (min(drawn) >= -1 and max(drawn) < vocab_size):
+            raise ValueError("the executor returned a token outside the vocabulary")
+        if output is not self._checked:
+            if not len(output.logprobs) == len(output.top_ids) == samples:
+                raise ValueError(f"the executor returned log-probabilities of other than {samples} rows")
+            if batch.want_logits and (output.logits is None or output.logits.shape != (samples, vocab_size)):
+                raise ValueError("the executor returned no logits although they were asked for")
+            self._checked = output
+        return drawn
+
     def _accept(self, plan: list[Scheduled], rows: int, output: StepOutput, drawn: list[int]) -> None:
         now = self.clock()
         self.failures_in_a_row = 0
-        self.last_step = now
-        self.last_step_rows = rows
         self.counters.count_step(rows)
         for request, delta in self._acceptor.accept(plan, output, drawn, now):
             if delta.finish_reason is None:
@@ -199,7 +213,6 @@ class Engine:
     def _fail_batch(self, plan: list[Scheduled], error: Exception) -> None:
         self.failures_in_a_row += 1
         self.counters.failures += 1
-        self.last_step = self.clock()
         message = f"the step failed: {type(error).__name__}: {error}"
         _log.error("%s (%d requests end with it)", message, len(plan), exc_info=error)
         for item in plan:
@@ -225,15 +238,3 @@ class Engine:
 
 def _nothing() -> None:
     """What happens before an executor call unless somebody wants more."""
-
-
-def _drawn(output: StepOutput, samples: int, vocab_size: int, want_logits: bool) -> list[int]:
-    """The drawn tokens. Raises ValueError unless the executor kept its side of the contract."""
-    drawn: list[int] = output.tokens.tolist()  # a few numbers: NumPy's reductions would cost more
-    if not len(drawn) == len(output.logprobs) == len(output.top_ids) == samples:
-        raise ValueError(f"the executor returned {len(drawn)} tokens for {samples} sampled rows")
-    if drawn and not (min(drawn) >= -1 and max(drawn) < vocab_size):
-        raise ValueError("the executor returned a token outside the vocabulary")
-    if want_logits and (output.logits is None or output.logits.shape != (samples, vocab_size)):
-        raise ValueError("the executor returned no logits although they were asked for")
-    return drawn
