@@ -43,7 +43,7 @@ def run_clients(url: str, bodies: Sequence[dict[str, Any]], delays: Sequence[flo
 
     All at once, or each so many seconds from now as ``delays`` says, whatever the answers before it do. ``tokens`` is
     the server's own count, or the number of events where it gives none. Ends the program with the server's words when
-    a status is not 200, and when ten minutes pass without any news.
+    a status is not 200, and when it does not answer or ten minutes pass without any news.
     """
     clients = [_Client(url, body) for body in bodies]
     due = deque(sorted(zip(delays, clients, strict=True), key=lambda pair: pair[0]) if delays else ())
@@ -96,7 +96,10 @@ class _Client:
 
     def connect(self, selector: selectors.BaseSelector) -> None:
         """Open the connection; ``selector`` tells when something comes."""
-        self._socket = socket.create_connection((self._parts.hostname, self._parts.port), timeout=_PATIENCE)
+        try:
+            self._socket = socket.create_connection((self._parts.hostname, self._parts.port), timeout=_PATIENCE)
+        except OSError as error:
+            raise SystemExit(f"{self._url} does not answer ({error})") from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         selector.register(self._socket, selectors.EVENT_READ, self)
 

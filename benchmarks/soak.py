@@ -217,7 +217,11 @@ def main() -> int:
     parser.add_argument("--api-key", help="if the server wants one")
     args = parser.parse_args()
     soak = Soak(args.url, args.minutes * 60, args.clients, args.cancels, args.seed, args.api_key)
-    asyncio.run(soak.run())
+    try:
+        asyncio.run(soak.run())
+    except httpx.TransportError as error:
+        print(f"error: {args.url} does not answer ({error or type(error).__name__})", file=sys.stderr)
+        return 1
     for line in soak.wrong[:20]:
         print(f"wrong: {line}")
     print("ok" if not soak.wrong else f"{len(soak.wrong)} things are wrong")
