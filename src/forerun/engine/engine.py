@@ -58,7 +58,7 @@ class Engine:
         self._requests: dict[str, dict[int, Request]] = {}
         self._unfinished = 0
         self._news: list[Delta] = []
-        self._checked: StepOutput | None = None  # whose arrays have the right shapes
+        self._checked: tuple[StepInput, StepOutput] | None = None  # whose shapes fit each other
         self.before_call: Callable[[], None] = _nothing
         self._start_afresh()
 
@@ -184,20 +184,20 @@ class Engine:
                 item.request.times.scheduled = now
 
     def _drawn(self, batch: StepInput, output: StepOutput) -> list[int]:
-        """The drawn tokens. Raises ValueError unless the executor kept its side of the contract; arrays that come again
-        are not looked at again."""
+        """The drawn tokens. Raises ValueError unless the executor kept its side of the contract; the shapes of arrays
+        that come again for the same input are not looked at again."""
         samples, vocab_size = len(batch.sample_rows), self._executor.vocab_size
         drawn: list[int] = output.tokens.tolist()  # a few numbers: NumPy's reductions would cost more
         if len(drawn) != samples:
             raise ValueError(f"the executor returned {len(drawn)} tokens for {samples} sampled rows")
         if drawn and not (min(drawn) >= -1 and max(drawn) < vocab_size):
             raise ValueError("the executor returned a token outside the vocabulary")
-        if output is not self._checked:
+        if self._checked is None or self._checked[0] is not batch or self._checked[1] is not output:
             if not len(output.logprobs) == len(output.top_ids) == samples:
                 raise ValueError(f"the executor returned log-probabilities of other than {samples} rows")
             if batch.want_logits and (output.logits is None or output.logits.shape != (samples, vocab_size)):
                 raise ValueError("the executor returned no logits although they were asked for")
-            self._checked = output
+            self._checked = (batch, output)
         return drawn
 
     def _accept(self, plan: list[Scheduled], rows: int, output: StepOutput, drawn: list[int]) -> None:
