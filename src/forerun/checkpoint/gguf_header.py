@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from forerun.checkpoint.gguf_types import BLOCKS, TYPE_NAMES
+from forerun.checkpoint.gguf_types import BLOCKS, TYPE_NAMES, type_name
 from forerun.checkpoint.safetensors_file import map_file
 from forerun.errors import CheckpointError
 
@@ -199,7 +199,7 @@ def _place(
         label = f"tensor '{name:.120}'"
         kind = TYPE_NAMES.get(number)
         if kind is None:
-            raise cursor.fail(f"{label} has the unsupported type {number}; supported: {', '.join(BLOCKS)}")
+            raise cursor.fail(f"{label} has the unsupported type {type_name(number)}; supported: {', '.join(BLOCKS)}")
         items, item_bytes = BLOCKS[kind]
         if 0 in shape or shape[-1] % items:
             raise cursor.fail(f"{label} has shape {list(shape)}, impossible for blocks of {items} ({kind})")
