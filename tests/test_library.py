@@ -10,8 +10,8 @@ import forerun
 from forerun import LLM, SamplingParams
 from forerun.compiler import cache
 from forerun.errors import ArtifactError, CheckpointError, ConfigError, ForerunError
-from forerun.runtime.oracle import OracleExecutor, predict
 from tests.support.artifacts import tiny_artifact
+from tests.support.oracle import OracleExecutor, predict
 
 GREEDY = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
 SMALL = {"seq_len": 128, "batch_size": 2, "pa_num_blocks": 16, "threads": 1}

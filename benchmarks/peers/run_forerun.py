@@ -9,8 +9,8 @@ import numpy as np
 from loop import Stepper, serve
 
 from forerun.library import open_cached
+from forerun.measure.offline import OfflineBatch
 from forerun.runtime.loader import RunSettings, open_executor
-from forerun.runtime.offline import OfflineBatch
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "auto": {},

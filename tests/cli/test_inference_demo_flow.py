@@ -15,7 +15,7 @@ from forerun.cli import inference_demo
 from forerun.cli.demo_backend import AccuracyRequest, AccuracyResult
 from forerun.config import NeuronConfig, OnDeviceSamplingConfig
 from forerun.errors import CheckpointError
-from forerun.runtime.benchmark_report import Calls
+from forerun.measure.benchmark_report import Calls
 
 
 class FakeBackend:

@@ -20,11 +20,11 @@ import httpx
 from forerun.checkpoint import Tokenizer
 from forerun.config import NeuronConfig
 from forerun.engine import EngineSettings
-from forerun.runtime.oracle import Draw, OracleExecutor, predict
 from forerun.runtime.step import Executor, StepInput, StepOutput
 from forerun.server.run import Server
 from forerun.server.service import ModelInfo, Service
 from forerun.server.settings import ServerSettings
+from tests.support.oracle import Draw, OracleExecutor, predict
 from tests.support.tiny_checkpoints import write_tokenizer
 
 VOCAB = 320

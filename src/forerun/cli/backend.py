@@ -18,10 +18,10 @@ from forerun.engine.llm import LLM
 from forerun.engine.params import SamplingParams
 from forerun.engine.settings import EngineSettings
 from forerun.errors import ConfigError, ForerunError
-from forerun.runtime.benchmark_report import Calls
+from forerun.measure.benchmark_report import Calls
+from forerun.measure.offline import measure, totals
 from forerun.runtime.loader import open_executor
 from forerun.runtime.native import NativeExecutor
-from forerun.runtime.offline import measure, totals
 
 
 class Backend:

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Open the model, measure, print."""
     if args.kind == "load":
         return bench_load.run_load(args)
+    from forerun.measure.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
     from forerun.runtime.loader import open_executor
-    from forerun.runtime.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
 
     if args.kind == "kernels":
         if any(not 1 <= rows <= 2048 for rows in args.rows):

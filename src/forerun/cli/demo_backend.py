@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from forerun.config import NeuronConfig, OnDeviceSamplingConfig
-from forerun.runtime.benchmark_report import Calls
+from forerun.measure.benchmark_report import Calls
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from forerun.cli.demo.settings import check_supported, no_effect_notices, reques
 from forerun.cli.demo_backend import AccuracyRequest, AccuracyResult, DemoBackend
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
 from forerun.errors import ConfigError, ForerunError
-from forerun.runtime.benchmark_report import benchmark_report, render_report, write_report
+from forerun.measure.benchmark_report import benchmark_report, render_report, write_report
 
 BENCHMARK_RUNS = 20
 _CORES_VARIABLE = "NEURON_LOGICAL_NC_CONFIG"

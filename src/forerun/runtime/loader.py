@@ -13,7 +13,7 @@ from forerun.compiler.program import Program
 from forerun.compiler.weights import SCALES, stored_sizes
 from forerun.config import NeuronConfig
 from forerun.errors import ArtifactError, ConfigError
-from forerun.runtime.host import Host, read_host
+from forerun.host.machine import Host, read_host
 from forerun.runtime.memory import blocks_for
 from forerun.runtime.native import LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions, PackedWeight
 
