@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 _END_TEXTS = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
-    "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_utterance>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "</s>",
-    "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+    "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_utterance>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>", "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
 )  # fmt: skip
 _FILL_IN_TEXTS = {
     "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),

@@ -32,13 +32,14 @@ _T = TypeVar("_T", str, bool, int)
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: GGUF name, NumPy-ordered shape [N, K] (or [K]), type name, span of its data in the file."""
+    """One tensor: GGUF name, NumPy-ordered shape [N, K] (or [K]), type name, span of its data, the file's content."""
 
     name: str
     shape: tuple[int, ...]
     kind: str
     start: int
     end: int
+    content: memoryview
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,6 @@ def open_gguf_header(path: Path) -> GGUFFile:
         if key in metadata:
             raise cursor.fail(f"metadata key '{key}' occurs twice; damaged")
         metadata[key] = cursor.value(cursor.scalar("<I"), key)
-    parts = metadata.get("split.count", 1)
-    if isinstance(parts, int) and parts > 1:
-        raise cursor.fail(f"it is one of {parts} parts; merge them with llama-gguf-split --merge")
     raw = [cursor.tensor() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
@@ -212,7 +210,7 @@ def _place(
             )
         if name in tensors:
             raise cursor.fail(f"{label} occurs twice; damaged")
-        tensors[name] = TensorInfo(name, shape, kind, start, start + count)
+        tensors[name] = TensorInfo(name, shape, kind, start, start + count, cursor.content)
     position = data_start
     for info in sorted(tensors.values(), key=lambda tensor: tensor.start):
         if info.start < position:
