@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from forerun.checkpoint import ModelConfig, RopeScaling
+from forerun.checkpoint import ModelConfig
 from forerun.checkpoint.config_json import parse_config
 from forerun.errors import CheckpointError
 from tests.support.tiny_checkpoints import tiny_config
-
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def parse(family: str, **overrides: Any) -> ModelConfig:
@@ -42,35 +40,12 @@ def parse(family: str, **overrides: Any) -> ModelConfig:
         ({"rms_norm_eps": 0}, "rms_norm_eps must be a positive number"),
         ({"rope_theta": float("inf")}, "rope_theta must be a positive number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' is not supported"),
-        ({"rope_scaling": [1]}, "rope_scaling must be an object"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
-        ({"rope_scaling": LLAMA3 | {"rope_type": "llama3", "low_freq_factor": 4.0}}, "must be below high_freq_factor"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "per layer type"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     ],
 )
 def test_impossible_configurations_give_one_line(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         parse("llama", **overrides)
     assert str(caught.value).startswith("config.json: ") and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("style", ["rope_scaling", "rope_parameters"])
-def test_both_spellings_of_rope_settings(style: str) -> None:
-    def rope(**values: Any) -> dict[str, Any]:
-        if style == "rope_scaling":
-            return {"rope_theta": 5e5, "rope_scaling": values or None}
-        return {"rope_theta": ..., "rope_parameters": {"rope_theta": 5e5, **(values or {"rope_type": "default"})}}
-
-    assert parse("llama", **rope()).rope_scaling is None
-    assert parse("llama", **rope(rope_type="linear", factor=2.0)).rope_scaling == RopeScaling("linear", 2.0)
-    found = parse("llama", **rope(rope_type="llama3", **LLAMA3))
-    assert found.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192) and found.rope_theta == 5e5
-
-
-def test_the_old_key_type_names_the_rope_scaling_too() -> None:
-    assert parse("llama", rope_scaling={"type": "linear", "factor": 4}).rope_scaling == RopeScaling("linear", 4.0)
 
 
 def test_head_dim_defaults() -> None:

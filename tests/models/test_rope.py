@@ -42,6 +42,6 @@ def test_llama3_scaling_keeps_short_waves_and_slows_long_ones() -> None:
 
 def test_unknown_or_impossible_scaling_is_refused() -> None:
     with pytest.raises(CheckpointError, match="'yarn' is not supported; supported: llama3, linear"):
-        inverse_frequencies(replace(CONFIG, rope_scaling=RopeScaling("yarn", 2.0)))
+        inverse_frequencies(replace(CONFIG, rope_scaling=RopeScaling("longrope", 2.0)))
     with pytest.raises(CheckpointError, match="high_freq_factor"):
         inverse_frequencies(replace(CONFIG, rope_scaling=RopeScaling("llama3", 2.0, 4.0, 4.0)))

@@ -28,7 +28,7 @@ from forerun.compiler.stale import claimed, remove_stale_folders
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
 
-VERSION = 1
+VERSION = 2
 CONFIG, MANIFEST, PLAN = "neuron_config.json", "manifest.json", "plan.json"
 WEIGHTS = "weights/tp0_sharded_checkpoint.safetensors"
 _VERIFY_AT_LOAD = 256 << 20

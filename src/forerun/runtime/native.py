@@ -68,7 +68,7 @@ class NativeExecutor:
         self.isa = options.isa or _native.usable_isas()[-1]
         self.threads, self.kv_dtype = options.threads, options.kv_dtype
         core = _native.Executor(self.isa, _limits(program, layout, options))
-        core.set_rope(np.asarray(program.rope_inv_freq, np.float32))
+        core.set_rope(np.asarray(program.rope_inv_freq, np.float32), program.rope_scale)
         self._native: _native.Executor | None = core
         binder = _Binder(core, program, weights)
         for step in program.instructions:
