@@ -85,8 +85,8 @@ def test_all_calls_of_a_shutdown_agree_whoever_runs_first(monkeypatch: pytest.Mo
 def test_stopping_without_an_event_loop() -> None:
     executor = OracleExecutor()
     engine = AsyncEngine(Engine(executor))
-    engine.stop()
-    engine.stop()
+    engine.close()
+    engine.close()
     assert not engine.health().ok and not engine.accepting and not executor._open
 
 

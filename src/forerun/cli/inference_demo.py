@@ -13,6 +13,7 @@ from forerun.cli.demo.parser import Arguments, parse_arguments
 from forerun.cli.demo.readers import DEFAULT_TOL_MAP, Tolerances, read_tol_map
 from forerun.cli.demo.settings import check_supported, no_effect_notices, requested_settings, sampling_notes
 from forerun.cli.demo_backend import AccuracyRequest, AccuracyResult, DemoBackend
+from forerun.cli.ending import run_command
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
 from forerun.errors import ConfigError, ForerunError
 from forerun.measure.benchmark_report import benchmark_report, render_report, write_report
@@ -27,13 +28,12 @@ def main(argv: Sequence[str], make_backend: Callable[[], DemoBackend]) -> int:
     Returns 0, or 1 after one line on stderr for a user's mistake or a failed accuracy check. A command line that
     argparse refuses ends the process with status 2.
     """
-    arguments = parse_arguments(argv)
-    try:
-        _Demo(arguments, make_backend).run()
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def command() -> int:
+        _Demo(parse_arguments(argv), make_backend).run()
+        return 0
+
+    return run_command(command)
 
 
 def entry() -> int:

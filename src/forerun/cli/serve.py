@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forerun.cli.serve_flags import SPECULATION_FLAGS, UNUSED_FLAGS, add_flags
-from forerun.errors import ConfigError, ForerunError
+from forerun.errors import ConfigError
 
 if TYPE_CHECKING:
     from forerun.engine import EngineSettings
+    from forerun.server.address import Address
     from forerun.server.backend import ServeBackend
     from forerun.server.prepare import ModelRequest, Prepared
     from forerun.server.settings import ServerSettings
@@ -33,10 +34,12 @@ def run(args: argparse.Namespace, make_backend: Callable[[], ServeBackend] | Non
     model, engine, server = model_request(args), engine_settings(args), server_settings(args)
     for line in notices(args):
         _say(line)
+    from forerun.server.address import bound
     from forerun.server.prepare import prepare
 
-    prepared = prepare(model, (make_backend or _native_backend)(), _say)
-    return _serve(args, prepared, engine, server)
+    with bound(server) as address:
+        prepared = prepare(model, (make_backend or _native_backend)(), _say)
+        return _serve(args, prepared, engine, address)
 
 
 def _native_backend() -> ServeBackend:
@@ -45,7 +48,8 @@ def _native_backend() -> ServeBackend:
     return NativeBackend()
 
 
-def _serve(args: argparse.Namespace, prepared: Prepared, engine: EngineSettings, server: ServerSettings) -> int:
+def _serve(args: argparse.Namespace, prepared: Prepared, engine: EngineSettings, address: Address) -> int:
+    from contextlib import closing
     from dataclasses import replace
 
     from forerun.server.banner import banner, package_version
@@ -61,18 +65,20 @@ def _serve(args: argparse.Namespace, prepared: Prepared, engine: EngineSettings,
         enable_prefix_caching=prepared.prefix_caching,
     )
     version = package_version()
-    service = Service(
-        loaded.executor,
-        loaded.tokenizer,
-        info,
-        server,
-        engine,
-        max_model_len=prepared.max_model_len,
-        seed=args.seed,
-        version=version,
-    )
-    _say(banner(service))
-    return run_server(service)
+    with closing(loaded.executor):
+        service = Service(
+            loaded.executor,
+            loaded.tokenizer,
+            info,
+            address.settings,
+            engine,
+            max_model_len=prepared.max_model_len,
+            seed=args.seed,
+            version=version,
+        )
+        with closing(service.engine):
+            _say(banner(service))
+            return run_server(service, address)
 
 
 def model_request(args: argparse.Namespace) -> ModelRequest:
@@ -200,17 +206,9 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None, make_backend: Callable[[], ServeBackend] | None = None) -> int:
     """The whole command by itself; ``make_backend`` replaces the native one."""
-    import sys
-
+    from forerun.cli.ending import run_command
     from forerun.cli.main import Parser
 
     parser = Parser(prog="forerun serve", allow_abbrev=False, description="OpenAI-compatible server")
     add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv), make_backend)
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: run(parser.parse_args(argv), make_backend))

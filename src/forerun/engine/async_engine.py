@@ -61,7 +61,7 @@ class AsyncEngine:
         self._beat = engine.clock()
         self._thread = threading.Thread(target=self._run, name="forerun-engine", daemon=True)
         self._thread.start()
-        atexit.register(self.stop)  # a thread inside native code would take the ending process down
+        atexit.register(self.close)  # a thread inside native code would take the ending process down
 
     @property
     def unfinished(self) -> int:
@@ -144,10 +144,10 @@ class AsyncEngine:
         with self._wake:
             self._accepting = False
         await asyncio.to_thread(self._wait_idle, timeout)
-        await asyncio.to_thread(self.stop)
+        await asyncio.to_thread(self.close)
         return self._drained
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Abort what is left, close the executor and wait for the thread; at the interpreter's end at the latest."""
         with self._wake:
             self._accepting = False
@@ -155,7 +155,7 @@ class AsyncEngine:
                 self._stopping, self._drained = True, self._unfinished == 0
                 self._wake.notify_all()
         self._thread.join()
-        atexit.unregister(self.stop)
+        atexit.unregister(self.close)
 
     def _check_room(self, name: str, answers: int) -> None:
         if not self._accepting or self._ended:
