@@ -22,6 +22,11 @@ def inference_demo() -> int:
     return _run("forerun.cli.inference_demo", "entry")
 
 
+def token_benchmark_ray() -> int:
+    """``token_benchmark_ray``"""
+    return _run("forerun.cli.bench_load", "entry")
+
+
 def serve() -> int:
     """``python -m forerun.entrypoints.openai.api_server``"""
     return _run("forerun.cli.serve", "main")
