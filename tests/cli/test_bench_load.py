@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mock_server import Script, mock_server
 from forerun.cli.main import main
-from tests.bench.mock_server import Script, mock_server
 from tests.support.tiny_checkpoints import write_tokenizer
 
 USAGE = {"prompt_tokens": 33, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 11}}
