@@ -102,3 +102,24 @@ def test_values_that_cannot_be_parsed(tokenizer: str, flag: str, value: str, cap
     with pytest.raises(SystemExit) as ended:
         main(load(tokenizer, flag, value))
     assert ended.value.code == 2 and flag in capsys.readouterr().err
+
+
+def test_a_sweep_finds_the_break(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(pause=0.0 if mock.open_now <= 3 else 5.0, usage=USAGE)) as mock:
+        words = load(tokenizer, "--base-url", mock.url, "--max-num-completed-requests", "8", "--json")
+        words[1] = "sweep"
+        assert main([*words, "--goodput", "ttft:2500", "--highest", "8", "--percentile", "99"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["best"], found["broken"]) == (3, 4)
+    prompts = [body["messages"][-1]["content"] for body in mock.bodies]
+    assert len(set(prompts)) == len(prompts)  # nothing that is in a cache
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [([], "needs goals"), (["--goodput", "ttft:5", "--lowest", "9", "--highest", "2"], "--lowest"),
+     (["--goodput", "ttft:5", "--lowest", "1.5"], "whole numbers")],
+)  # fmt: skip
+def test_sweeps_that_cannot_be(tokenizer: str, flags: list[str], words: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(["bench", "sweep", *load(tokenizer, "--base-url", "http://127.0.0.1:9/v1", *flags)[2:]]) == 1
+    assert words in capsys.readouterr().err
