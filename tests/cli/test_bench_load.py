@@ -104,15 +104,34 @@ def test_values_that_cannot_be_parsed(tokenizer: str, flag: str, value: str, cap
     assert ended.value.code == 2 and flag in capsys.readouterr().err
 
 
-def test_a_sweep_finds_the_break(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
-    with mock_server(lambda body: Script(pause=0.0 if mock.open_now <= 3 else 5.0, usage=USAGE)) as mock:
-        words = load(tokenizer, "--base-url", mock.url, "--max-num-completed-requests", "8", "--json")
-        words[1] = "sweep"
-        assert main([*words, "--goodput", "ttft:2500", "--highest", "8", "--percentile", "99"]) == 0
+def sweep(tokenizer: str, url: str) -> list[str]:
+    flags = (
+        "--base-url",
+        url,
+        "--max-num-completed-requests",
+        "8",
+        "--json",
+        "--goodput",
+        "ttft:60000",
+        "--highest",
+        "4",
+    )
+    return ["bench", "sweep", *load(tokenizer, *flags)[2:]]
+
+
+def test_a_sweep_whose_goals_hold(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        assert main(sweep(tokenizer, mock.url)) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["best"], found["broken"]) == (3, 4)
+    assert (found["best"], found["broken"], [one["load"] for one in found["tried"]]) == (4, None, [1, 2, 4])
     prompts = [body["messages"][-1]["content"] for body in mock.bodies]
-    assert len(set(prompts)) == len(prompts)  # nothing that is in a cache
+    assert len(set(prompts)) == len(prompts) == 24  # nothing that is in a cache
+
+
+def test_a_sweep_whose_goals_break_at_once(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(status=500, raw=b"no")) as mock:
+        assert main(sweep(tokenizer, mock.url)) == 1
+    assert json.loads(capsys.readouterr().out)["best"] is None
 
 
 @pytest.mark.parametrize(
