@@ -8,8 +8,8 @@ import pytest
 
 import forerun
 from forerun import LLM, SamplingParams
-from forerun.compiler import cache
 from forerun.errors import ArtifactError, CheckpointError, ConfigError, ForerunError
+from forerun.opening import cache
 from tests.support.artifacts import tiny_artifact
 from tests.support.oracle import OracleExecutor, predict
 

@@ -166,7 +166,7 @@ class Engine:
         self._kv = KVCache(
             executor.num_blocks,
             executor.block_size,
-            prefix_caching=settings.enable_prefix_caching,
+            prefix_caching=settings.enable_prefix_caching is not False,
             max_salt_share=settings.max_salt_share,
             stats=self._prefix_stats,
         )
