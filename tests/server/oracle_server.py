@@ -21,7 +21,9 @@ def opener(seconds: float) -> Callable[..., OpenedModel]:
     def open_oracle(request: ModelRequest, *_: object) -> OpenedModel:
         config = NeuronConfig.from_dict({"batch_size": 8, "seq_len": 512, **request.settings})
         executor = PacedExecutor(seconds, max_seqs=8, max_rows=request.run.max_rows)
-        return OpenedModel(request.model, Path(request.model), config, executor, tiny_tokenizer(), request.engine)
+        return OpenedModel(
+            request.model, Path(request.model), config, executor, tiny_tokenizer(), request.engine, "oracle", 1
+        )
 
     return open_oracle
 

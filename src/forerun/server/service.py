@@ -59,7 +59,9 @@ class Service:
         )
         self.created = int(time.time())
         self.draining = False
-        self.collector = Collector(self.model, self.metrics, self.engine.stats, _cache_info(executor, model.engine))
+        self.collector = Collector(
+            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.core.settings)
+        )
         self._numbers = count()
 
     @property
