@@ -19,7 +19,7 @@ def forerun() -> int:
 
 def inference_demo() -> int:
     """``inference_demo``"""
-    return _run("forerun.cli.inference_demo", "entry")
+    return _run("forerun.cli.inference_demo", "main")
 
 
 def token_benchmark_ray() -> int:
