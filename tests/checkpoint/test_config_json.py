@@ -88,11 +88,29 @@ def test_sliding_windows() -> None:
         window("mistral", layer_types=kinds)
 
 
-def test_ids_prefer_the_generation_config_and_drop_what_cannot_be() -> None:
-    values = tiny_config("llama", eos_token_id=2, pad_token_id=-1, bos_token_id=...)
+def test_ids_of_the_generation_config_count_and_what_cannot_be_is_dropped() -> None:
+    values = tiny_config("llama", eos_token_id=2, pad_token_id=-1, bos_token_id=1)
     config = parse_config(values, {"eos_token_id": [5, 2, 10**9, 5]}, "config.json")
-    assert (config.bos_token_id, config.eos_token_ids, config.pad_token_id) == (1, (5, 2), None)
-    assert parse("qwen2", eos_token_id=None, bos_token_id=None).eos_token_ids == ()
+    assert (config.bos_token_id, config.eos_token_ids, config.pad_token_id) == (None, (5, 2), None)
+    assert parse_config(values, {}, "config.json").eos_token_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "found"),
+    [
+        ("llama", 7, (7,)),
+        ("llama", [7, 5], (7, 5)),
+        ("llama", ..., (2,)),
+        ("mistral", ..., (2,)),
+        ("qwen2", [3], (3,)),
+        ("qwen2", ..., ()),
+        ("qwen3", None, ()),
+    ],
+)
+def test_without_a_generation_config_those_of_config_json_count(
+    family: str, given: Any, found: tuple[int, ...]
+) -> None:
+    assert parse_config(tiny_config(family, eos_token_id=given), None, "config.json").eos_token_ids == found
 
 
 def test_both_spellings_of_the_dtype() -> None:

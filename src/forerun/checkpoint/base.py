@@ -121,6 +121,7 @@ class Checkpoint:
     ``tokenizer_files`` maps file names ("tokenizer.json", "tokenizer_config.json", "generation_config.json",
     "chat_template.jinja" ...) to their bytes; they are copied into the artifact as they are.
     ``source`` is the path or id as the user gave it; ``fingerprint`` is a SHA-256 over the identity of the weights.
+    ``notes`` are lines for the user: where the files contradict each other, and what was made of it.
     """
 
     source: str
@@ -129,3 +130,4 @@ class Checkpoint:
     tokenizer_files: Mapping[str, bytes]
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    notes: tuple[str, ...] = ()

@@ -17,14 +17,16 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
 }
 _DEFAULT_MAX_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
+_SAMPLING_KEYS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 MAX_LAYERS = 10_000
 
 
-def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any], where: str) -> ModelConfig:
+def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any] | None, where: str) -> ModelConfig:
     """Return the hyper-parameters of config.json (``values``) and generation_config.json (``generation``).
 
-    ``where`` names the file in errors. Raises CheckpointError for an unsupported architecture, a quantised checkpoint,
-    missing or contradictory values, and settings that would change the mathematics in a way that is not built.
+    Without a generation_config.json (None) the token ids of config.json count, with one they do not. ``where`` names
+    the file in errors. Raises CheckpointError for an unsupported architecture, a quantised checkpoint, missing or
+    contradictory values, and settings that would change the mathematics in a way that is not built.
     """
     fields = Fields(values, where)
     family = _family(fields)
@@ -65,6 +67,14 @@ def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any], where
     )
     check_config(config, where)
     return config
+
+
+def implied_generation_config(values: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """What generation_config.json would say, where there is none: config.json's token ids and sampling settings."""
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids) or None}
+    ids["pad_token_id"] = config.pad_token_id
+    found = ids | {key: values.get(key) for key in _SAMPLING_KEYS}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def check_config(config: ModelConfig, where: str) -> None:
@@ -155,19 +165,29 @@ def _windows(fields: Fields, family: str, layers: int) -> tuple[int | None, tupl
 
 
 def _ids(
-    values: Mapping[str, Any], generation: Mapping[str, Any], key: str, family: str, default: int | None, vocab: int
+    values: Mapping[str, Any],
+    generation: Mapping[str, Any] | None,
+    key: str,
+    family: str,
+    default: int | None,
+    vocab: int,
 ) -> tuple[int, ...]:
-    """Token ids from generation_config.json, else config.json, else the family's default, if possible."""
-    found = generation.get(key)
-    if found is None:
-        fallback = default if family in ("llama", "mistral") else None
-        found = values.get(key, fallback)
+    """Token ids from generation_config.json; where there is none, from config.json or the family's default."""
+    if generation is None:
+        found = values.get(key, default if family in ("llama", "mistral") else None)
+    else:
+        found = generation.get(key)
     ids = found if isinstance(found, list) else [found]
     return tuple(dict.fromkeys(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab))
 
 
 def _first_id(
-    values: Mapping[str, Any], generation: Mapping[str, Any], key: str, family: str, default: int | None, vocab: int
+    values: Mapping[str, Any],
+    generation: Mapping[str, Any] | None,
+    key: str,
+    family: str,
+    default: int | None,
+    vocab: int,
 ) -> int | None:
     ids = _ids(values, generation, key, family, default, vocab)
     return ids[0] if ids else None

@@ -167,6 +167,7 @@ def _manifest(
         "source": checkpoint.source,
         "source_fingerprint": checkpoint.fingerprint,
         "tokenizer_files": sorted(checkpoint.tokenizer_files),
+        "notes": list(checkpoint.notes),
         "quantization": quantization_summary(plan.program, exact),
         "files": files,
     }
