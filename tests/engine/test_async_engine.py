@@ -17,6 +17,7 @@ from forerun.engine import (
     QueueFullError,
     RequestError,
     SamplingParams,
+    async_engine,
 )
 from forerun.engine.async_engine import SLOW_READER
 from forerun.runtime.step import StepInput
@@ -335,3 +336,23 @@ def test_no_thread_is_left_after_a_shutdown() -> None:
         assert {thread.name for thread in set(threading.enumerate()) - before if "forerun" in thread.name} == set()
 
     asyncio.run(work())
+
+
+def test_an_idle_engine_finds_lost_blocks_and_starts_afresh(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(async_engine, "_HEARTBEAT_SECONDS", 0.01)
+
+    async def work() -> None:
+        engine = AsyncEngine(Engine(OracleExecutor()))
+        assert await tokens_of(engine, [1, 2, 3]) == predict([1, 2, 3], 6, 128)
+        engine._engine._kv._pool._spare.pop()
+        assert await tokens_of(engine, [4]) == predict([4], 6, 128)
+        await until(lambda: engine.stats().counters.failures)
+        assert free_blocks(engine) == 64 and engine.health().ok
+        assert await tokens_of(engine, [5]) == predict([5], 6, 128)
+        assert engine.stats().counters.failures == 1
+        await engine.shutdown()
+
+    asyncio.run(work())
+    assert "not in exactly one place" in caplog.text
