@@ -26,7 +26,7 @@ from report import output_file, round_of, run, run_facts, say, write_json
 
 from forerun.checkpoint.default_model import default_model_path, is_default_name
 from forerun.errors import ForerunError
-from forerun.runtime.host import read_host
+from forerun.host.machine import read_host
 
 SCRIPTS = Path(__file__).resolve().parent / "peers"
 MODULES = {"llama_cpp": "llama.cpp", "openvino_genai": "OpenVINO GenAI", "transformers": "transformers"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from forerun.errors import ForerunError
-from forerun.runtime.host import read_host
+from forerun.host.machine import read_host
 
 
 def run_facts() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from forerun.accuracy.in_memory import float32_config, one_sequence_config, open
 from forerun.accuracy.scoring import ExecutorScorer
 from forerun.checkpoint import open_checkpoint
 from forerun.errors import ConfigError
-from forerun.runtime.host import read_host
+from forerun.host.machine import read_host
 from tests.support.reference_models import tiny_model
 from tests.support.tiny_checkpoints import write_tiny
 

@@ -54,17 +54,20 @@ def write_gguf(
     edit: Callable[[Any], None] = lambda writer: None,
     change: Callable[[dict[str, NDArray[np.float32]]], None] = lambda tensors: None,
     tokenizer: bool = True,
+    part_tensors: int = 0,
 ) -> dict[str, NDArray[np.float32]]:
     """Write the model and return its tensors (float32, Hugging Face's names and order, before quantisation).
 
     kind: type of the matrices. edit: called with the writer before the header is written. change: edits the tensors.
+    part_tensors: when above 0, the file is split into parts with so many tensors each.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
 
     tensors = tiny_tensors(config, seed=seed)
     change(tensors)
-    writer = GGUFWriter(path, config["model_type"] if config["model_type"] != "mistral" else "llama")
+    architecture = config["model_type"] if config["model_type"] != "mistral" else "llama"
+    writer = GGUFWriter(path, architecture, split_max_tensors=part_tensors)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])

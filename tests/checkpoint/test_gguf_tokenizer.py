@@ -75,7 +75,12 @@ def test_the_byte_level_tokenizer_equals_the_original(tmp_path: Path) -> None:
         assert rebuilt.encode(text) == original.encode(text)
         assert rebuilt.decode(original.encode(text), False) == original.decode(original.encode(text), False) == text
     assert rebuilt.apply_chat_template(messages) == original.apply_chat_template(messages)
-    assert (rebuilt.bos_token_id, rebuilt.eos_token_id, rebuilt.pad_token_id, rebuilt.eos_token_ids) == (1, 2, 2, (2,))
+    assert (rebuilt.bos_token_id, rebuilt.eos_token_id, rebuilt.pad_token_id, rebuilt.eos_token_ids) == (
+        1,
+        2,
+        2,
+        (2, 0),
+    )
 
 
 SPLITS = {
@@ -200,10 +205,33 @@ def test_incomplete_tokenizers_give_one_line(tmp_path: Path, edit: Any, message:
     assert "\n" not in str(caught.value)
 
 
-def test_end_of_turn_tokens_end_a_generation(tmp_path: Path) -> None:
-    vocab, _ = tokenizer_vocabulary(500)
-    tokenizer = byte_level(tmp_path / "m.gguf", "gpt-2", lambda writer: writer.add_eot_token_id(0))
-    assert vocab["<|endoftext|>"] == 0 and tokenizer.eos_token_ids == (2, 0)
+SAME = {
+    "gpt-2": ["phi-2", "a.x-4.0", "mellum"],
+    "smollm": ["starcoder", "refact"],
+    "llama-bpe": ["llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0"],
+    "qwen2": ["deepseek-r1-qwen", "megrez", "kormo"],
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in SAME.items() for name in names])
+def test_other_names_of_a_pre_tokenizer_give_the_same_document(tmp_path: Path, kind: str, name: str) -> None:
+    one, other = byte_level(tmp_path / "a.gguf", kind), byte_level(tmp_path / "b.gguf", name)
+    assert one._backend.to_str() == other._backend.to_str()
+
+
+def test_tokens_without_a_text_stand_for_nothing(tmp_path: Path) -> None:
+    vocab, merges = tokenizer_vocabulary(500)
+
+    def edit(writer: Any) -> None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list([*vocab, "", "", "<|im_user|>"])
+        writer.add_token_types([1] * 500 + [1, 3, 3])
+        writer.add_token_merges([" ".join(pair) for pair in merges])
+
+    tokenizer = gguf_tokenizer(tmp_path / "m.gguf", edit)
+    assert tokenizer.vocab_size == 503 and tokenizer.id_to_token(502) == "<|im_user|>"
+    assert tokenizer.decode([500, 501]) == "" and not {500, 501} & set(tokenizer.encode("a [EMPTY_500] b[EMPTY_501]"))
 
 
 def test_sampling_defaults_reach_the_generation_config(tmp_path: Path) -> None:

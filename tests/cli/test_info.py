@@ -11,9 +11,9 @@ import pytest
 from forerun.cli import info
 from forerun.compiler.opset import spec_of
 from forerun.errors import ConfigError
-from forerun.runtime.host import Host
-from forerun.runtime.host_cgroup import CgroupLimits
-from forerun.runtime.host_memory import Bandwidth
+from forerun.host.cgroup import CgroupLimits
+from forerun.host.machine import Host
+from forerun.host.memory import Bandwidth
 
 GB = 1 << 30
 HOST = Host(

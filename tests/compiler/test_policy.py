@@ -35,7 +35,8 @@ LAYER = ("q_proj+k_proj+v_proj", "o_proj", "gate_proj+up_proj", "down_proj")
     [
         ("F32", "float32"), ("F16", "bfloat16"), ("BF16", "bfloat16"), ("Q4_0", "int4_f16"), ("Q4_1", "int4_f16_min"),
         ("Q4_K", "int4_f32_min"), ("Q5_0", "int8_f16"), ("Q5_1", "int8_f16_min"), ("Q5_K", "int8_f16_min"),
-        ("Q6_K", "int8_f16"), ("Q8_0", "int8_f16"),
+        ("Q6_K", "int8_f16"), ("Q8_0", "int8_f16"), ("Q2_K", "int8_f16_min"), ("Q3_K", "int8_f16"),
+        ("IQ4_NL", "int8_f16"), ("IQ4_XS", "int8_f16"),
     ],
 )  # fmt: skip
 def test_the_default_follows_the_checkpoint(kind: str, form: str) -> None:

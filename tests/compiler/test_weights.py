@@ -50,6 +50,7 @@ def values(weight: Weight, checkpoint: Checkpoint) -> tuple[np.ndarray, bool]:
         ("Q4_0", "int4_f16"), ("Q4_0", "int4_f16_min"), ("Q4_0", "int4_f32_min"), ("Q4_0", "int8_f16"),
         ("Q4_1", "int4_f16_min"), ("Q4_1", "int4_f32_min"), ("Q4_1", "int8_f16_min"), ("Q4_K", "int4_f32_min"),
         ("Q5_0", "int8_f16"), ("Q5_0", "int8_f16_min"), ("Q5_1", "int8_f16_min"), ("Q8_0", "int8_f16"),
+        ("IQ4_NL", "int8_f16"), ("IQ4_NL", "int8_f16_min"),
     ],
 )  # fmt: skip
 def test_stored_grids_are_kept(kind: str, form: str) -> None:
@@ -59,8 +60,12 @@ def test_stored_grids_are_kept(kind: str, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "form"), [("Q4_1", "int4_f16"), ("Q4_K", "int4_f16_min"), ("Q6_K", "int8_f16"), ("Q5_K", "int8_f16_min")]
-)
+    ("kind", "form"),
+    [
+        ("Q4_1", "int4_f16"), ("Q4_K", "int4_f16_min"), ("Q6_K", "int8_f16"), ("Q5_K", "int8_f16_min"),
+        ("Q2_K", "int8_f16_min"), ("Q3_K", "int8_f16"), ("IQ4_XS", "int8_f16"),
+    ],
+)  # fmt: skip
 def test_other_grids_are_converted_and_said_so(kind: str, form: str) -> None:
     weight, checkpoint = one(kind, form)
     found, exact = values(weight, checkpoint)

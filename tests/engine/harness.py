@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from forerun.engine import Delta, Engine, RequestOutput, SamplingParams
-from forerun.runtime import oracle
-from forerun.runtime.oracle import Draw, OracleExecutor
 from forerun.runtime.step import StepInput, StepOutput
+from tests.support import oracle
+from tests.support.oracle import Draw, OracleExecutor
 
 EOS = 0
 
@@ -92,7 +92,7 @@ def collect(outputs: dict[str, RequestOutput], news: list[Delta]) -> None:
 
 
 class Predict(Protocol):
-    """Tokens that an oracle draws after a prompt; see ``forerun.runtime.oracle.predict``."""
+    """Tokens that an oracle draws after a prompt; see ``tests.support.oracle.predict``."""
 
     def __call__(
         self,

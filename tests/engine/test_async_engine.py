@@ -19,9 +19,9 @@ from forerun.engine import (
     SamplingParams,
 )
 from forerun.engine.async_engine import SLOW_READER
-from forerun.runtime.oracle import Draw, OracleExecutor, predict
 from forerun.runtime.step import StepInput
 from tests.engine.harness import FaultyExecutor
+from tests.support.oracle import Draw, OracleExecutor, predict
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 

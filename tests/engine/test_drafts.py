@@ -10,8 +10,8 @@ import pytest
 from forerun.engine import Engine, SamplingParams
 from forerun.engine.drafts import count_accepted
 from forerun.engine.request import Request
-from forerun.runtime.oracle import OracleExecutor
 from tests.engine.harness import EOS, ByteTokenizer, ScriptedExecutor, expected, run
+from tests.support.oracle import OracleExecutor
 
 PROMPT = [3, 1, 4, 1, 5]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from forerun.engine import Engine, EngineSettings, QueueFullError, RequestError, SamplingParams
-from forerun.runtime.oracle import Draw, OracleExecutor, predict
 from forerun.runtime.step import StepInput, StepOutput
 from tests.engine.harness import EOS, ByteDetokenizer, ByteTokenizer, FaultyExecutor, ScriptedExecutor, collect, run
+from tests.support.oracle import Draw, OracleExecutor, predict
 
 
 def scripted(text: bytes | list[int | None], **params: Any) -> Any:

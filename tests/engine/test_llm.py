@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from forerun.engine import LLM, EngineSettings, RequestError, SamplingParams
-from forerun.runtime.oracle import Draw, OracleExecutor, predict
 from forerun.runtime.step import StepInput
 from tests.engine.harness import ByteTokenizer, FaultyExecutor, ScriptedExecutor, expected
+from tests.support.oracle import Draw, OracleExecutor, predict
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 

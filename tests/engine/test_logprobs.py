@@ -7,8 +7,8 @@ import pytest
 
 from forerun.engine import Engine, EngineSettings, RequestOutput, SamplingParams
 from forerun.engine.scores import score_token
-from forerun.runtime.oracle import OracleExecutor, logits_of, logprobs_of, states
 from tests.engine.harness import FaultyExecutor, run
+from tests.support.oracle import OracleExecutor, logits_of, logprobs_of, states
 
 PROMPT = list(range(3, 16))
 

@@ -6,9 +6,9 @@ import pytest
 
 from forerun.engine import Engine, EngineSettings, SamplingParams
 from forerun.errors import ConfigError
-from forerun.runtime.oracle import OracleExecutor, predict
 from forerun.runtime.step import StepInput
 from tests.engine.harness import FaultyExecutor, run
+from tests.support.oracle import OracleExecutor, predict
 
 
 def recording(shapes: list[list[int]], **limits: int) -> FaultyExecutor:

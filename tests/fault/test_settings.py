@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forerun.compiler.artifact import MANIFEST, WEIGHTS
-from forerun.runtime.host import read_host
+from forerun.host.machine import read_host
 from tests.fault.conftest import Shell
 from tests.support.tiny_checkpoints import write_tiny
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from forerun.engine import Engine, EngineSettings, RequestError, RequestOutput, SamplingParams
 from forerun.engine.request import Request
-from forerun.runtime.oracle import OracleExecutor
 from forerun.runtime.step import Executor
 from tests.engine.harness import EOS, ByteTokenizer, collect, expected
 from tests.oracle.worlds import NATIVE, NUMPY, VOCAB, WORLDS, World
+from tests.support.oracle import OracleExecutor
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 

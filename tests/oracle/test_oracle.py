@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from forerun.runtime.oracle import Draw, OracleExecutor, mix, predict
 from forerun.runtime.step import SamplingRows, StepInput
+from tests.support.oracle import Draw, OracleExecutor, mix, predict
 
 
 def step_input(tokens: list[list[int]], starts: list[int], tables: list[list[int]]) -> StepInput:

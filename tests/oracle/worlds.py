@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from forerun.runtime import oracle
 from forerun.runtime.step import Executor
 from tests.engine.harness import Predict
-from tests.support import native_oracle
+from tests.support import native_oracle, oracle
 
 VOCAB = 23
 

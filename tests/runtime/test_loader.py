@@ -16,7 +16,7 @@ import pytest
 from forerun.compiler.artifact import Artifact, open_artifact
 from forerun.config import NeuronConfig, with_run_time
 from forerun.errors import ArtifactError, ConfigError, ForerunError
-from forerun.runtime.host import read_host
+from forerun.host.machine import read_host
 from forerun.runtime.loader import RunSettings, map_weights, open_executor
 from tests.support.artifacts import tiny_artifact
 from tests.support.reference_models import one_sequence

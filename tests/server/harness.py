@@ -20,11 +20,12 @@ import httpx
 from forerun.checkpoint import Tokenizer
 from forerun.config import NeuronConfig
 from forerun.engine import EngineSettings
-from forerun.runtime.oracle import Draw, OracleExecutor, predict
+from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor, StepInput, StepOutput
 from forerun.server.run import Server
-from forerun.server.service import ModelInfo, Service
+from forerun.server.service import Service
 from forerun.server.settings import ServerSettings
+from tests.support.oracle import Draw, OracleExecutor, predict
 from tests.support.tiny_checkpoints import write_tokenizer
 
 VOCAB = 320
@@ -110,11 +111,15 @@ def make_service(
     tokenizer: Tokenizer | None = None,
 ) -> Service:
     return Service(
-        executor or PacedExecutor(),
-        tokenizer or tiny_tokenizer(),
-        ModelInfo(MODEL, config or NeuronConfig(seq_len=512)),
+        OpenedModel(
+            MODEL,
+            Path("artifact"),
+            config or NeuronConfig(seq_len=512),
+            executor or PacedExecutor(),
+            tokenizer or tiny_tokenizer(),
+            engine_settings or EngineSettings(),
+        ),
         replace(settings or ServerSettings(served_names=(MODEL, "tiny")), port=0),
-        engine_settings or EngineSettings(),
         version="0.1.0",
     )
 

@@ -90,7 +90,7 @@ def test_start_prints_the_banner_and_the_four_lines() -> None:
         text = "\n".join(server.lines)
         positions = [text.index(line) for line in UP]
         assert positions == sorted(positions) and f"[{server.process.pid}]" in text
-        for word in ("/x/artifact", "portable, 1 thread", "sequences of 256 tokens", "prefix caching on", "URL"):
+        for word in ("/x/artifact", "oracle, 1 thread", "sequences of 256 tokens", "prefix caching on", "URL"):
             assert word in text[: positions[0]], word
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "/x/artifact"
         server.process.send_signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ from tests.checkpoint.gguf_writing import gguf_config
 from tests.support.tiny_checkpoints import encode_values, tiny_tensors
 
 _SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2)}
-_SCALES |= {"Q6_K": (208,)}
+_SCALES |= {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
 
 
 def raw_blocks(kind: str, shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:

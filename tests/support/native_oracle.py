@@ -32,10 +32,10 @@ from forerun.compiler.trace import Tracer
 from forerun.models.decoder import decoder
 from forerun.models.rope import inverse_frequencies
 from forerun.runtime.native import NativeExecutor
-from forerun.runtime.oracle import Draw
 from forerun.runtime.reference.sampling import sample_rows
 from forerun.runtime.step import SamplingRows
 from tests.support.native_models import PackedModel
+from tests.support.oracle import Draw
 from tests.support.reference_models import TinyModel, one_sequence
 from tests.support.tiny_checkpoints import tiny_config, tiny_tensors
 
@@ -136,7 +136,7 @@ def predict(
     adjust: Callable[[list[int]], Mapping[int, tuple[float, float]]] = lambda output: {},
     allowed: Sequence[int] = (),
 ) -> list[int]:
-    """The ``count`` tokens that must follow ``prompt``; the native twin of ``forerun.runtime.oracle.predict``."""
+    """The ``count`` tokens that must follow ``prompt``; the native twin of ``tests.support.oracle.predict``."""
     tokens, draw = [int(token) for token in prompt], draw or Draw()
     for _ in range(count):
         changes = adjust(tokens[len(prompt) :])

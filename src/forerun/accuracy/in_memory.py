@@ -12,7 +12,7 @@ from forerun.compiler.compile import CompilePlan, plan_compile
 from forerun.compiler.weights import SCALES, store_weight
 from forerun.config import NeuronConfig
 from forerun.errors import ConfigError
-from forerun.runtime.host import read_host
+from forerun.host.machine import read_host
 from forerun.runtime.native import NativeExecutor, NativeOptions, PackedWeight
 
 Progress = Callable[[int, int], None]

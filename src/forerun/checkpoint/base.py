@@ -78,7 +78,7 @@ class SourceTensor:
 
     ``kind`` names the stored type: "float32", "float16", "bfloat16", or a GGUF type such as "q4_1".
     ``load`` returns float32 of ``shape``. ``load_grid`` returns the stored integer grid when the type has one
-    (Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q8_0), else None.
+    (Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q8_0, IQ4_NL, IQ4_XS), else None.
     """
 
     name: str

@@ -13,9 +13,6 @@ from forerun.errors import CheckpointError
 Frame = tuple[list[tuple[str, int]], list[tuple[str, int]]]
 """(text, id) of the tokens that are put before and after every text."""
 
-ADD_BOS = ("llama-bpe", "llama3", "llama-v3", "tekken")
-"""Pre-tokenizers whose models start every text with BOS unless the file says otherwise."""
-
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -31,13 +28,25 @@ _SPLITS: dict[str, tuple[str, ...]] = {
     "gpt-2": (_GPT2,),
     "smollm": (r"\p{N}", _GPT2),
     "llama-bpe": (_LLAMA3,),
-    "llama3": (_LLAMA3,),
-    "llama-v3": (_LLAMA3,),
     "qwen2": (_QWEN2,),
     "tekken": (_TEKKEN,),
 }
-_WHOLE_WORDS_FIRST = ADD_BOS
+_OTHER_NAMES = {
+    "gpt-2": ("phi-2", "a.x-4.0", "mellum", "gigachat", "exaone4", "jina-es", "jina-de", "modern-bert"),
+    "smollm": ("starcoder", "refact", "codeshell", "minerva-7b", "mellum2"),
+    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    "qwen2": ("deepseek-r1-qwen", "megrez", "kormo", "f2llmv2"),
+}
+"""Names under which the same pre-tokenizer goes in files of other models."""
+
+_KINDS = {kind: kind for kind in _SPLITS} | {name: kind for kind, names in _OTHER_NAMES.items() for name in names}
+_WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")
 _NORMALIZED = ("qwen2",)
+
+
+def adds_bos(pre: str) -> bool:
+    """Whether the models of this pre-tokenizer start every text with BOS unless the file says otherwise."""
+    return _KINDS.get(pre) in ("llama-bpe", "tekken")
 
 
 def byte_level_document(
@@ -49,19 +58,20 @@ def byte_level_document(
     where: str,
 ) -> dict[str, Any]:
     """Return tokenizer.json of a byte-level BPE. Raises CheckpointError for a pre-tokenizer not known exactly."""
-    if pre not in _SPLITS:
-        known = ", ".join(_SPLITS)
+    kind = _KINDS.get(pre)
+    if kind is None:
+        known = ", ".join(_KINDS)
         raise CheckpointError(f"{where}: pre-tokenizer {pre!r:.60} is not supported; supported: {known}")
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        for pattern in _SPLITS[pre]
+        for pattern in _SPLITS[kind]
     ]
-    model = _bpe(vocab, merges) | {"ignore_merges": pre in _WHOLE_WORDS_FIRST}
+    model = _bpe(vocab, merges) | {"ignore_merges": kind in _WHOLE_WORDS_FIRST}
     return _document(
         added,
         frame,
-        normalizer={"type": "NFC"} if pre in _NORMALIZED else None,
+        normalizer={"type": "NFC"} if kind in _NORMALIZED else None,
         pre_tokenizer={"type": "Sequence", "pretokenizers": [*splits, byte_level]},
         decoder=byte_level,
         model=model,

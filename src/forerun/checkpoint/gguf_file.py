@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from forerun.checkpoint.base import Checkpoint, FloatArray, ModelConfig, QuantGrid, SourceTensor
 from forerun.checkpoint.fingerprint import WeightFile, fingerprint
 from forerun.checkpoint.gguf_config import read_config
-from forerun.checkpoint.gguf_header import GGUFFile, TensorInfo, open_gguf_header
+from forerun.checkpoint.gguf_header import GGUFFile, TensorInfo
+from forerun.checkpoint.gguf_parts import joined, open_parts
 from forerun.checkpoint.gguf_tokenizer import read_tokenizer
 from forerun.checkpoint.gguf_types import FLOAT_KINDS, grid_of, values_of
 from forerun.checkpoint.layout import select_tensors
@@ -42,15 +43,16 @@ _LAYER_PATTERN = re.compile(r"blk\.(\d{1,5})\.(\w+)\.(weight|bias)")
 
 
 def open_gguf(path: Path, source: str | None = None) -> Checkpoint:
-    """Return the checkpoint in a GGUF file; ``source`` is what the user typed, when that was something else.
+    """Return the checkpoint in a GGUF file, or in all parts of a split one.
 
-    The q and k rows of the llama architecture, which llama.cpp interleaves, come back in Hugging Face's order, in
-    values and in grids.
+    source: what the user typed, when that was something else. The q and k rows of the llama architecture, which
+    llama.cpp interleaves, come back in Hugging Face's order, in values and in grids.
     """
-    file = open_gguf_header(path)
+    parts = open_parts(path)
+    file = joined(parts)
     tokenizer = read_tokenizer(file)
     factors = file.tensors.get(_ROPE_FACTORS)
-    config = read_config(file, tokenizer.token_ids, _load(file, factors, None)() if factors else None)
+    config = read_config(file, tokenizer.token_ids, _load(factors, None)() if factors else None)
     if len(tokenizer.tokens) > config.vocab_size:
         raise CheckpointError(
             f"{path}: {len(tokenizer.tokens)} tokens contradict the {config.vocab_size} rows of token_embd.weight"
@@ -62,18 +64,15 @@ def open_gguf(path: Path, source: str | None = None) -> Checkpoint:
         if name is None and info.name != _ROPE_FACTORS:
             raise CheckpointError(f"{path}: tensor '{info.name:.120}' belongs to no supported architecture")
         if name is not None:
-            found[name] = _source_tensor(
-                file, info, name, _row_order(config, name, info.shape[0]) if permuted else None
-            )
+            found[name] = _source_tensor(info, name, _row_order(config, name, info.shape[0]) if permuted else None)
     tensors = select_tensors(config, found, str(path))
-    spans = tuple((info.start, info.end) for info in file.tensors.values())
     return Checkpoint(
         source=source or str(path),
         config=config,
         tensors=tensors,
         tokenizer_files=tokenizer.files,
         generation_config=tokenizer.generation_config,
-        fingerprint=fingerprint([WeightFile(path.name, file.content, file.data_start, spans)]),
+        fingerprint=fingerprint(map(_weight_file, parts)),
     )
 
 
@@ -105,18 +104,23 @@ def _row_order(config: ModelConfig, name: str, stored: int) -> Rows | None:
     return rows.swapaxes(1, 2).reshape(-1)
 
 
-def _source_tensor(file: GGUFFile, info: TensorInfo, name: str, order: Rows | None) -> SourceTensor:
+def _weight_file(part: GGUFFile) -> WeightFile:
+    spans = tuple((info.start, info.end) for info in part.tensors.values())
+    return WeightFile(part.path.name, part.content, part.data_start, spans)
+
+
+def _source_tensor(info: TensorInfo, name: str, order: Rows | None) -> SourceTensor:
     kind = FLOAT_KINDS.get(info.kind, info.kind.lower())
-    return SourceTensor(name, info.shape, kind, _load(file, info, order), _load_grid(file, info, order))
+    return SourceTensor(name, info.shape, kind, _load(info, order), _load_grid(info, order))
 
 
-def _raw(file: GGUFFile, info: TensorInfo) -> NDArray[np.uint8]:
-    return np.frombuffer(file.content, np.uint8, info.end - info.start, info.start)
+def _raw(info: TensorInfo) -> NDArray[np.uint8]:
+    return np.frombuffer(info.content, np.uint8, info.end - info.start, info.start)
 
 
-def _load(file: GGUFFile, info: TensorInfo, order: Rows | None) -> Callable[[], FloatArray]:
+def _load(info: TensorInfo, order: Rows | None) -> Callable[[], FloatArray]:
     def load() -> FloatArray:
-        values = values_of(info.kind, _raw(file, info), info.shape)
+        values = values_of(info.kind, _raw(info), info.shape)
         if order is not None:
             return values[order]
         return values if values.flags.aligned else values.copy()
@@ -124,9 +128,9 @@ def _load(file: GGUFFile, info: TensorInfo, order: Rows | None) -> Callable[[], 
     return load
 
 
-def _load_grid(file: GGUFFile, info: TensorInfo, order: Rows | None) -> Callable[[], QuantGrid | None]:
+def _load_grid(info: TensorInfo, order: Rows | None) -> Callable[[], QuantGrid | None]:
     def load_grid() -> QuantGrid | None:
-        grid = grid_of(info.kind, _raw(file, info), info.shape)
+        grid = grid_of(info.kind, _raw(info), info.shape)
         if grid is None or order is None:
             return grid
         return QuantGrid(grid.bits, grid.group, grid.q[order], grid.scale[order], grid.minimum[order])

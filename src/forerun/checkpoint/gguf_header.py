@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from forerun.checkpoint.gguf_types import BLOCKS, TYPE_NAMES
+from forerun.checkpoint.gguf_types import BLOCKS, TYPE_NAMES, type_name
 from forerun.checkpoint.safetensors_file import map_file
 from forerun.errors import CheckpointError
 
@@ -32,13 +32,14 @@ _T = TypeVar("_T", str, bool, int)
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: GGUF name, NumPy-ordered shape [N, K] (or [K]), type name, span of its data in the file."""
+    """One tensor: GGUF name, NumPy-ordered shape [N, K] (or [K]), type name, span of its data, the file's content."""
 
     name: str
     shape: tuple[int, ...]
     kind: str
     start: int
     end: int
+    content: memoryview
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,6 @@ def open_gguf_header(path: Path) -> GGUFFile:
         if key in metadata:
             raise cursor.fail(f"metadata key '{key}' occurs twice; damaged")
         metadata[key] = cursor.value(cursor.scalar("<I"), key)
-    parts = metadata.get("split.count", 1)
-    if isinstance(parts, int) and parts > 1:
-        raise cursor.fail(f"it is one of {parts} parts; merge them with llama-gguf-split --merge")
     raw = [cursor.tensor() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
@@ -199,7 +197,7 @@ def _place(
         label = f"tensor '{name:.120}'"
         kind = TYPE_NAMES.get(number)
         if kind is None:
-            raise cursor.fail(f"{label} has the unsupported type {number}; supported: {', '.join(BLOCKS)}")
+            raise cursor.fail(f"{label} has the unsupported type {type_name(number)}; supported: {', '.join(BLOCKS)}")
         items, item_bytes = BLOCKS[kind]
         if 0 in shape or shape[-1] % items:
             raise cursor.fail(f"{label} has shape {list(shape)}, impossible for blocks of {items} ({kind})")
@@ -212,7 +210,7 @@ def _place(
             )
         if name in tensors:
             raise cursor.fail(f"{label} occurs twice; damaged")
-        tensors[name] = TensorInfo(name, shape, kind, start, start + count)
+        tensors[name] = TensorInfo(name, shape, kind, start, start + count, cursor.content)
     position = data_start
     for info in sorted(tensors.values(), key=lambda tensor: tensor.start):
         if info.start < position:

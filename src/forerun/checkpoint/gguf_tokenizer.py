@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from forerun.checkpoint.bpe import ADD_BOS, byte_level_document, sentencepiece_document
+from forerun.checkpoint.bpe import adds_bos, byte_level_document, sentencepiece_document
+from forerun.checkpoint.gguf_ends import end_tokens
 from forerun.checkpoint.gguf_header import GGUFFile
 from forerun.errors import CheckpointError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-_END_OF_TURN_TEXTS = ("<|eot_id|>", "<|im_end|>", "<|eom_id|>")
 _SAMPLING_KEYS = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 
 
@@ -46,7 +46,7 @@ def read_tokenizer(file: GGUFFile) -> GGUFTokenizer:
     tokens, types = _vocabulary(meta, where)
     ids = _token_ids(file, tokens, types, spm=model == "llama")
     pre = file.text("tokenizer.ggml.pre") or "default"
-    add_bos = file.flag("tokenizer.ggml.add_bos_token", model == "llama" or pre in ADD_BOS)
+    add_bos = file.flag("tokenizer.ggml.add_bos_token", model == "llama" or adds_bos(pre))
     add_eos = file.flag("tokenizer.ggml.add_eos_token", False)
     prefix = [ids["bos"]] if add_bos and ids["bos"] is not None else []
     suffix = [ids["eos"][0]] if add_eos and ids["eos"] else []
@@ -77,10 +77,17 @@ def _vocabulary(meta: Mapping[str, Any], where: str) -> tuple[list[str], list[in
         raise CheckpointError(f"{where}: tokenizer.ggml.tokens is missing or empty; the tokenizer is incomplete")
     types = _numbers(meta, "tokenizer.ggml.token_type", "iu", len(tokens), where)
     types = [NORMAL] * len(tokens) if types is None else [int(kind) for kind in types]
+    tokens, types = _without_empty(tokens, types)
     twice = [token for token, count in Counter(tokens).items() if count > 1]
     if twice:
         raise CheckpointError(f"{where}: token {twice[0]!r:.60} occurs twice in tokenizer.ggml.tokens; damaged")
     return tokens, types
+
+
+def _without_empty(tokens: list[str], types: list[int]) -> tuple[list[str], list[int]]:
+    """Tokens without a text stand for nothing and are never the result of a text: names for them, and UNUSED."""
+    named = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
+    return named, [kind if token else UNUSED for token, kind in zip(tokens, types, strict=True)]
 
 
 def _numbers(meta: Mapping[str, Any], key: str, kinds: str, count: int, where: str) -> list[Any] | None:
@@ -118,17 +125,21 @@ def _scores(meta: Mapping[str, Any], tokens: list[str], types: list[int], where:
 
 
 def _token_ids(file: GGUFFile, tokens: list[str], types: list[int], spm: bool) -> dict[str, Any]:
+    """The special ids by role; the type of an end that is known by its text becomes CONTROL."""
+
     def one(name: str, default: int | None = None) -> int | None:
         value = file.integer(f"tokenizer.ggml.{name}_token_id")
         value = default if value is None and spm else value
         return value if value is not None and 0 <= value < len(tokens) else None
 
-    ends = [one("eos", 2), one("eot"), one("eom")]
-    ends += [
-        tokens.index(text) for text in _END_OF_TURN_TEXTS if text in tokens and types[tokens.index(text)] == CONTROL
-    ]
-    eos = tuple(dict.fromkeys(i for i in ends if i is not None))
-    return {"bos": one("bos", 1), "eos": eos, "pad": one("padding"), "unk": one("unknown", 0)}
+    def is_special(number: int) -> bool:
+        return types[number] in (CONTROL, USER_DEFINED)
+
+    named, known = end_tokens(tokens, is_special, lambda name: one(name, 2 if name == "eos" else None))
+    for number in known:
+        types[number] = CONTROL
+    ends = tuple(dict.fromkeys(named + known))
+    return {"bos": one("bos", 1), "eos": ends, "pad": one("padding"), "unk": one("unknown", 0)}
 
 
 def _added(number: int, text: str, kind: int) -> dict[str, Any]:

@@ -16,16 +16,29 @@ from forerun.checkpoint.safetensors_file import bfloat16_to_float32
 
 Bytes = NDArray[np.uint8]
 TYPE_NAMES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K",
-    30: "BF16",
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K",
+    13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 23: "IQ4_XS", 30: "BF16",
 }  # fmt: skip
 BLOCKS = {
     "F32": (1, 4), "F16": (1, 2), "BF16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20),
-    "Q5_0": (32, 22), "Q5_1": (32, 24), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
+    "Q5_0": (32, 22), "Q5_1": (32, 24), "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176),
+    "Q6_K": (256, 210), "IQ4_NL": (32, 18), "IQ4_XS": (256, 136),
 }  # fmt: skip
 """Type name -> (weights per block, bytes per block)."""
 
 FLOAT_KINDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_CODES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
+"""The sixteen values that the nibbles of IQ4_NL and IQ4_XS stand for."""
+
+
+def type_name(number: int) -> str:
+    """The name of any type that GGUF defines, read here or not; "number 99" for the others."""
+    from gguf import GGMLQuantizationType
+
+    try:
+        return GGMLQuantizationType(number).name
+    except ValueError:
+        return f"number {number}"
 
 
 def values_of(kind: str, raw: Bytes, shape: tuple[int, ...]) -> FloatArray:
@@ -129,6 +142,24 @@ def _q5_k(blocks: Bytes) -> _Grid:
     return 5, q, *_k_scales(blocks)
 
 
+def _coded(packed: Bytes) -> Bytes:
+    """16 bytes -> 32 weights of a code table, raised by 128."""
+    return (_CODES + 128).astype(np.uint8)[_nibbles(packed)]
+
+
+def _iq4_nl(blocks: Bytes) -> _Grid:
+    d = _half(blocks, 0)
+    return 8, _coded(blocks[:, 2:]), d, d * np.float32(-128)
+
+
+def _iq4_xs(blocks: Bytes) -> _Grid:
+    """Eight groups with a 6-bit scale each: two high bits in a common 16-bit word, four low ones in a nibble."""
+    high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2") >> np.arange(0, 16, 2) & 3
+    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(-1, 8)
+    scale = _half(blocks, 0) * ((low | high << 4).astype(np.float32) - np.float32(32))
+    return 8, _coded(blocks[:, 8:].reshape(-1, 16)).reshape(-1, 256), scale, scale * np.float32(-128)
+
+
 _GRIDS: dict[str, Callable[[Bytes], _Grid]] = {
     "Q8_0": _q8_0,
     "Q4_0": _q4_0,
@@ -137,4 +168,6 @@ _GRIDS: dict[str, Callable[[Bytes], _Grid]] = {
     "Q5_1": _q5_1,
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
 }

@@ -1,4 +1,7 @@
-"""``forerun bench offline|kernels MODEL``: how fast this machine runs a model, beside what it could do."""
+"""``forerun bench offline|kernels MODEL``: how fast this machine runs a model, beside what it could do.
+
+``forerun bench load`` is a client of servers, in a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from forerun.cli.model_flags import add_model_flags, add_run_flags, open_model, run_settings
+from forerun.cli import bench_load
+from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
 from forerun.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Two measurements, each with its flags."""
+    """The measurements, each with its flags."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=type(parser))
     offline = kinds.add_parser(
         "offline", help="prompt and generation speed, in llama-bench's words", allow_abbrev=False
@@ -31,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kernels.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
     kernels.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64, 256], help="row counts")
     kernels.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    load = kinds.add_parser("load", help="a server under load: TTFT, TPOT, throughput", allow_abbrev=False)
+    bench_load.add_arguments(load)
     for each in (offline, kernels):
         add_model_flags(each)
         add_run_flags(each)
@@ -38,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the model, measure, print."""
-    from forerun.runtime.loader import open_executor
-    from forerun.runtime.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
+    if args.kind == "load":
+        return bench_load.run_load(args)
+    from forerun.measure.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
 
     if args.kind == "kernels":
         if any(not 1 <= rows <= 2048 for rows in args.rows):
             raise ConfigError("--rows must be within 1..2048")
-        artifact, config = open_model(args.model, args)
-        table = kernel_table(open_executor(artifact, config, run_settings(args)), artifact.program, args.rows)
+        prepared = prepare_model(args)
+        table = kernel_table(prepared.executor(), prepared.artifact.program, args.rows)
         print(json.dumps(table) if args.json else render_kernels(table))
         return 0
     for name, low in (("pp", 0), ("tg", 0), ("depth", 0), ("batch", 1), ("repeat", 1)):
@@ -54,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     work = Work(args.pp, args.tg, args.depth, args.batch, args.repeat)
     if args.batch_size is None:
         args.batch_size = max(4, args.batch)
-    artifact, config = open_model(args.model, args)
-    executor = open_executor(artifact, config, run_settings(args))
+    prepared = prepare_model(args)
+    executor = prepared.executor()
     try:
         result = measure_speed(executor, work)
         if args.profile:
             write_trace(executor, work, args.profile)
     except ValueError as error:
         raise ConfigError(f"{error}; raise --seq-len or --batch-size") from None
-    result = {"engine": "forerun", "model": args.model, "weights": artifact.manifest["quantization"], **result}
+    result = {"engine": "forerun", "model": args.model, "weights": prepared.artifact.manifest["quantization"], **result}
     print(json.dumps(result) if args.json else _line(result))
     return 0
 

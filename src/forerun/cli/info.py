@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from forerun.errors import ConfigError, did_you_mean
-from forerun.runtime.host import Host, read_host, versions
-from forerun.runtime.host_memory import Bandwidth, measure_bandwidth
-from forerun.runtime.host_native import native_read, usable_isas
+from forerun.host.machine import Host, read_host, versions
+from forerun.host.memory import Bandwidth, measure_bandwidth
+from forerun.host.native import native_read, usable_isas
 
 OPERATORS = ("embed", "norm", "norm_quant", "quantize", "linear", "rope_kv", "attention", "sample")
 """Operators with a kernel per instruction set."""

@@ -14,7 +14,7 @@ COMMANDS = {
     "compile": "prepare a checkpoint for this machine: an artifact folder",
     "generate": "answer a prompt in the terminal",
     "serve": "OpenAI-compatible server",
-    "bench": "measure: kernels, offline speed",
+    "bench": "measure: kernels, offline speed, a server under load",
     "inspect": "print an artifact: programs, buckets, memory, quantisation",
     "check": "accuracy of an artifact against the float32 reference",
     "info": "this machine: instruction sets, cores, memory",

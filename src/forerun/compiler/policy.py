@@ -21,8 +21,12 @@ _OWN_FORMAT = {
     "q5_0": "int8_f16",
     "q5_1": "int8_f16_min",
     "q5_k": "int8_f16_min",
+    "q2_k": "int8_f16_min",
+    "q3_k": "int8_f16",
     "q6_k": "int8_f16",
     "q8_0": "int8_f16",
+    "iq4_nl": "int8_f16",
+    "iq4_xs": "int8_f16",
 }
 _FOUR_BITS = ("q4_0", "q4_1", "q4_k")
 

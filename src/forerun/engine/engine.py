@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from forerun.engine.accept import Acceptor, delta_of
 from forerun.engine.admission import Admission, PromptIds
@@ -45,7 +46,8 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.settings = settings or EngineSettings()
+        settings = settings or EngineSettings()
+        self.settings = replace(settings, enable_prefix_caching=settings.enable_prefix_caching is not False)
         self.step_limits = StepLimits.of(self.settings, executor)
         limits = limits or Limits(executor.vocab_size)
         self.admission = Admission(executor, limits, eos_token_ids, detokenizer, entropy, self.settings.max_model_len)
@@ -166,7 +168,7 @@ class Engine:
         self._kv = KVCache(
             executor.num_blocks,
             executor.block_size,
-            prefix_caching=settings.enable_prefix_caching,
+            prefix_caching=bool(settings.enable_prefix_caching),
             max_salt_share=settings.max_salt_share,
             stats=self._prefix_stats,
         )

@@ -13,7 +13,7 @@ from forerun.compiler.program import Program
 from forerun.compiler.weights import SCALES, stored_sizes
 from forerun.config import NeuronConfig
 from forerun.errors import ArtifactError, ConfigError
-from forerun.runtime.host import Host, read_host
+from forerun.host.machine import Host, read_host
 from forerun.runtime.memory import blocks_for
 from forerun.runtime.native import LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions, PackedWeight
 
@@ -27,12 +27,14 @@ UNKNOWN_MEMORY = 2 << 30
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Choices of one run that change no token. ``threads`` 0: one per usable core. ``isa`` "": the best one."""
+    """Choices of one run that change no token. ``threads`` 0: one per usable core. ``isa`` "": the best one.
+    ``max_rows``: rows of a step. ``populate``: fetch the memory of the KV cache ahead of its use, while idle."""
 
     threads: int = 0
     isa: str = ""
     max_rows: int = MAX_BATCHED_ROWS
     max_sample_rows: int = 512
+    populate: bool = False
 
 
 def open_executor(
@@ -63,9 +65,12 @@ def open_executor(
         deterministic=config.sampling.deterministic,
     )
     try:
-        return NativeExecutor(program, weights, options)
+        executor = NativeExecutor(program, weights, options)
     except (ValueError, MemoryError) as error:
         raise ConfigError(f"the model cannot be started: {error or 'out of memory'}") from None
+    if run.populate:
+        executor.populate_kv()
+    return executor
 
 
 def config_threads(config: NeuronConfig) -> int:

@@ -230,7 +230,7 @@ class Routes:
     def _card(self, name: str) -> dict[str, Any]:
         service = self._service
         card = {"id": name, "object": "model", "created": service.created, "owned_by": "forerun"}
-        return {**card, "root": service.info.model, "parent": None, "max_model_len": service.max_model_len}
+        return {**card, "root": service.opened.source, "parent": None, "max_model_len": service.max_model_len}
 
     async def _parse(self, request: Request, kind: type[RequestT]) -> RequestT:
         caps, timeouts = self._service.settings.caps, self._service.settings.timeouts

@@ -8,17 +8,17 @@ import os
 import random
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from itertools import count
 
-from forerun.config import NeuronConfig
 from forerun.engine import AsyncEngine, Engine, EngineSettings, QueueFullError
+from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor
 from forerun.server.errors import ApiError
 from forerun.server.metrics import Collector, ServerMetrics
 from forerun.server.sampling import SamplingDefaults, sampling_defaults
 from forerun.server.settings import ServerSettings
-from forerun.server.text import ServerTokenizer, TextWorker
+from forerun.server.text import TextWorker
 from forerun.server.token_text import TokenTexts
 
 _CHARS_PER_TOKEN = 32
@@ -27,45 +27,25 @@ _NAMES_NOTED = 100
 _log = logging.getLogger("forerun.server")
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What is served: ``model`` as the user named it, the artifact's configuration, and how it runs."""
-
-    model: str
-    config: NeuronConfig
-    isa: str = ""
-    threads: int = 0
-    artifact: str = ""
-
-
 class Service:
     """One model behind one engine. Make it anywhere; use it from one event loop."""
 
     def __init__(
-        self,
-        executor: Executor,
-        tokenizer: ServerTokenizer,
-        info: ModelInfo,
-        settings: ServerSettings,
-        engine_settings: EngineSettings,
-        *,
-        max_model_len: int | None = None,
-        seed: int | None = None,
-        version: str = "0",
+        self, model: OpenedModel, settings: ServerSettings, *, seed: int | None = None, version: str = "0"
     ) -> None:
-        """``max_model_len``: a limit below the executor's own. ``seed``: makes the seeds of requests that bring none
-        repeat from start to start.
+        """``seed`` makes the seeds of requests that bring none repeat from start to start.
 
-        Raises ConfigError when the settings ask for more than the executor has.
+        Raises ConfigError when the engine's settings ask for more than the executor has.
         """
+        executor, tokenizer = model.executor, model.tokenizer
         self.settings = settings
-        self.info = info
+        self.opened = model
         self.version = version
         self.metrics = ServerMetrics()
         entropy = os.urandom if seed is None else random.Random(seed).randbytes
         self.core = Engine(
             executor,
-            settings=replace(engine_settings, max_model_len=max_model_len),
+            settings=model.engine,
             eos_token_ids=tokenizer.eos_token_ids,
             detokenizer=tokenizer.detokenizer,
             limits=settings.caps.for_engine(executor.vocab_size),
@@ -82,11 +62,13 @@ class Service:
         self.tokenizer = tokenizer
         self._tokens, self._token_names = TokenTexts(tokenizer), TokenTexts(tokenizer, by_id=True)
         self.defaults: SamplingDefaults = sampling_defaults(
-            info.config.on_device_sampling_config, tokenizer.generation_config
+            model.config.on_device_sampling_config, tokenizer.generation_config
         )
         self.created = int(time.time())
         self.draining = False
-        self.collector = Collector(self.model, self.metrics, self.engine.stats, _cache_info(executor, engine_settings))
+        self.collector = Collector(
+            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.core.settings)
+        )
         self._numbers = count()
         self._ignored: set[str] = set()
 

@@ -8,6 +8,9 @@ from forerun.engine.params import Limits
 from forerun.errors import ConfigError
 
 
+NO_CAP = 2**31 - 1  # a number that no request passes
+
+
 @dataclass(frozen=True)
 class Caps:
     """Upper bounds on what one request may ask for. Above them: HTTP 400, or 413 for the body.

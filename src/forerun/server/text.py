@@ -6,60 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from forerun.checkpoint import Tokenizer
 from forerun.engine import ContextOverflowError
-from forerun.engine.text import Detokenizer
 from forerun.server.errors import ApiError
 
 T = TypeVar("T")
-
-
-class ServerTokenizer(Protocol):
-    """What the server needs of a tokenizer; ``forerun.checkpoint.Tokenizer`` is one."""
-
-    eos_token_ids: tuple[int, ...]
-    generation_config: dict[str, Any]
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of ``text``."""
-        ...
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of ``ids``."""
-        ...
-
-    def detokenizer(self, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh incremental decoder."""
-        ...
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token."""
-        ...
-
-    def id_to_token(self, token: int) -> str | None:
-        """The vocabulary's spelling of one token."""
-        ...
-
-    def description(self) -> dict[str, Any]:
-        """The tokenizer's configuration as transformers writes it, with the chat template."""
-        ...
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether messages can be rendered."""
-        ...
-
-    def apply_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        add_generation_prompt: bool = True,
-        chat_template: str | None = None,
-        continue_final_message: bool = False,
-        **variables: Any,
-    ) -> str:
-        """The prompt text of ``messages``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +36,7 @@ class TextWorker:
     """
 
     def __init__(
-        self, tokenizer: ServerTokenizer, *, max_model_len: int, max_chars: int, timeout: float, threads: int = 2
+        self, tokenizer: Tokenizer, *, max_model_len: int, max_chars: int, timeout: float, threads: int = 2
     ) -> None:
         self.tokenizer = tokenizer
         self._max_model_len = max_model_len

@@ -24,7 +24,7 @@ Matrix = Float32 | IntWeight
 
 
 class ReferenceExecutor:
-    """The oracle: an ``Executor`` for traced and final programs. Slow; meant for small models and tests.
+    """An ``Executor`` for traced and final programs. Slow; meant for small models and tests.
 
     ``weights`` maps the program's weight names to float32 arrays of the program's shape (matrices [N, K], vectors [N];
     sources stacked, interleaved and padded already) or to an IntWeight for integer formats.

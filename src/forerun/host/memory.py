@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from forerun.runtime.host_files import read_table, read_text
-from forerun.runtime.host_native import NativeRead
+from forerun.host.files import read_table, read_text
+from forerun.host.native import NativeRead
 
 MEGABYTES = 256
 """Far more than the caches of a core or two hold, and small enough to be quick."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from forerun.runtime.host import Host, default_threads, read_host, versions
-from forerun.runtime.host_cgroup import read_cgroup_limits
-from forerun.runtime.host_files import parse_cpu_list, read_count, read_table
-from forerun.runtime.host_memory import measure_bandwidth
+from forerun.host.cgroup import read_cgroup_limits
+from forerun.host.files import parse_cpu_list, read_count, read_table
+from forerun.host.machine import Host, default_threads, read_host, versions
+from forerun.host.memory import measure_bandwidth
 
 GB = 1 << 30
 V2_MOUNT = "31 23 0:28 {top} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forerun.errors import ForerunError
-from forerun.runtime.benchmark_report import Calls, benchmark_report, render_report, summarize, write_report
+from forerun.measure.benchmark_report import Calls, benchmark_report, render_report, summarize, write_report
 
 KEYS = [f"latency_ms_{name}" for name in ("p50", "p90", "p95", "p99", "p100", "avg")] + ["throughput"]
 

@@ -16,9 +16,9 @@ import numpy as np
 from forerun.compiler.formats import bits_per_weight
 from forerun.compiler.program import Program
 from forerun.errors import ConfigError
-from forerun.runtime.host_native import native_read
+from forerun.host.native import native_read
+from forerun.measure.offline import OfflineBatch
 from forerun.runtime.native import NativeExecutor
-from forerun.runtime.offline import OfflineBatch
 
 _ROUNDS = 5
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from forerun.measure.offline import OfflineBatch, measure, totals
 from forerun.runtime.native import NativeExecutor
-from forerun.runtime.offline import OfflineBatch, measure, totals
 from tests.support.native_models import native_executor
 from tests.support.reference_models import one_sequence, tiny_model
 

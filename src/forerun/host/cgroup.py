@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from forerun.runtime.host_files import parse_cpu_list, read_count, read_table, read_text
+from forerun.host.files import parse_cpu_list, read_count, read_table, read_text
 
 UNLIMITED_BYTES = 1 << 60
 """Version 1 writes "no limit" as a huge number of bytes."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from forerun.runtime.host_cgroup import CgroupLimits, read_cgroup_limits
-from forerun.runtime.host_files import parse_cpu_list, read_text
-from forerun.runtime.host_memory import free_memory, total_memory, transparent_huge_pages
+from forerun.host.cgroup import CgroupLimits, read_cgroup_limits
+from forerun.host.files import parse_cpu_list, read_text
+from forerun.host.memory import free_memory, total_memory, transparent_huge_pages
 
 PACKAGES = ("forerun", "numpy", "safetensors", "tokenizers", "gguf", "huggingface-hub", "fastapi")
 

@@ -8,8 +8,8 @@ import pytest
 
 from forerun.checkpoint import open_checkpoint
 from forerun.compiler.artifact import MANIFEST, WEIGHTS, Artifact
-from forerun.compiler.cache import cache_folder, cached_artifact, is_artifact
 from forerun.errors import CheckpointError
+from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
 from tests.support.artifacts import everything_in, tiny_settings
 from tests.support.tiny_checkpoints import write_tiny
 

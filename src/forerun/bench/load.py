@@ -1,0 +1,150 @@
+"""The run itself: sessions at their moments, closed loop or open loop, with a count of what the client itself costs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from forerun.bench.arrivals import moments
+from forerun.bench.client import Client, Target
+from forerun.bench.records import Outcome, Session
+
+Progress = Callable[[int, int], None]
+"""(requests that ended, requests of the run)."""
+
+TICK = 0.01
+"""Seconds between two looks at how late the event loop is."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the sessions are sent.
+
+    ``concurrency``: sessions at the same time; with a ``request_rate`` (sessions per second) only a bound, 0 for none.
+    ``timeout``: seconds after which no further request begins. ``warmups``: sessions sent before, one by one, that do
+    not count. ``cancel_share``: the part of the requests whose client hangs up after ``cancel_after`` seconds.
+    """
+
+    concurrency: int = 1
+    request_rate: float | None = None
+    burstiness: float = 1.0
+    timeout: float = float("inf")
+    warmups: int = 0
+    cancel_share: float = 0.0
+    cancel_after: float = 1.0
+    seed: int = 0
+
+
+@dataclass
+class Result:
+    """What became of a run. ``seconds``: from the first request to the end of the last answer.
+
+    ``cpu_share``: processor time of the client per second of the run. ``lag``: seconds that its event loop was late,
+    measured every 10 ms.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    warmups: list[Outcome] = field(default_factory=list)
+    seconds: float = 0.0
+    timed_out: bool = False
+    cpu_share: float = 0.0
+    lag: list[float] = field(default_factory=list)
+
+
+def run(
+    target: Target, sessions: Sequence[Session], plan: Plan, progress: Progress = lambda done, total: None
+) -> Result:
+    """Send all sessions and wait for their ends. Ctrl-C raises KeyboardInterrupt after the connections are closed."""
+    return asyncio.run(_Run(target, sessions, plan, progress).all())
+
+
+class _Run:
+    def __init__(self, target: Target, sessions: Sequence[Session], plan: Plan, progress: Progress) -> None:
+        self._target, self._plan, self._progress = target, plan, progress
+        warmups = min(plan.warmups, max(0, len(sessions) - 1))
+        self._warmups, self._sessions = sessions[:warmups], sessions[warmups:]
+        self._total = sum(len(session.turns) for session in self._sessions)
+        self._result = Result()
+        self._done = 0
+
+    async def all(self) -> Result:
+        at_once = self._plan.concurrency or len(self._sessions)
+        async with Client(self._target, connections=max(1, at_once)) as client:
+            for number, session in enumerate(self._warmups):
+                await self._session(client, number - len(self._warmups), session, self._result.warmups)
+            client.start = time.perf_counter()
+            ticker = asyncio.create_task(_measure_lag(self._result.lag))
+            used = time.process_time()
+            await (self._closed(client) if self._plan.request_rate is None else self._open(client))
+            self._result.seconds = max((outcome.ended for outcome in self._result.outcomes), default=0.0)
+            self._result.cpu_share = (time.process_time() - used) / max(client.now(), 1e-9)
+            ticker.cancel()
+            with suppress(asyncio.CancelledError):
+                await ticker
+        self._result.outcomes.sort(key=lambda outcome: (outcome.session, outcome.turn))
+        return self._result
+
+    async def _closed(self, client: Client) -> None:
+        """As many workers as may run at once take the next session each."""
+        left = iter(enumerate(self._sessions))
+
+        async def worker() -> None:
+            for number, session in left:
+                if self._late(client):
+                    return
+                await self._session(client, number, session, self._result.outcomes)
+
+        await asyncio.gather(*(worker() for _ in range(min(self._plan.concurrency, len(self._sessions)))))
+
+    async def _open(self, client: Client) -> None:
+        """Each session at its moment, whatever became of those before it."""
+        plan = self._plan
+        room = asyncio.Semaphore(plan.concurrency or len(self._sessions))
+        due: Iterator[float] = moments(plan.request_rate or 1.0, plan.burstiness, plan.seed)
+
+        async def one(number: int, session: Session, moment: float) -> None:
+            await asyncio.sleep(max(0.0, moment - client.now()))
+            if self._late(client):
+                return
+            async with room:
+                await self._session(client, number, session, self._result.outcomes)
+
+        pairs = zip(enumerate(self._sessions), due, strict=False)
+        await asyncio.gather(*(one(number, session, moment) for (number, session), moment in pairs))
+
+    def _late(self, client: Client) -> bool:
+        if client.now() < self._plan.timeout:
+            return False
+        self._result.timed_out = True
+        return True
+
+    async def _session(self, client: Client, number: int, session: Session, into: list[Outcome]) -> None:
+        messages = [] if session.system is None else [{"role": "system", "content": session.system}]
+        for place, turn in enumerate(session.turns):
+            if place:
+                await asyncio.sleep(session.think_seconds)
+            messages.append({"role": "user", "content": turn.content})
+            outcome = Outcome(number, place, turn.max_tokens, turn.nominal_input_tokens, client.now())
+            into.append(outcome)
+            await client.send(outcome, messages, self._hangs_up(number, place))
+            if into is self._result.outcomes:
+                self._done += 1
+                self._progress(self._done, self._total)
+            if not outcome.good:
+                return
+            messages.append({"role": "assistant", "content": outcome.text})
+
+    def _hangs_up(self, number: int, turn: int) -> float | None:
+        """Evenly spread over the run, so that the share holds for short runs too."""
+        share, at = self._plan.cancel_share, number + turn
+        return self._plan.cancel_after if int((at + 1) * share) > int(at * share) and number >= 0 else None
+
+
+async def _measure_lag(lag: list[float]) -> None:
+    while True:
+        asked = time.perf_counter()
+        await asyncio.sleep(TICK)
+        lag.append(max(0.0, time.perf_counter() - asked - TICK))

@@ -1,0 +1,77 @@
+"""How many tokens a text has: by a tokenizer file, or by the server's own /tokenize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from forerun.errors import ForerunError
+
+Count = Callable[[str], int]
+"""Tokens of a text, those that a tokenizer adds by itself (BOS) included."""
+
+FILE = "tokenizer.json"
+
+
+def token_counter(tokenizer: str | None, model: str, base_url: str) -> Count:
+    """The counter that ``--tokenizer`` names: a folder with tokenizer.json, such a file, or a hub id.
+
+    Without one: the folder ``model`` if it has such a file, else the server at ``base_url``. Raises ForerunError.
+    """
+    if tokenizer is None:
+        return file_counter(Path(model) / FILE) if (Path(model) / FILE).is_file() else server_counter(base_url, model)
+    path = Path(tokenizer)
+    if path.is_dir():
+        path /= FILE
+    if path.is_file():
+        return file_counter(path)
+    if tokenizer.startswith((".", "/", "~")) or tokenizer.count("/") != 1:
+        raise ForerunError(f"--tokenizer {tokenizer}: no {FILE} there; give a folder that has one, or a hub id")
+    return hub_counter(tokenizer)
+
+
+def file_counter(path: Path) -> Count:
+    """Count by a tokenizer.json. Raises ForerunError for a file that is none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return _of(Tokenizer.from_file(str(path)))
+    except Exception as error:  # the library raises plain Exception
+        raise ForerunError(f"{path} is not a tokenizer ({error})") from None
+
+
+def hub_counter(name: str) -> Count:
+    """Count by the tokenizer of a hub id, fetched once. Raises ForerunError."""
+    from tokenizers import Tokenizer
+
+    try:
+        return _of(Tokenizer.from_pretrained(name))
+    except Exception as error:  # the library raises plain Exception
+        raise ForerunError(f"--tokenizer {name} cannot be fetched ({error}); give a folder with {FILE}") from None
+
+
+def _of(tokenizer: Any) -> Count:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lru_cache(maxsize=4096)(lambda text: len(tokenizer.encode(text).ids))
+
+
+def server_counter(base_url: str, model: str) -> Count:
+    """Count by the server's /tokenize (vLLM's and Forerun's). Raises ForerunError where there is none."""
+    url = base_url.removesuffix("/v1") + "/tokenize"
+
+    @lru_cache(maxsize=4096)
+    def count(text: str) -> int:
+        try:
+            answer = httpx.post(url, json={"model": model, "prompt": text}, timeout=60, trust_env=False)
+            return int(answer.raise_for_status().json()["count"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise ForerunError(
+                f"tokens cannot be counted by {url} ({error}): give --tokenizer FOLDER with {FILE}"
+            ) from None
+
+    return count

@@ -1,0 +1,244 @@
+"""``forerun bench load``: the load test, with LLMPerf's flags; also installed as ``token_benchmark_ray``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from forerun.bench import llmperf, metrics
+from forerun.bench.client import Target, base_urls
+from forerun.bench.datasets import DATASETS, Request, make_sessions, shared_share
+from forerun.bench.load import Plan, Result, run
+from forerun.bench.records import Session
+from forerun.bench.sonnets import SEED, Lengths
+from forerun.bench.tokens import Count, token_counter
+from forerun.errors import ConfigError
+
+SHORT_PROMPT = 40
+"""LLMPerf warns below this mean: its instruction alone is about as long."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """LLMPerf's flags under their own names and defaults, then what it lacks."""
+    add = parser.add_argument_group("as LLMPerf's").add_argument
+    add("--model", required=True, help="the name that the server knows the model by")
+    add("--mean-input-tokens", type=int, default=550, metavar="N", help="of a prompt (default 550)")
+    add("--stddev-input-tokens", type=int, default=150, metavar="N", help="of a prompt (default 150)")
+    add("--mean-output-tokens", type=int, default=150, metavar="N", help="of an answer (default 150)")
+    add("--stddev-output-tokens", type=int, default=80, metavar="N", help="of an answer (default 80)")
+    add("--num-concurrent-requests", type=int, default=10, metavar="N", help="at the same time (default 10)")
+    add("--timeout", type=float, default=90, metavar="S", help="no request begins after so many seconds (default 90)")
+    add("--max-num-completed-requests", type=int, default=10, metavar="N", help="requests in all (default 10)")
+    add("--additional-sampling-params", type=_object, default={}, metavar="JSON", help="fields of every body")
+    add("--results-dir", default="", metavar="DIR", help="write summary and single requests there, as JSON")
+    add("--llm-api", default="openai", help="only 'openai'")
+    add("--metadata", type=_pairs, default={}, metavar="K=V,K=V", help="fields of the summary")
+    add("--tokenizer", metavar="PATH", help="folder with tokenizer.json, or a hub id; otherwise the server counts")
+    _add_server_flags(parser.add_argument_group("the server"))
+    _add_load_flags(parser.add_argument_group("what LLMPerf lacks"))
+
+
+def _add_server_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--base-url", metavar="URL", help="http://HOST:PORT/v1; several, used in turns, separated by ';' (default: "
+        "$OPENAI_API_BASE)")  # fmt: skip
+    add("--api-key", metavar="KEY", help="default: $OPENAI_API_KEY")
+    add("--endpoint", choices=("chat", "completions"), default="chat", help="which route (default chat)")
+    add("--request-timeout", type=float, default=3600, metavar="S", help="give an answer up after so many seconds "
+        "without news (default 3600)")  # fmt: skip
+
+
+def _add_load_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--dataset-name", default="sonnet", metavar="NAME", help=f"the prompts: {', '.join(DATASETS)}")
+    add("--dataset-path", metavar="FILE", help="of humaneval, sharegpt and custom")
+    add("--lines", metavar="FILE", help="the text of sonnet prompts, a line each (default: 83 lines of verse)")
+    add("--seed", type=int, default=SEED, metavar="N", help=f"of prompts and moments (default {SEED})")
+    add("--output-len", type=int, metavar="N", help="tokens of every answer of a dataset other than sonnet")
+    add("--turns", type=int, default=4, metavar="N", help="of a chat at most (default 4; chats, sharegpt)")
+    add("--think-time", type=float, default=0, metavar="S", help="between an answer and the next turn (default 0)")
+    add("--num-prefixes", type=int, default=10, metavar="N", help="of prefix-repetition (default 10)")
+    add("--prefix-len", type=int, default=256, metavar="N", help="of prefix-repetition (default 256)")
+    add("--suffix-len", type=int, default=256, metavar="N", help="of prefix-repetition (default 256)")
+    add("--request-rate", type=float, metavar="R", help="open loop: sessions per second; --num-concurrent-requests "
+        "is then a bound, 0 for none")  # fmt: skip
+    add("--burstiness", type=float, default=1, metavar="B", help="of the moments: 1 Poisson, below burstier, inf "
+        "even (default 1)")  # fmt: skip
+    add("--num-warmups", type=int, default=0, metavar="N", help="sessions sent before that do not count (default 0)")
+    add("--cancel-share", type=float, default=0, metavar="P", help="of the requests whose client hangs up (0..1)")
+    add("--cancel-after", type=float, default=1, metavar="S", help="when it hangs up (default 1)")
+    add("--goodput", nargs="+", default=[], metavar="NAME:MS", help="goals: ttft:MS tpot:MS e2el:MS")
+    add("--json", action="store_true", help="print the summary as one JSON object instead of LLMPerf's lines")
+
+
+def run_load(args: argparse.Namespace) -> int:
+    """Make the prompts, send them, print and write what came of them. 1 when nothing was completed."""
+    plan, urls, goals = _check(args)
+    count = token_counter(args.tokenizer, args.model, urls[0])
+    request = Request(
+        number=args.max_num_completed_requests + args.num_warmups,
+        lengths=_lengths(args),
+        count=count,
+        seed=args.seed,
+        path=args.dataset_path,
+        lines=args.lines,
+        output=args.output_len,
+        turns=args.turns,
+        think_seconds=args.think_time,
+        prefixes=args.num_prefixes,
+        prefix_tokens=args.prefix_len,
+        suffix_tokens=args.suffix_len,
+    )
+    _say(f"making {request.number} prompts ({args.dataset_name})")
+    sessions = make_sessions(args.dataset_name, request)
+    if args.mean_input_tokens < SHORT_PROMPT and args.dataset_name == "sonnet":
+        _say("the instruction of a sonnet prompt alone has about 40 tokens: shorter draws are drawn again")
+    key = args.api_key if args.api_key is not None else os.environ.get("OPENAI_API_KEY", "")
+    target = Target(
+        urls, args.model, key, args.endpoint == "chat", args.additional_sampling_params, args.request_timeout
+    )
+    with _Progress() as progress:
+        result = run(target, sessions, plan, progress)
+    return _tell(args, result, sessions, count, goals)
+
+
+def _tell(
+    args: argparse.Namespace, result: Result, sessions: list[Session], count: Count, goals: Mapping[str, float]
+) -> int:
+    if result.timed_out:
+        _say("Test timed out before all requests could be completed.")
+    each = llmperf.individual(result, count)
+    figures = llmperf.results(each, result.seconds)
+    extra = {
+        **metrics.summary(result, goals),
+        "dataset": {"name": args.dataset_name, "seed": args.seed, "shared_share": shared_share(sessions)},
+        "warmups": [metrics.true_metrics(outcome) for outcome in result.warmups],
+        "command": sys.argv,
+    }
+    if args.results_dir:
+        for path in llmperf.write(args.results_dir, _settings(args), figures, args.metadata, each, extra):
+            _say(f"wrote {path}")
+    print(json.dumps({**_settings(args), "results": figures, "forerun": extra}) if args.json
+          else llmperf.printed(figures, args.model, args.llm_api))  # fmt: skip
+    for error in extra["errors"]:
+        _say(f"{error['count']} x {error['message']}")
+    return 0 if figures["num_completed_requests"] else 1
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that LLMPerf's summary names."""
+    names = (
+        "model", "mean_input_tokens", "stddev_input_tokens", "mean_output_tokens", "stddev_output_tokens",
+        "num_concurrent_requests", "additional_sampling_params",
+    )  # fmt: skip
+    return {name: getattr(args, name) for name in names}
+
+
+def _lengths(args: argparse.Namespace) -> Lengths:
+    return Lengths(args.mean_input_tokens, args.stddev_input_tokens, args.mean_output_tokens, args.stddev_output_tokens)
+
+
+_BOUNDS = {
+    "mean_input_tokens": (1, 1 << 20),
+    "stddev_input_tokens": (0, 1 << 20),
+    "mean_output_tokens": (1, 1 << 20),
+    "stddev_output_tokens": (0, 1 << 20),
+    "max_num_completed_requests": (1, 1_000_000),
+    "num_concurrent_requests": (0, 10_000),
+    "timeout": (0.001, math.inf),
+    "request_timeout": (0.001, 1e6),
+    "output_len": (1, 1 << 20),
+    "turns": (1, 1000),
+    "think_time": (0, 86_400),
+    "num_prefixes": (1, 100_000),
+    "prefix_len": (1, 1 << 20),
+    "suffix_len": (1, 1 << 20),
+    "num_warmups": (0, 100_000),
+    "burstiness": (0.001, math.inf),
+    "cancel_share": (0, 1),
+    "cancel_after": (0.001, 86_400),
+}
+
+
+def _check(args: argparse.Namespace) -> tuple[Plan, tuple[str, ...], dict[str, float]]:
+    """Every flag within its bounds, before anything is sent."""
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"--{name.replace('_', '-')} must be within {low}..{high}, not {value}")
+    if args.request_rate is not None and not 0 < args.request_rate < math.inf:
+        raise ConfigError("--request-rate must be above 0 and finite; leave it out for a closed loop")
+    if args.request_rate is None and not args.num_concurrent_requests:
+        raise ConfigError("--num-concurrent-requests 0 needs --request-rate")
+    if args.llm_api != "openai":
+        raise ConfigError(f"--llm-api {args.llm_api}: only openai is spoken here")
+    urls = base_urls(os.environ.get("OPENAI_API_BASE", "") if args.base_url is None else args.base_url)
+    plan = Plan(
+        args.num_concurrent_requests, args.request_rate, args.burstiness, args.timeout, args.num_warmups,
+        args.cancel_share, args.cancel_after, args.seed,
+    )  # fmt: skip
+    return plan, urls, metrics.parse_goodput(args.goodput)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a JSON object")
+    return value
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    if not all(name and sign for name, sign, _ in pairs):
+        raise argparse.ArgumentTypeError(f"'{text}' is not k=v,k=v")
+    return {name: value for name, _, value in pairs}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """Requests done and time left: a bar in a terminal, a line every ten percent elsewhere."""
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._told, self._began = 0, time.perf_counter()
+        self._bar = None
+        if console.is_terminal:
+            columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("requests", total=None)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+        elif done * 10 // total > self._told:
+            self._told = done * 10 // total
+            left = (time.perf_counter() - self._began) / done * (total - done)
+            _say(f"{done} of {total} requests, {left:.0f} s left")
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def entry() -> None:
+    """``token_benchmark_ray ...``: LLMPerf's command line, answered by ``forerun bench load``."""
+    from forerun.cli.main import main
+
+    sys.exit(main(["bench", "load", *sys.argv[1:]]))

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from forerun.bench.arrivals import moments
+from forerun.bench.client import Client, Target, base_urls
+from forerun.bench.load import Plan, run
+from forerun.bench.records import Session, Turn
+from forerun.errors import ForerunError
+from tests.bench.mock_server import Script, mock_server
+
+
+def sessions(number: int, turns: int = 1) -> list[Session]:
+    return [Session(tuple(Turn(f"{n}.{t}", 5) for t in range(turns))) for n in range(number)]
+
+
+def always(**script: Any) -> Any:
+    return lambda body: Script(**script)
+
+
+def target(*urls: str, **settings: Any) -> Target:
+    return Target(urls, "m", **settings)
+
+
+def test_every_request_ends_once_and_in_order() -> None:
+    seen = []
+    with mock_server(always(usage={"completion_tokens": 3})) as mock:
+        result = run(target(mock.url), sessions(9), Plan(concurrency=3), lambda done, total: seen.append((done, total)))
+        assert mock.most_open <= 3
+    assert [outcome.session for outcome in result.outcomes] == list(range(9))
+    assert all(outcome.good and outcome.text == "a b c" for outcome in result.outcomes)
+    assert sorted(body["messages"][-1]["content"] for body in mock.bodies) == [f"{n}.0" for n in range(9)]
+    assert seen == [(n + 1, 9) for n in range(9)]
+    assert result.seconds >= max(outcome.ended for outcome in result.outcomes) and result.lag is not None
+
+
+def test_a_later_turn_carries_the_answers_before_it() -> None:
+    with mock_server(always(pieces=("yes",))) as mock:
+        run(target(mock.url), [Session((Turn("one", 5), Turn("two", 6)), system="be kind")], Plan())
+    assert [message["content"] for message in mock.bodies[1]["messages"]] == ["be kind", "one", "yes", "two"]
+    assert [message["role"] for message in mock.bodies[1]["messages"]] == ["system", "user", "assistant", "user"]
+    assert [body["max_tokens"] for body in mock.bodies] == [5, 6]
+
+
+def test_a_turn_that_fails_ends_its_session_and_no_other() -> None:
+    def script(body: dict[str, Any]) -> Script:
+        return Script(status=500, raw=b"no") if body["messages"][-1]["content"] == "1.0" else Script()
+
+    with mock_server(script) as mock:
+        result = run(target(mock.url), sessions(3, turns=2), Plan(concurrency=1))
+    assert [(o.session, o.turn, o.good) for o in result.outcomes] == [
+        (0, 0, True), (0, 1, True), (1, 0, False), (2, 0, True), (2, 1, True),
+    ]  # fmt: skip
+    assert result.outcomes[2].error_code == 500 and result.outcomes[2].error_message == "no"
+
+
+@pytest.mark.parametrize("script", [{"cut": True}, {"raw": b"data: {}\n\n"}, {"pieces": ()}])
+def test_broken_answers_are_errors_of_their_request(script: dict[str, Any]) -> None:
+    with mock_server(always(**script)) as mock:
+        result = run(target(mock.url), sessions(2), Plan())
+    assert [outcome.good for outcome in result.outcomes] == [False, False]
+
+
+def test_a_server_that_is_not_there() -> None:
+    result = run(target("http://127.0.0.1:9/v1"), sessions(2), Plan())
+    assert [outcome.error_code for outcome in result.outcomes] == [-1, -1]
+    assert "ConnectError" in result.outcomes[0].error_message
+
+
+def test_servers_take_turns() -> None:
+    with mock_server(always()) as first, mock_server(always()) as second:
+        run(target(first.url, second.url), sessions(6), Plan(concurrency=2))
+    assert (len(first.bodies), len(second.bodies)) == (3, 3)
+
+
+def test_warm_ups_come_first_and_do_not_count() -> None:
+    with mock_server(always()) as mock:
+        result = run(target(mock.url), sessions(5), Plan(concurrency=4, warmups=2))
+    assert [outcome.session for outcome in result.warmups] == [-2, -1]
+    assert [outcome.session for outcome in result.outcomes] == [0, 1, 2]
+    assert [body["messages"][0]["content"] for body in mock.bodies[:2]] == ["0.0", "1.0"]
+
+
+def test_cancelled_requests_are_a_share_and_no_errors() -> None:
+    with mock_server(always(pieces=("a", "b"), pause=5.0)) as mock:
+        plan = Plan(concurrency=4, cancel_share=1.0, cancel_after=0.05)
+        result = run(target(mock.url), sessions(4), plan)
+    assert all(o.cancelled and o.error_code is None and not o.good for o in result.outcomes)
+    with mock_server(always()) as mock:
+        result = run(target(mock.url), sessions(8), Plan(concurrency=1, cancel_share=0.25, cancel_after=1e-6))
+    assert [o.session for o in result.outcomes if o.cancelled] == [3, 7]
+
+
+def test_an_open_loop_does_not_wait_for_answers() -> None:
+    with mock_server(always(pieces=("a",), pause=0.5)) as mock:
+        plan = Plan(concurrency=0, request_rate=100.0, burstiness=float("inf"))
+        result = run(target(mock.url), sessions(5), plan)
+        assert mock.most_open == 5
+    gaps = [later.sent - earlier.sent for earlier, later in pairwise(result.outcomes)]
+    assert all(gap > 0 for gap in gaps) and result.outcomes[-1].sent >= 0.04
+
+
+def test_no_request_begins_after_the_time_is_up() -> None:
+    with mock_server(always(pieces=("a",), pause=0.2)) as mock:
+        result = run(target(mock.url), sessions(50), Plan(concurrency=1, timeout=0.3))
+    assert result.timed_out and 1 <= len(result.outcomes) < 50 and all(o.good for o in result.outcomes)
+
+
+def test_the_first_piece_is_timed_when_it_comes() -> None:
+    async def one(url: str) -> tuple[float, float]:
+        async with Client(target(url), 1) as client:
+            from forerun.bench.records import Outcome
+
+            outcome = Outcome(0, 0, 5, None, 0.0)
+            await client.send(outcome, [{"role": "user", "content": "x"}])
+            return client.start + outcome.events[0], client.start + outcome.sent
+
+    with mock_server(always(pause=0.02)) as mock:
+        began = time.perf_counter()
+        first, sent = asyncio.run(one(mock.url))
+    assert began <= sent <= mock.first_sent[0] <= first
+
+
+def test_bodies() -> None:
+    asked = Target(("u",), "m", chat=False, sampling={"temperature": 0, "max_tokens": 9}).body(
+        [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}], 5
+    )
+    assert asked == {
+        "model": "m", "prompt": "hi", "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 9,
+        "temperature": 0,
+    }  # fmt: skip
+
+
+def test_urls() -> None:
+    assert base_urls("http://a:1/v1/; https://b/v1 ;") == ("http://a:1/v1", "https://b/v1")
+    for wrong in ("", ";", "a:1/v1", "ftp://a/v1", "http:///v1"):
+        with pytest.raises(ForerunError, match="server"):
+            base_urls(wrong)
+
+
+def test_moments() -> None:
+    even = moments(4.0, float("inf"), 1)
+    assert [next(even) for _ in range(4)] == [0.0, 0.25, 0.5, 0.75]
+    for burstiness in (0.5, 1.0, 8.0):
+        drawn = moments(10.0, burstiness, 3)
+        times = [next(drawn) for _ in range(20_001)]
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        mean = sum(gaps) / len(gaps)
+        spread = sum((gap - mean) ** 2 for gap in gaps) / len(gaps)
+        assert mean == pytest.approx(0.1, rel=0.05)
+        assert mean**2 / spread == pytest.approx(burstiness, rel=0.1)
+    with pytest.raises(ForerunError):
+        next(moments(0.0, 1.0, 1))

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from forerun.bench.datasets import DATASETS, Request, make_sessions, shared_share
+from forerun.bench.sonnets import Lengths, read_lines, sonnet_sessions
+from forerun.bench.texts import fit, words
+from forerun.errors import ForerunError
+
+GENERATED = sorted(set(DATASETS) - {"humaneval", "sharegpt", "custom"})
+
+
+def count(text: str) -> int:
+    """A token per four characters, and one that a tokenizer adds."""
+    return 1 + (len(text) + 3) // 4
+
+
+def request(number: int = 6, **changes: object) -> Request:
+    settings = {"number": number, "lengths": Lengths(200, 20, 50, 5), "count": count, "seed": 7, **changes}
+    return Request(**settings)  # type: ignore[arg-type]
+
+
+def test_the_verses_have_the_size_of_llmperfs_poem() -> None:
+    lines = read_lines(None)
+    assert len(lines) == 83 and sum(len(line.encode()) for line in lines) == pytest.approx(3641, rel=0.01)
+    assert len(set(lines)) == 83
+
+
+def test_sonnet_prompts_are_as_long_as_they_were_drawn() -> None:
+    lines = read_lines(None)
+    sessions = sonnet_sessions(20, Lengths(300, 40, 50, 10), lines, count)
+    for session in sessions:
+        (turn,) = session.turns
+        assert turn.nominal_input_tokens is not None and turn.max_tokens > 0
+        head, _, text = turn.content.partition("\n\n")
+        assert str(turn.max_tokens) in head
+        whole = text.splitlines(keepends=True)
+        assert all(line in lines for line in whole[:-1]) and any(line.startswith(whole[-1]) for line in lines)
+        used = count(head + "\n\n") + sum(count(line) for line in whole[:-1])
+        assert 0 <= turn.nominal_input_tokens - used <= max(map(count, lines))
+    assert sessions == sonnet_sessions(20, Lengths(300, 40, 50, 10), lines, count)
+    assert sessions != sonnet_sessions(20, Lengths(300, 40, 50, 10), lines, count, seed=2)
+
+
+def test_a_long_prompt_repeats_the_same_order() -> None:
+    (session,) = sonnet_sessions(1, Lengths(4000, 0, 50, 0), read_lines(None), count)
+    lines = session.turns[0].content.partition("\n\n")[2].splitlines()
+    assert lines[:83] == lines[83:166] and len(set(lines[:83])) == 83
+
+
+@pytest.mark.parametrize("lengths", [Lengths(3, 0, 5, 0), Lengths(300, 0, -5, 0)])
+def test_lengths_that_cannot_be(lengths: Lengths) -> None:
+    with pytest.raises(ForerunError):
+        sonnet_sessions(1, lengths, read_lines(None), count)
+
+
+def test_fitted_texts_are_the_longest_that_fit() -> None:
+    for tokens in (1, 2, 10, 99, 500):
+        text = fit(words(random.Random(3)), tokens, count)
+        assert count(text) <= tokens
+        source = words(random.Random(3))
+        longer = " ".join(next(source) for _ in range(len(text.split()) + 1))
+        assert longer.startswith(text) and count(longer) > tokens
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_every_set_gives_what_is_asked_for_and_the_same_again(name: str) -> None:
+    sessions = make_sessions(name, request())
+    assert len(sessions) == 6 and sessions == make_sessions(name, request())
+    assert sessions != make_sessions(name, request(seed=8))
+    assert all(turn.content and turn.max_tokens > 0 for session in sessions for turn in session.turns)
+
+
+@pytest.mark.parametrize("name", ["math", "table", "dynamic-sonnet-1k", "dynamic-sonnet-2k", "prefix-repetition"])
+def test_what_is_said_to_be_shared_is_shared(name: str) -> None:
+    sessions = make_sessions(name, request(8, prefixes=1))
+    contents = [session.turns[0].content for session in sessions]
+    common = contents[0]
+    for content in contents:
+        while not content.startswith(common):
+            common = common[:-1]
+    for session in sessions:
+        assert 0 <= count(common) - session.shared_tokens <= 6  # the next words may begin alike
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("math", 0.9, 1.0), ("table", 0.9, 1.0), ("dynamic-sonnet-1k", 0.24, 0.255),
+        ("dynamic-sonnet-2k", 0.245, 0.255), ("dynamic-sonnet-4k", 0.245, 0.255), ("random", 0.0, 0.0),
+        ("prefix-repetition", 0.48, 0.52),
+    ],
+)  # fmt: skip
+def test_shares(name: str, low: float, high: float) -> None:
+    share = shared_share(make_sessions(name, request(4)))
+    assert share is not None and low <= share <= high
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_dynamic_sonnets_have_their_length(size: int) -> None:
+    for session in make_sessions(f"dynamic-sonnet-{size}k", request(3)):
+        assert 0 <= 1024 * size - count(session.turns[0].content) <= 24
+
+
+def test_chats_have_turns_and_a_system_prompt() -> None:
+    sessions = make_sessions("chats", request(3, turns=5, think_seconds=2.0))
+    assert [len(session.turns) for session in sessions] == [5, 5, 5]
+    assert len({session.system for session in sessions}) == 1 and sessions[0].think_seconds == 2.0
+    assert shared_share(sessions) is None
+
+
+def test_human_eval_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\n".join(json.dumps({"prompt": f"def f{n}():"}).encode() for n in range(4))))
+    sessions = make_sessions("humaneval", request(4, path=str(path)))
+    assert [session.turns[0].content for session in sessions] == [f"def f{n}():" for n in range(4)]
+    with pytest.raises(ForerunError, match="has 4 prompts, not 5"):
+        make_sessions("humaneval", request(5, path=str(path)))
+
+
+def test_share_gpt(tmp_path: Path) -> None:
+    path = tmp_path / "chats.json"
+    person, model = {"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello there"}
+    path.write_text(json.dumps([{"conversations": talk} for talk in ([person, model, person, model], [model, person])]))
+    (session,) = make_sessions("sharegpt", request(1, path=str(path)))
+    assert [turn.content for turn in session.turns] == ["hi", "hi"]
+    assert session.turns[0].max_tokens == count("hello there")
+    (session,) = make_sessions("sharegpt", request(1, path=str(path), turns=1, output=9))
+    assert [turn.max_tokens for turn in session.turns] == [9]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words_"),
+    [
+        ("custom", None, "needs --dataset-path"), ("sharegpt", None, "needs --dataset-path"),
+        ("custom", "{broken", "not JSON lines"), ("custom", '{"text": "x"}', "prompt"), ("custom", "[1]", "object"),
+        ("sharegpt", "{}", "has no chat"), ("sharegpt", "[1]", "format"),
+        ("sharegpt", '[{"conversations": [1, 2]}]', "format"),
+        ("sharegpt", "nope", "format"), ("humaneval", "", "no prompts"), ("sonett", None, "did you mean 'sonnet'"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_used_are_one_line(name: str, text: str | None, words_: str, tmp_path: Path) -> None:
+    path = None
+    if text is not None:
+        path = str(tmp_path / "file")
+        Path(path).write_text(text)
+    with pytest.raises(ForerunError, match=words_) as caught:
+        make_sessions(name, request(1, path=path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there() -> None:
+    for name in ("custom", "sharegpt", "humaneval"):
+        with pytest.raises(ForerunError, match="cannot be read"):
+            make_sessions(name, request(1, path="/nowhere/file.jsonl"))
+    with pytest.raises(ForerunError, match="--lines"):
+        read_lines("/nowhere/poem.txt")

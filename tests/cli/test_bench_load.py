@@ -1,0 +1,104 @@
+"""``forerun bench load`` and ``token_benchmark_ray`` as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from forerun.cli.main import main
+from tests.bench.mock_server import Script, mock_server
+from tests.support.tiny_checkpoints import write_tokenizer
+
+USAGE = {"prompt_tokens": 33, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 11}}
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> str:
+    write_tokenizer(tmp_path, 320)
+    return str(tmp_path)
+
+
+def load(tokenizer: str, *flags: str) -> list[str]:
+    return ["bench", "load", "--model", "m", "--tokenizer", tokenizer, "--mean-input-tokens", "400", *flags]
+
+
+def test_the_tutorials_command_line(tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    results = tmp_path / "llmperf-results-sonnets"
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        monkeypatch.setenv("OPENAI_API_BASE", mock.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "mock_key")
+        words = (
+            f"bench load --model {tokenizer} --mean-input-tokens 1000 --stddev-input-tokens 0 --mean-output-tokens 15 "
+            f"--stddev-output-tokens 0 --num-concurrent-requests 1 --timeout 3600 --max-num-completed-requests 5 "
+            f"--tokenizer {tokenizer} --additional-sampling-params {{}} --llm-api openai --results-dir {results}"
+        )
+        assert main(words.split()) == 0
+    told = capsys.readouterr()
+    assert "Number Of Completed Requests: 5" in told.out and "5 of 5 requests" in told.err
+    (summary,) = results.glob("*_summary.json")
+    found = json.loads(summary.read_text())
+    assert found["results_number_input_tokens_quantiles_p50"] == 1000 and found["results_number_output_tokens_max"] > 0
+    assert found["forerun"]["cached_tokens"] == 55 and found["forerun"]["output_tokens"] == 15
+    assert [body["messages"][0] for body in mock.bodies] == [{"role": "system", "content": ""}] * 5
+    assert all(body["max_tokens"] == 15 for body in mock.bodies)
+
+
+def test_sampling_fields_metadata_and_json(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        flags = ("--base-url", mock.url, "--additional-sampling-params", '{"top_k": 1}', "--json", "--num-warmups", "1")
+        goals = ("--goodput", "ttft:60000", "--dataset-name", "math", "--max-num-completed-requests", "3")
+        assert main(load(tokenizer, *flags, *goals)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(body["top_k"] == 1 for body in mock.bodies) and len(mock.bodies) == 4
+    assert found["forerun"]["goodput"]["requests"] == 3 and found["forerun"]["dataset"]["shared_share"] > 0.9
+    assert len(found["forerun"]["warmups"]) == 1
+
+
+def test_nothing_completed_is_status_1_and_says_why(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(status=401, raw=b'{"error": "key"}')) as mock:
+        assert main(load(tokenizer, "--base-url", mock.url, "--max-num-completed-requests", "4")) == 1
+    told = capsys.readouterr()
+    assert "Number Of Errored Requests: 4" in told.out and "{401: 4}" in told.out
+    assert '4 x 401: {"error": "key"}' in told.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--mean-input-tokens", "0"], "--mean-input-tokens must be within"),
+        (["--cancel-share", "2"], "--cancel-share must be within 0..1"),
+        (["--timeout", "nan"], "--timeout must be within"),
+        (["--llm-api", "anthropic"], "only openai"),
+        (["--request-rate", "-1"], "--request-rate"),
+        (["--num-concurrent-requests", "0"], "needs --request-rate"),
+        (["--base-url", "localhost"], "not a server"),
+        (["--base-url", ""], "--base-url"),
+        (["--dataset-name", "mth"], "did you mean 'math'"),
+        (["--goodput", "x"], "--goodput x"),
+        (["--tokenizer", "/nowhere"], "--tokenizer /nowhere"),
+        (["--burstiness", "0"], "--burstiness"),
+    ],
+)
+def test_wrong_flags_are_one_line(
+    tokenizer: str,
+    flags: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,  # type: ignore[no-untyped-def]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")
+    assert main(load(tokenizer, *flags)) == 1
+    told = capsys.readouterr()
+    assert words in told.err.splitlines()[-1] and told.out == "" and "Traceback" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--additional-sampling-params", "{"), ("--additional-sampling-params", "[1]"), ("--metadata", "x")],
+)
+def test_values_that_cannot_be_parsed(tokenizer: str, flag: str, value: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SystemExit) as ended:
+        main(load(tokenizer, flag, value))
+    assert ended.value.code == 2 and flag in capsys.readouterr().err
