@@ -107,7 +107,7 @@ def test_a_request_larger_than_the_kv_cache_is_refused_and_the_largest_that_fits
     with pytest.raises(RequestError, match="13 tokens, which leaves no room for an answer; the KV cache holds no more"):
         engine.add("r", [1] * 13, SamplingParams())
     with pytest.raises(
-        RequestError, match="maximum context length is 13 tokens.*14 in total; the KV cache holds no more"
+        RequestError, match=r"maximum context length is 13 tokens\. .*14 in total; the KV cache holds no more"
     ):
         engine.add("r", [1] * 10, SamplingParams(max_tokens=4))
     engine.add("r", [1] * 10, SamplingParams(max_tokens=3))

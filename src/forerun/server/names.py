@@ -8,7 +8,8 @@ refused by name, and so is a near-miss of a name that counts. Everything else is
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,15 +82,11 @@ class Names:
             reading.ignored[self.place + name[:_NAME_CHARS]] = None
 
 
-def near_miss(word: str, known: Collection[str]) -> str | None:
-    """The name that ``word`` must be a misspelling of, if there is one; case, - and _ make no difference."""
-    plain = {name.replace("_", ""): name for name in known}
-    close = difflib.get_close_matches(_plain(word[:_NAME_CHARS]), plain, n=1, cutoff=_NEAR)
-    return plain[close[0]] if close else None
-
-
-def _plain(word: str) -> str:
-    return word.lower().replace("_", "").replace("-", "")
+def near_miss(word: str, known: Sequence[str]) -> str | None:
+    """The name that ``word`` must be a misspelling of, if there is one: ``maxTokens`` is one of ``max_tokens``."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", word[:_NAME_CHARS]).lower()
+    close = difflib.get_close_matches(snake, known, n=1, cutoff=_NEAR)
+    return close[0] if close else None
 
 
 def _fault(kind: str, name: str, message: str) -> PydanticCustomError:
@@ -122,7 +119,7 @@ REQUEST_NAMES = Names(
         (
             "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
             "service_tier", "session_id", "stream_interval", "include_reasoning", "parallel_tool_calls",
-            "guided_decoding_backend", "guided_whitespace_pattern",
+            "guided_decoding_backend", "guided_whitespace_pattern", "models",
         )
     ),
     refused={

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from forerun.engine.params import Limits
 from forerun.errors import ConfigError
 
-
 NO_CAP = 2**31 - 1  # a number that no request passes
 
 
