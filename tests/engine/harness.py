@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from forerun.engine import Delta, Engine, RequestOutput, SamplingParams
+from forerun.engine import AsyncEngine, Delta, Engine, RequestOutput, SamplingParams
 from forerun.runtime.step import StepInput, StepOutput
 from tests.support import oracle
 from tests.support.oracle import Draw, OracleExecutor
 
 EOS = 0
+GREEDY = SamplingParams(temperature=0, max_tokens=6)
 
 
 class ByteDetokenizer:
@@ -142,3 +145,26 @@ def expected(
         if token in ends and place >= params.min_tokens:
             return tokens[: place + 1]
     return tokens
+
+
+class Gate:
+    """Lets steps pass only while it is open."""
+
+    def __init__(self, open_at_first: bool = False) -> None:
+        self.event = threading.Event()
+        self.entered = threading.Event()
+        if open_at_first:
+            self.event.set()
+
+    def __call__(self, number: int, batch: StepInput) -> None:
+        self.entered.set()
+        self.event.wait()
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def tokens_of(engine: AsyncEngine, prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
+    return [token async for delta in engine.generate(prompt, params) for token in delta.token_ids]

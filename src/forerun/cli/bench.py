@@ -1,6 +1,6 @@
 """``forerun bench offline|kernels MODEL``: how fast this machine runs a model, beside what it could do.
 
-``forerun bench load`` is a client of servers, in a file of its own.
+The clients of servers (load, sweep, report) have files of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from forerun.cli import bench_load
+from forerun.cli import bench_load, bench_report, bench_sweep
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
 from forerun.errors import ConfigError
 
@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kernels.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     load = kinds.add_parser("load", help="a server under load: TTFT, TPOT, throughput", allow_abbrev=False)
     bench_load.add_arguments(load)
+    sweep = kinds.add_parser("sweep", help="the load at which a TTFT or TPOT goal breaks", allow_abbrev=False)
+    bench_sweep.add_arguments(sweep)
+    report = kinds.add_parser("report", help="load results as a page, charts and tables", allow_abbrev=False)
+    bench_report.add_arguments(report)
     for each in (offline, kernels):
         add_model_flags(each)
         add_run_flags(each)
@@ -44,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the model, measure, print."""
-    if args.kind == "load":
-        return bench_load.run_load(args)
+    clients = {"load": bench_load.run_load, "sweep": bench_sweep.run_sweep, "report": bench_report.run_report}
+    if args.kind in clients:
+        return clients[args.kind](args)
     from forerun.measure.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
 
     if args.kind == "kernels":

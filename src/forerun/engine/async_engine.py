@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import logging
 import threading
@@ -54,11 +55,13 @@ class AsyncEngine:
         self._unfinished = 0
         self._accepting = True
         self._stopping = False
+        self._drained = False  # whether nothing was left when the stop began
         self._ended = False
         self._numbers = itertools.count()
         self._beat = engine.clock()
         self._thread = threading.Thread(target=self._run, name="forerun-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread inside native code would take the ending process down
 
     @property
     def unfinished(self) -> int:
@@ -135,16 +138,24 @@ class AsyncEngine:
     async def shutdown(self, timeout: float = 0.0) -> bool:
         """Take no more requests, wait up to ``timeout`` seconds for those in flight, abort the rest, stop the thread.
 
-        Closes the executor. Returns whether everything ended by itself. A second call may cut the time short.
+        Closes the executor. Returns whether everything ended by itself. A second call may cut the time short, and
+        both return the same.
         """
         with self._wake:
             self._accepting = False
-        drained = await asyncio.to_thread(self._wait_idle, timeout)
+        await asyncio.to_thread(self._wait_idle, timeout)
+        await asyncio.to_thread(self.close)
+        return self._drained
+
+    def close(self) -> None:
+        """Abort what is left, close the executor and wait for the thread; at the interpreter's end at the latest."""
         with self._wake:
-            self._stopping = True
-            self._wake.notify_all()
-        await asyncio.to_thread(self._thread.join)
-        return drained
+            self._accepting = False
+            if not self._stopping:
+                self._stopping, self._drained = True, self._unfinished == 0
+                self._wake.notify_all()
+        self._thread.join()
+        atexit.unregister(self.close)
 
     def _check_room(self, name: str, answers: int) -> None:
         if not self._accepting or self._ended:
@@ -165,10 +176,9 @@ class AsyncEngine:
                 self._wake.notify_all()
             return not self._ended
 
-    def _wait_idle(self, timeout: float) -> bool:
+    def _wait_idle(self, timeout: float) -> None:
         with self._wake:
             self._wake.wait_for(lambda: self._unfinished == 0 or self._stopping, timeout)
-            return self._unfinished == 0
 
     # ---- the engine's thread ----
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from forerun import _native
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, KvLayout, Program
-from forerun.runtime.populate import Populator
+from forerun.runtime.populate import LastStep, Populator
 from forerun.runtime.step import StepInput, StepOutput
 
 CHUNK_ROWS = 256
@@ -75,7 +76,8 @@ class NativeExecutor:
             binder.add(step)
         self.labels = binder.labels
         self._layout = layout
-        self._last_step: float | None = 0.0
+        self._last_step = LastStep()
+        self._populators: list[weakref.finalize[[], NativeExecutor]] = []
         self._bound: tuple[StepInput, StepOutput] | None = None  # whose arrays the core has
 
     def step(self, batch: StepInput) -> StepOutput:
@@ -87,11 +89,11 @@ class NativeExecutor:
         if bound is None or bound[0] is not batch:
             self._bound = None
             self._bound = bound = (batch, self._bind(core, batch))
-        self._last_step = math.inf  # as long as it lasts
+        self._last_step.time = math.inf  # as long as it lasts
         try:
             core.step()
         finally:
-            self._last_step = time.monotonic()
+            self._last_step.time = time.monotonic()
         return bound[1]
 
     def _bind(self, core: _native.Executor, batch: StepInput) -> StepOutput:
@@ -120,7 +122,9 @@ class NativeExecutor:
     def populate_kv(self) -> threading.Thread:
         """Take the KV pool from the system in the background and in pauses, instead of on first use."""
         core, layout = self._core(), self._layout
-        return Populator(core.kv_bytes, 2 * layout.layers, core.populate_kv, lambda: self._last_step)
+        populator = Populator(core.kv_bytes, 2 * layout.layers, core.populate_kv, self._last_step)
+        self._populators.append(weakref.finalize(self, populator.stop))  # at the interpreter's end at the latest
+        return populator
 
     def set_profile(self, on: bool) -> None:
         """Start (or stop) counting the time of each instruction."""
@@ -142,7 +146,9 @@ class NativeExecutor:
 
     def close(self) -> None:
         """Free the KV pool and the threads."""
-        self._native = self._last_step = self._bound = None
+        for stop in self._populators:
+            stop()
+        self._native = self._bound = None
 
     def _core(self) -> _native.Executor:
         if self._native is None:
