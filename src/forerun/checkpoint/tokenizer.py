@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.chat_template import ChatTemplateError, render_chat
-from forerun.checkpoint.detokenizer import IncrementalDetokenizer, TokenBytes
+from forerun.checkpoint.decoder import read_decoder
+from forerun.checkpoint.detokenizer import IncrementalDetokenizer, TokenPieces
 from forerun.checkpoint.hf import read_tokenizer_files
 from forerun.checkpoint.json_file import parse_json_object
 from forerun.errors import CheckpointError
@@ -42,7 +43,7 @@ class Tokenizer:
         self._templates = _templates(files, self._config)
         decoder = self._backend.decoder
         state = {} if decoder is None else json.loads(decoder.__getstate__())
-        self._token_bytes = TokenBytes(state, self._backend.id_to_token)
+        self._pieces = TokenPieces(read_decoder(state), self._backend.id_to_token)
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(number for number, token in added.items() if token.special)
         self.vocab_size = self._count(max(added, default=-1))
@@ -67,16 +68,17 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of ``ids``; ids outside the vocabulary give nothing."""
-        text: str = self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
-        return text
+        stream = self.detokenizer(skip_special_tokens)
+        return "".join([*(stream.push(int(token)) for token in ids), stream.flush()])
 
-    def detokenizer(self, skip_special_tokens: bool = True) -> IncrementalDetokenizer:
-        """Return a fresh detokenizer for one stream of tokens."""
-        return IncrementalDetokenizer(self._token_bytes, self._special_ids if skip_special_tokens else frozenset())
+    def detokenizer(self, skip_special_tokens: bool = True, context: Sequence[int] = ()) -> IncrementalDetokenizer:
+        """Return a fresh detokenizer for one stream of tokens, which goes on where ``context`` (a prompt) ends."""
+        skipped = self._special_ids if skip_special_tokens else frozenset()
+        return IncrementalDetokenizer(self._pieces, skipped, context)
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for (they need not be whole characters)."""
-        return self._token_bytes(token)
+        return self._pieces.bytes_of(token)
 
     def id_to_token(self, token: int) -> str | None:
         """Return the vocabulary's spelling of a token, or None for an id outside of it."""

@@ -73,7 +73,7 @@ class Admission:
             max_total=max_total,
             eos_ids=self._eos_ids,
             kv=SequenceBlocks(params.cache_salt, self.table_width),
-            text=self._text(params),
+            text=self._text(ids.tolist(), params),
             arrival=arrival,
         )
 
@@ -117,12 +117,12 @@ class Admission:
             what += "; the KV cache holds no more (more blocks would)"
         return ContextOverflowError(self.max_total, f"{what}.", param)
 
-    def _text(self, params: SamplingParams) -> TextStream | None:
+    def _text(self, prompt: Sequence[int], params: SamplingParams) -> TextStream | None:
         if self._detokenizer is None or not params.detokenize:
             if params.stop:
                 raise RequestError(
                     "stop strings need text: leave detokenize on and give the engine a tokenizer", "stop"
                 )
             return None
-        decoder = self._detokenizer(params.skip_special_tokens)
+        decoder = self._detokenizer(params.skip_special_tokens, prompt)
         return TextStream(decoder, params.stop, params.include_stop_str_in_output, params.min_tokens)
