@@ -12,20 +12,23 @@ from forerun.checkpoint.decoder import read_decoder
 from forerun.checkpoint.detokenizer import IncrementalDetokenizer, TokenPieces
 from forerun.checkpoint.hf import read_tokenizer_files
 from forerun.checkpoint.json_file import parse_json_object
+from forerun.checkpoint.special_tokens import add_special_tokens, role_texts, with_special_map
 from forerun.errors import CheckpointError
-
-_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
-    """Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.* and generation_config.json.
+    """Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.* and
+    generation_config.json.
 
     Attributes: vocab_size (highest id + 1), bos_token_id, eos_token_id, pad_token_id (int or None), eos_token_ids (all
     ids that end a generation), special_tokens ("bos_token" -> text ...), generation_config (dict).
     """
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        """Build from file contents by name. Raises CheckpointError when tokenizer.json is missing or damaged."""
+    def __init__(self, files: Mapping[str, bytes], rows: int | None = None) -> None:
+        """Build from file contents by name. Raises CheckpointError when tokenizer.json is missing or damaged.
+
+        rows: how many tokens the model knows; tokens beyond them that only other files name are not taken up.
+        """
         from tokenizers import Tokenizer as Backend
 
         if "tokenizer.json" not in files:
@@ -37,10 +40,13 @@ class Tokenizer:
             raise CheckpointError(f"tokenizer.json: it cannot be used ({reason}); fetch it again") from None
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._config = _optional_json(files, "tokenizer_config.json")
+        config = _optional_json(files, "tokenizer_config.json")
+        config = with_special_map(config, _optional_json(files, "special_tokens_map.json"))
+        add_special_tokens(self._backend, config, _optional_json(files, "added_tokens.json"), rows)
+        self._config = config
         self.generation_config = _optional_json(files, "generation_config.json")
-        self.special_tokens = _special_tokens(self._config, _optional_json(files, "special_tokens_map.json"))
-        self._templates = _templates(files, self._config)
+        self.special_tokens = role_texts(config)
+        self._templates = _templates(files, config)
         decoder = self._backend.decoder
         state = {} if decoder is None else json.loads(decoder.__getstate__())
         self._pieces = TokenPieces(read_decoder(state), self._backend.id_to_token)
@@ -163,17 +169,6 @@ def _clean(text: str) -> str:
 
 def _optional_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     return parse_json_object(files[name], name) if name in files else {}
-
-
-def _special_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str]:
-    """Texts of the special tokens; an entry is a string or an object with "content"."""
-    found = {}
-    for name in _SPECIAL_NAMES:
-        value = config.get(name, special_map.get(name))
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            found[name] = value
-    return found
 
 
 def _templates(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, str]:
