@@ -15,6 +15,7 @@ from tokenizers import models, trainers
 
 from forerun.checkpoint import Tokenizer, open_checkpoint
 from forerun.checkpoint.bpe import byte_level_document, sentencepiece_document
+from tests.support.default_model import require_default_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -94,7 +95,7 @@ def pieces_of(text: str) -> Iterator[str]:
 
 
 def default_model() -> dict[str, bytes]:
-    return dict(open_checkpoint("default").tokenizer_files)
+    return dict(open_checkpoint(str(require_default_model())).tokenizer_files)
 
 
 METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
