@@ -61,7 +61,6 @@ def test_an_artifact_is_self_contained(tmp_path: Path, family: str) -> None:
     for path in (tmp_path / "model").iterdir():
         path.unlink()
     assert artifact.sub_models[:2] == ["context_encoding_model", "token_generation_model"]
-    assert artifact.program_of("token_generation_model").dumps() == artifact.program.dumps()
     assert artifact.config.model["family"] == family and artifact.neuron_config.max_length == 128
     assert {"tokenizer.json", "tokenizer_config.json"} <= artifact.tokenizer_files().keys()
     assert artifact.manifest["source"].endswith("model") and artifact.manifest["source_fingerprint"]

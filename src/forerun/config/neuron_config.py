@@ -10,10 +10,10 @@ from forerun.config.absent import AbsentSettings
 from forerun.config.cache import CacheSettings
 from forerun.config.device import DeviceSettings
 from forerun.config.fields import build, normalize, plain, specs_of
+from forerun.config.on_device_sampling import OnDeviceSamplingConfig
 from forerun.config.parallel import ParallelSettings
 from forerun.config.quantization import PER_CHANNEL, PER_TENSOR, QuantizationSettings
 from forerun.config.rules import check_rules
-from forerun.config.sampling import OnDeviceSamplingConfig
 from forerun.config.shapes import ShapeSettings
 
 
