@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from forerun.server.server_settings import Caps, ServerSettings, Timeouts
-from tests.server.harness import Running, running
+from tests.server.harness import Running, running, wait_for
 
 ROUTES = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")
 JSON = {"content-type": "application/json"}
@@ -218,10 +218,15 @@ def test_slow_bodies_and_headers_are_cut_off() -> None:
 def test_connections_have_a_bound() -> None:
     with running(settings=ServerSettings(caps=Caps(connections=3))) as own:
         held = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(3)]
-        time.sleep(0.1)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{own.url}/health")
         for raw in held:
             raw.close()
-        time.sleep(0.1)
-        assert httpx.get(f"{own.url}/health").status_code == 200
+        wait_for(lambda: healthy(own))
+
+
+def healthy(own: Running) -> bool:
+    try:
+        return httpx.get(f"{own.url}/health").status_code == 200
+    except httpx.TransportError:  # the server has not heard yet that others have left
+        return False

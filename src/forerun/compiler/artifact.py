@@ -69,6 +69,11 @@ class Artifact:
         """The program, whose lengths are data. Raises ArtifactError when it is damaged."""
         return Program.loads(_read_text(self.path / PROGRAM))
 
+    @property
+    def notes(self) -> list[str]:
+        """Lines for the user: where the checkpoint contradicted itself, and what was made of it."""
+        return [str(note) for note in self.manifest.get("notes", ())]
+
     def tokenizer_files(self) -> dict[str, bytes]:
         """The tokenizer's files by name."""
         return {name: (self.path / name).read_bytes() for name in self.manifest["tokenizer_files"]}
