@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from forerun.engine import AsyncEngine, Delta, Engine, RequestOutput, SamplingParams
+from forerun.engine.request import Request
 from forerun.runtime.step import StepInput, StepOutput
 from tests.support import oracle
 from tests.support.oracle import Draw, OracleExecutor
@@ -74,6 +75,30 @@ class FaultyExecutor(OracleExecutor):
         self.steps += 1
         self._before(self.steps, batch)
         return self._after(self.steps, batch, super().step(batch))
+
+
+class QuietDrafter:
+    """A drafter by what it guesses for one request; it does not care about what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []  # the lengths that were granted, step by step
+
+    def guess(self, request: Request) -> Sequence[int]:
+        """Tokens that may follow."""
+        raise NotImplementedError
+
+    def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
+        return [len(self.guess(request)) for request in requests]
+
+    def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
+        self.calls.append(list(lengths))
+        return [self.guess(request)[:length] for request, length in zip(requests, lengths, strict=True)]
+
+    def verified(self, request: Request, proposed: int, accepted: int) -> None: ...
+
+    def preempted(self, request: Request) -> None: ...
+
+    def ended(self, request: Request) -> None: ...
 
 
 def run(engine: Engine, max_steps: int = 2000) -> dict[str, RequestOutput]:

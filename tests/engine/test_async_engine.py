@@ -15,6 +15,7 @@ from forerun.engine import (
     QueueFullError,
     RequestError,
     SamplingParams,
+    async_engine,
 )
 from forerun.engine.async_engine import SLOW_READER
 from forerun.runtime.step import StepInput
@@ -236,3 +237,23 @@ def test_news_reach_their_reader_while_the_next_step_runs() -> None:
         await engine.shutdown()
 
     asyncio.run(work())
+
+
+def test_an_idle_engine_finds_lost_blocks_and_starts_afresh(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(async_engine, "_HEARTBEAT_SECONDS", 0.01)
+
+    async def work() -> None:
+        engine = AsyncEngine(Engine(OracleExecutor()))
+        assert await tokens_of(engine, [1, 2, 3]) == predict([1, 2, 3], 6, 128)
+        engine._engine._kv._pool._spare.pop()
+        assert await tokens_of(engine, [4]) == predict([4], 6, 128)
+        await until(lambda: engine.stats().counters.failures)
+        assert free_blocks(engine) == 64 and engine.health().ok
+        assert await tokens_of(engine, [5]) == predict([5], 6, 128)
+        assert engine.stats().counters.failures == 1
+        await engine.shutdown()
+
+    asyncio.run(work())
+    assert "not in exactly one place" in caplog.text

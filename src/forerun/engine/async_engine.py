@@ -184,8 +184,10 @@ class AsyncEngine:
 
     def _run(self) -> None:
         try:
-            while self._next_commands():
+            while True:
                 try:
+                    if not self._next_commands():
+                        break
                     news = self._engine.step()
                 except Exception as error:
                     _log.exception("a defect of the engine; every request ends with it")
@@ -219,10 +221,13 @@ class AsyncEngine:
         """Wait for work and run what was posted; False when it is time to stop."""
         if self._engine.busy and not self._inbox and not self._stopping:
             return True  # most of the time; whoever posts after this look is heard after the step
+        checked = False
         with self._wake:
             while not (self._inbox or self._engine.busy or self._stopping):
                 self._beat = self._engine.clock()
-                self._wake.wait(_HEARTBEAT_SECONDS)
+                if not self._wake.wait(_HEARTBEAT_SECONDS) and not checked:
+                    self._engine.check()  # nobody waits for anything now
+                    checked = True
             commands, self._inbox = self._inbox, []
         for command in commands:
             command()

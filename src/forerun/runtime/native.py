@@ -21,6 +21,7 @@ from forerun.runtime.step import StepInput, StepOutput
 CHUNK_ROWS = 256
 """Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
 
+HEAD_ROWS = 16
 LOWEST_BLOCK_SIZE = 16
 
 
@@ -39,7 +40,8 @@ class NativeOptions:
     """Run-time choices of an executor; none of them changes a token.
 
     ``isa`` "" takes the highest usable one. ``cpus`` pins thread i to ``cpus[i]`` (thread 0 is the caller and stays
-    free). ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
+    free). ``head_rows``: sampled rows that the LM head serves together, reading its weights once; their logits take
+    memory. ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
     """
 
     num_blocks: int
@@ -48,6 +50,7 @@ class NativeOptions:
     max_rows: int = 512
     max_seqs: int = 64
     max_sample_rows: int = 512
+    head_rows: int = HEAD_ROWS
     kv_dtype: str = "bfloat16"
     threads: int = 1
     cpus: tuple[int, ...] = ()
@@ -59,17 +62,28 @@ class NativeOptions:
 
 class NativeExecutor:
     """An :class:`~forerun.runtime.step.Executor` that runs ``program`` natively. Raises ValueError for weights or
-    options that do not fit; MemoryError when the KV pool cannot be reserved."""
+    options that do not fit; MemoryError when the KV pool cannot be reserved.
 
-    def __init__(self, program: Program, weights: Mapping[str, PackedWeight], options: NativeOptions) -> None:
+    ``team``: threads that other executors work with too, which wait for each other; None: a team of its own, as
+    ``options`` says."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, PackedWeight],
+        options: NativeOptions,
+        team: _native.ThreadTeam | None = None,
+    ) -> None:
         layout = program.kv_layout
         self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, options.num_blocks, options.block_size
         self.max_model_len, self.max_rows = options.max_model_len, options.max_rows
         self.max_seqs, self.max_sample_rows = options.max_seqs, options.max_sample_rows
         self.isa = options.isa or _native.usable_isas()[-1]
-        self.threads, self.kv_dtype = options.threads, options.kv_dtype
-        core = _native.Executor(self.isa, _limits(program, layout, options))
-        core.set_rope(np.asarray(program.rope_inv_freq, np.float32))
+        team = team or _native.ThreadTeam(options.threads, list(options.cpus))
+        self.team: _native.ThreadTeam | None = team
+        self.threads, self.kv_dtype = team.size, options.kv_dtype
+        core = _native.Executor(self.isa, _limits(program, layout, options), team)
+        core.set_rope(np.asarray(program.rope_inv_freq, np.float32), program.rope_scale)
         self._native: _native.Executor | None = core
         binder = _Binder(core, program, weights)
         for step in program.instructions:
@@ -111,12 +125,7 @@ class NativeExecutor:
             top_logprobs=np.empty((rows, width), np.float32),
             logits=np.empty((rows, self.vocab_size), np.float32) if batch.want_logits else None,
         )
-        core.bind_step(
-            batch.token_ids, batch.positions, batch.query_starts, batch.block_tables, batch.sample_rows,
-            s.temperature, s.top_k, s.top_p, s.min_p, s.seed, s.num_logprobs,
-            s.adjust_starts, s.adjust_ids, s.adjust_add, s.adjust_rep, s.allow_starts, s.allow_ids,
-            out.tokens, out.logprobs, out.top_ids, out.top_logprobs, out.logits,
-        )  # fmt: skip
+        core.bind_step({**vars(batch), **vars(s), **vars(out)})
         return out
 
     def populate_kv(self) -> threading.Thread:
@@ -148,7 +157,7 @@ class NativeExecutor:
         """Free the KV pool and the threads."""
         for stop in self._populators:
             stop()
-        self._native = self._bound = None
+        self._native = self._bound = self.team = None
 
     def _core(self) -> _native.Executor:
         if self._native is None:
@@ -160,12 +169,11 @@ def _limits(program: Program, layout: KvLayout, options: NativeOptions) -> dict[
     if options.kv_dtype not in ("bfloat16", "int8"):
         raise ValueError(f"kv_dtype '{options.kv_dtype}' is not supported: bfloat16 or int8")
     return {
-        "threads": options.threads,
-        "cpus": list(options.cpus),
         "max_rows": options.max_rows,
         "chunk_rows": options.chunk_rows,
         "max_seqs": options.max_seqs,
         "max_sample_rows": options.max_sample_rows,
+        "head_rows": options.head_rows,
         "max_model_len": options.max_model_len,
         "num_blocks": options.num_blocks,
         "block_size": options.block_size,
@@ -262,12 +270,3 @@ def _label(step: Instruction) -> str:
         return f"{step.op} {parts[-2]} l{parts[at + 1]}"
     layer = step.attrs.get("layer")
     return f"{step.op} l{layer}" if layer is not None else f"{step.op} {parts[-2]}" if weight else step.op
-
-
-def weights_formats(program: Program) -> dict[str, int]:
-    """How many matrices of a program are stored in each format."""
-    counts: dict[str, int] = {}
-    for entry in program.weights.values():
-        if len(entry.shape) == 2:
-            counts[entry.format] = counts.get(entry.format, 0) + 1
-    return counts
