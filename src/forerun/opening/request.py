@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from forerun.engine.settings import EngineSettings
+from forerun.engine.engine_settings import EngineSettings
 from forerun.runtime.loader import RunSettings
 
 NATIVE_SETTINGS: Mapping[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from forerun.config import OnDeviceSamplingConfig
 from forerun.engine import SamplingParams
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 from forerun.server.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest
 
 _SHARED = (
