@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 DEFAULT_ROWS = 512
 ARTIFACTS_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
 KEY_VARIABLE = "VLLM_API_KEY"
+_NAMES = {
+    "max_num_seqs": "--max-num-seqs",
+    "batch_size": "--max-num-seqs",
+    "max_model_len": "--max-model-len",
+    "max_length": "--max-model-len",
+    "seq_len": "--max-model-len",
+    "max_num_batched_tokens": "--max-num-batched-tokens",
+    "pa_block_size": "--block-size",
+    "pa_num_blocks": "--num-gpu-blocks-override",
+    "torch_dtype": "--dtype",
+}
 _DTYPES = {"auto": None, "bfloat16": "bfloat16", "float32": "float32", "float": "float32"}
 _KV_DTYPES = {"auto": None, "bfloat16": False, "int8": True}
 _QUANTIZATIONS = {"int8": "int8", "int4": "int4", "neuron_quant": "int8"}
@@ -93,6 +104,7 @@ def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
         RunSettings(args.threads, args.isa, DEFAULT_ROWS, populate=True),
         artifact=_artifacts_folder(args, environ),
         compile="always" if args.recompile else "missing",
+        names={name: flag for name, flag in _NAMES.items() if name not in override},
     )
 
 
