@@ -14,8 +14,8 @@ from forerun.cli.serve import add_arguments, engine_settings, model_request, not
 from forerun.config import OnDeviceSamplingConfig
 from forerun.errors import ArtifactError, ConfigError, ForerunError
 from forerun.opening import Prepared, prepare
-from forerun.server.sampling import SamplingDefaults, sampling_defaults
-from forerun.server.settings import Cors
+from forerun.server.sampling_params import SamplingDefaults, sampling_defaults
+from forerun.server.server_settings import Cors
 from tests.support.artifacts import tiny_artifact
 
 

@@ -15,7 +15,7 @@ COMMANDS = {
     "generate": "answer a prompt in the terminal",
     "serve": "OpenAI-compatible server",
     "bench": "measure: kernels, offline speed, a server under load",
-    "inspect": "print an artifact: programs, buckets, memory, quantisation",
+    "inspect": "print an artifact: program, buckets, memory, quantisation",
     "check": "accuracy of an artifact against the float32 reference",
     "info": "this machine: instruction sets, cores, memory",
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from forerun.engine import EngineSettings
     from forerun.opening import ModelRequest, OpenedModel
     from forerun.server.address import Address
-    from forerun.server.settings import Cors, ServerSettings
+    from forerun.server.server_settings import Cors, ServerSettings
 
     Open = Callable[[ModelRequest, Callable[[str], None], Progress], OpenedModel]
 
@@ -199,8 +199,8 @@ def engine_settings(args: argparse.Namespace, prefix_caching: bool | None = None
 
 def server_settings(args: argparse.Namespace) -> ServerSettings:
     """Address, keys, caps, time-outs."""
-    from forerun.server.sampling import SamplingDefaults, overridden
-    from forerun.server.settings import NO_CAP, Caps, ServerSettings, Timeouts
+    from forerun.server.sampling_params import SamplingDefaults, overridden
+    from forerun.server.server_settings import NO_CAP, Caps, ServerSettings, Timeouts
 
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port {args.port} is no port: use 0 to 65535")
@@ -238,7 +238,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
 
 def _cors(args: argparse.Namespace) -> Cors | None:
     """Which pages are let in; None: none, whatever the other flags say."""
-    from forerun.server.settings import Cors
+    from forerun.server.server_settings import Cors
 
     origins = _names(args.allowed_origins, "--allowed-origins")
     methods = _names(args.allowed_methods, "--allowed-methods")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from forerun.engine.settings import EngineSettings
+from forerun.engine.engine_settings import EngineSettings
 from forerun.errors import ForerunError
 from forerun.runtime.loader import RunSettings
 

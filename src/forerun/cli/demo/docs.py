@@ -61,8 +61,7 @@ and prefixes, from 256 for decoding. Without it each sub-model has one bucket, i
 |---|---|---|
 | a length equal to a bucket | goes to the next one, except for the largest | fits |
 | a list that ends below the limit | longer prompts fail | the limit is added to the plan |
-| length plus speculation length above the largest bucket | fails | the largest bucket serves the last tokens |
-| no prefix bucket holds the cached prefix | assertion | a larger active bucket takes more of it |
+| a draft or a cached prefix that no bucket holds | fails | runs: no bucket is chosen for a request |
 | cached tokens that fill up an active bucket | computed again | stay cached |
 | a prompt above `max_context_length` | message, or cut with `--allow-input-truncation` | the same |
 """

@@ -9,7 +9,7 @@ from typing import Any
 from forerun.config import OnDeviceSamplingConfig
 from forerun.engine import RequestError, SamplingParams
 from forerun.errors import ConfigError
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 from forerun.server.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest
 
 _SHARED = (
