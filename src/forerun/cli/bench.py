@@ -12,6 +12,7 @@ from typing import Any
 
 from forerun.cli import bench_load, bench_report, bench_sweep
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
+from forerun.cli.progress import base_name, progress
 from forerun.errors import ConfigError
 
 
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         if any(not 1 <= rows <= 2048 for rows in args.rows):
             raise ConfigError("--rows must be within 1..2048")
         prepared = prepare_model(args)
-        table = kernel_table(prepared.executor(), prepared.artifact.program, args.rows)
+        executor = prepared.executor()
+        with progress(f"Measuring {base_name(args.model)}") as tell:
+            table = kernel_table(executor, prepared.artifact.program, args.rows, tell)
         print(json.dumps(table) if args.json else render_kernels(table))
         return 0
     for name, low in (("pp", 0), ("tg", 0), ("depth", 0), ("batch", 1), ("repeat", 1)):
@@ -69,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     prepared = prepare_model(args)
     executor = prepared.executor()
     try:
-        result = measure_speed(executor, work)
+        with progress(f"Measuring {base_name(args.model)}") as tell:
+            result = measure_speed(executor, work, tell)
         if args.profile:
             write_trace(executor, work, args.profile)
     except ValueError as error:

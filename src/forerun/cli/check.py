@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 from forerun.accuracy.divergence import Divergence, measure
 from forerun.accuracy.scoring import ExecutorScorer
 from forerun.checkpoint import Tokenizer
+from forerun.cli.progress import Progress, base_name, progress
 from forerun.errors import AccuracyError
 from forerun.runtime.step import Executor
 
 CONTEXT = 1024
-Progress = Callable[[str, int, int], None]
-"""(what is being done, done, in all)"""
 
 
 @dataclass(frozen=True)
@@ -72,26 +70,27 @@ def run(args: argparse.Namespace, open_subject: Open | None = None) -> int:
     context = min(args.context, len(ids))
     if context > subject.max_context:
         raise AccuracyError(f"--context {context}: the artifact was compiled for {subject.max_context} tokens")
-    with progress_bar() as progress:
-        models = subject.open(context, progress)
-        try:
-            found = compare(models, ids, context, progress)
-        finally:
-            models.artifact.close()
-            models.reference.close()
+    with progress(f"Reading {base_name(subject.reference)}") as tell:
+        models = subject.open(context, tell)
+    try:
+        with progress(f"Comparing {len(ids)} tokens") as tell:
+            found = compare(models, ids, context, tell)
+    finally:
+        models.artifact.close()
+        models.reference.close()
     facts = describe(args, subject.reference, models.same_checkpoint, context, found)
     print(json.dumps(facts, indent=2) if args.json else table(facts))
     return 0
 
 
-def compare(models: Models, ids: Sequence[int], context: int, progress: Progress) -> Divergence:
+def compare(models: Models, ids: Sequence[int], context: int, tell: Progress) -> Divergence:
     """The figures over ``ids``, read in pieces of ``context``."""
     done = 0
 
     def advance(rows: int) -> None:
         nonlocal done
         done += rows
-        progress("comparing", done, len(ids))
+        tell("", done, len(ids))
 
     return measure(ExecutorScorer(models.reference), ExecutorScorer(models.artifact), ids, context, advance)
 
@@ -158,7 +157,7 @@ def open_native(args: argparse.Namespace) -> Subject:
     source = args.reference or str(manifest["source"])
     checkpoint = open_checkpoint(source)
 
-    def open_both(context: int, progress: Progress) -> Models:
+    def open_both(context: int, tell: Progress) -> Models:
         from forerun.accuracy.in_memory import float32_config, open_in_memory
 
         reference = open_in_memory(
@@ -166,7 +165,7 @@ def open_native(args: argparse.Namespace) -> Subject:
             float32_config(context),
             threads=args.threads,
             isa=args.isa,
-            progress=lambda done, total: progress("reading the reference", done, total),
+            progress=lambda done, total: tell("in float32", done, total),
         )
         return Models(
             artifact=prepared.executor(),
@@ -175,22 +174,3 @@ def open_native(args: argparse.Namespace) -> Subject:
         )
 
     return Subject(prepared.tokenizer, prepared.config.max_length, source, open_both)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on stderr when that is a terminal; one line of it per thing that is being done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield show

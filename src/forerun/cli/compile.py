@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun.cli.model_flags import add_model_flags, requested_settings
-from forerun.cli.progress import compile_progress
+from forerun.cli.progress import base_name, progress
 from forerun.opening import ModelRequest, prepare
 
 
@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
     """Compile and say what was chosen."""
     started = time.perf_counter()
     request = ModelRequest(args.model, requested_settings(args), artifact=Path(args.output), compile="always")
-    with compile_progress(f"Compiling {args.model}") as progress:
-        artifact = prepare(request, progress=progress).artifact
+    with progress(f"Compiling {base_name(args.model)}") as tell:
+        artifact = prepare(request, progress=tell).artifact
     for line in (*artifact.notes, *quantization_lines(artifact.manifest["quantization"])):
         print(line)
     size, seconds = artifact.weights_path().stat().st_size, time.perf_counter() - started

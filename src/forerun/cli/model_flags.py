@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from forerun.cli.progress import compile_progress
+from forerun.cli.progress import base_name, progress
 from forerun.config import read_modules_to_not_convert
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, Prepared, prepare
@@ -81,8 +81,8 @@ def model_request(args: argparse.Namespace) -> ModelRequest:
 
 def prepare_model(args: argparse.Namespace) -> Prepared:
     """``forerun.opening.prepare`` with a progress bar, and notes on the model on the standard error output."""
-    with compile_progress(f"Compiling {args.model}") as progress:
-        prepared = prepare(model_request(args), progress=progress)
+    with progress(f"Compiling {base_name(args.model)}") as tell:
+        prepared = prepare(model_request(args), progress=tell)
     for note in prepared.artifact.notes:
         print(f"forerun: {note}", file=sys.stderr)
     return prepared

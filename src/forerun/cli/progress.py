@@ -1,54 +1,95 @@
-"""A progress bar on stderr that appears only when something takes long enough to need one."""
+"""What is being done and how long is left, on stderr: a bar in a terminal, a line at the start and one at the end of
+what takes a moment elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from forerun.compiler.compile import Progress
+    import rich.progress
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much is done, how much there is in all)"""
 
 _PATIENCE = 0.5  # seconds of silence before the bar appears
+_TITLE, _BAR = 30, 16  # columns
+_OTHERS = _TITLE + 1 + _BAR + len(" 100% 0:00:00 ")
 
 
 @contextmanager
-def compile_progress(title: str) -> Iterator[Progress]:
-    """A callback (what, bytes done, bytes in all) that shows what is being done and how long is left."""
-    started = time.monotonic()
-    bar = None
-
-    def report(what: str, done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None and time.monotonic() - started > _PATIENCE and sys.stderr.isatty():
-            bar = _Bar(title, total)
-        if bar is not None:
-            bar.show(what, done)
-
+def progress(title: str) -> Iterator[Progress]:
+    """Yields the callback to tell; nothing is shown before it is called, and nothing but its calls draws."""
+    shown = _Bar(title) if sys.stderr.isatty() else _Lines(title)
     try:
-        yield report
-    finally:
-        if bar is not None:
-            bar.close()
+        yield shown.show
+    except BaseException:
+        shown.close(done=False)
+        raise
+    shown.close(done=True)
+
+
+def base_name(model: str) -> str:
+    """A model's name without the folders or the organisation before it."""
+    return Path(model).name or model
+
+
+class _Lines:
+    """For pipes and log files."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._began, self._told = title, time.monotonic(), False
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if not self._told:
+            print(f"{self._title} ...", file=sys.stderr, flush=True)
+            self._told = True
+
+    def close(self, *, done: bool) -> None:
+        if self._told and done:
+            print(f"{self._title}: {time.monotonic() - self._began:.1f} s", file=sys.stderr, flush=True)
 
 
 class _Bar:
-    """rich, imported only when a bar is drawn."""
+    """rich, imported only when a bar is drawn; redrawn by the calls alone, so that it takes no time from what is
+    measured between them."""
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str) -> None:
+        self._title = title if len(title) <= _TITLE else title[: _TITLE - 3] + "..."
+        self._began = time.monotonic()
+        self._drawn: rich.progress.Progress | None = None
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if self._drawn is None:
+            if time.monotonic() - self._began < _PATIENCE:
+                return
+            self._drawn = self._begin(total)
+        room = max(0, self._drawn.console.width - _OTHERS)
+        named = _tail(what.removesuffix(".weight"), room)
+        self._drawn.update(self._drawn.task_ids[0], completed=done, total=total, what=named, refresh=True)
+
+    def close(self, *, done: bool) -> None:
+        if self._drawn is not None:
+            self._drawn.stop()
+
+    def _begin(self, total: int) -> rich.progress.Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-        title_column, what_column = TextColumn("{task.description}"), TextColumn("{task.fields[what]}")
-        columns = (title_column, BarColumn(), TimeRemainingColumn(), what_column)
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task(title, total=total, what="")
-        self._progress.start()
+        columns = (TextColumn("{task.description}"), BarColumn(_BAR), TaskProgressColumn(), TimeRemainingColumn())
+        what = TextColumn("{task.fields[what]}")
+        drawn = Progress(*columns, what, console=Console(stderr=True), transient=True, auto_refresh=False)
+        drawn.add_task(self._title, total=total, what="")
+        drawn.start()
+        return drawn
 
-    def show(self, what: str, done: int) -> None:
-        self._progress.update(self._task, completed=done, what=what)
 
-    def close(self) -> None:
-        self._progress.stop()
+def _tail(name: str, room: int) -> str:
+    """As many whole parts from the end of a dotted name as fit, or the end of the last one."""
+    while len(name) > room and "." in name:
+        name = name.partition(".")[2]
+    return name[-room:] if room else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun.cli.foreign_flags import foreign_notices, refuse_foreign
-from forerun.cli.progress import compile_progress
+from forerun.cli.progress import base_name, progress
 from forerun.cli.serve_flags import add_flags
 from forerun.errors import ArtifactError, ConfigError
 
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace, open_model: Open | None = None) -> int:
     from forerun.server.address import bound
 
     with bound(server) as address:
-        with compile_progress(f"Compiling {args.model}") as progress:
-            model = open_model(request, _say, progress)
+        with progress(f"Compiling {base_name(args.model)}") as tell:
+            model = open_model(request, _say, tell)
         return _serve(model, address, args.seed)
 
 

@@ -21,6 +21,12 @@ from forerun.measure.offline import OfflineBatch
 from forerun.runtime.native import NativeExecutor
 
 _ROUNDS = 5
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much is done, how much there is in all); told between measurements"""
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """For measurements that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,14 @@ class Work:
     repeat: int = 3
 
 
-def measure_speed(executor: NativeExecutor, work: Work) -> dict[str, Any]:
+def measure_speed(executor: NativeExecutor, work: Work, tell: Progress = _quiet) -> dict[str, Any]:
     """Medians with minimum and maximum over the rounds; tg is the sum over the sequences.
 
     Raises ValueError when the executor is too small for the work.
     """
     prompts, generations = [], []
-    for _ in range(work.repeat + 1):
+    for number in range(work.repeat + 1):
+        tell("warming up" if number == 0 else f"round {number}", number, work.repeat + 1)
         if work.pp:
             batch = OfflineBatch(executor, 1, work.pp)
             began = time.perf_counter()
@@ -56,6 +63,7 @@ def measure_speed(executor: NativeExecutor, work: Work) -> dict[str, Any]:
             for step in range(work.tg):
                 batch.step(ids[:, step : step + 1])
             generations.append(work.tg * work.batch / (time.perf_counter() - began))
+    tell("", work.repeat + 1, work.repeat + 1)
     result: dict[str, Any] = {"threads": executor.threads, "isa": executor.isa, **asdict(work)}
     for name, rates in (("pp_tokens_per_s", prompts[1:]), ("tg_tokens_per_s", generations[1:])):
         if rates:
@@ -101,12 +109,15 @@ def operator(label: str) -> str:
     return re.sub(r" l\d+$", "", label)
 
 
-def kernel_table(executor: NativeExecutor, program: Program, rows: Sequence[int]) -> dict[str, Any]:
+def kernel_table(
+    executor: NativeExecutor, program: Program, rows: Sequence[int], tell: Progress = _quiet
+) -> dict[str, Any]:
     """Per operator (all layers together) and row count: microseconds, GB/s of weights, GOPS (2 per multiply-add)."""
     read = native_read()
     bandwidth = read(executor.threads, 256) if read else None
     table: list[dict[str, Any]] = []
-    for count in rows:
+    for place, count in enumerate(rows):
+        tell(f"{count} rows", place, len(rows))
         repeats = max(1, 64 // count)
         seconds: dict[str, float] = {}
         for label, value in _profile(executor, _steps(executor, count, repeats)):
@@ -119,6 +130,7 @@ def kernel_table(executor: NativeExecutor, program: Program, rows: Sequence[int]
             if weights and value > 0:
                 entry |= {"gb_per_s": nbytes / value / 1e9, "gops": 2 * weights * used / value / 1e9}
             table.append(entry)
+    tell("", len(rows), len(rows))
     return {"isa": executor.isa, "threads": executor.threads, "read_gb_per_s": bandwidth, "kernels": table}
 
 

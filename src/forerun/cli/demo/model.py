@@ -8,7 +8,7 @@ from pathlib import Path
 from forerun.accuracy.checks import CheckOptions, CheckOutcome, check_accuracy
 from forerun.checkpoint import Checkpoint, Tokenizer, open_checkpoint
 from forerun.cli.compile import quantization_lines
-from forerun.cli.progress import compile_progress
+from forerun.cli.progress import base_name, progress
 from forerun.compiler.buckets import check_prompt_length
 from forerun.compiler.compile import plan_compile
 from forerun.config import NeuronConfig, OnDeviceSamplingConfig
@@ -40,8 +40,8 @@ class DemoModel:
     def compile(self, model_type: str) -> NeuronConfig:
         """Write the artifact and say how; returns its configuration."""
         self._checkpoint(model_type)
-        with compile_progress("Compiling") as progress:
-            self._prepared = prepare(self._request, self._say, progress)
+        with progress(f"Compiling {base_name(self._request.model)}") as tell:
+            self._prepared = prepare(self._request, self._say, tell)
         artifact = self._prepared.artifact
         self._say(str(artifact.plan))
         for line in quantization_lines(artifact.manifest["quantization"]):
