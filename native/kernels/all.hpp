@@ -5,6 +5,7 @@
 #include "kernels/math.hpp"
 #include "kernels/packed_block.hpp"
 #include "kernels/linear_sums.hpp"
+#include "kernels/linear_group.hpp"
 #include "kernels/linear_int.hpp"
 #include "kernels/linear_float.hpp"
 #include "kernels/rows.hpp"
