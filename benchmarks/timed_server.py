@@ -10,14 +10,14 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from forerun.cli.serve import main
-from forerun.config import NeuronConfig
+from forerun.opening import ModelRequest, OpenedModel, open_model
 from forerun.runtime.step import Executor, StepInput, StepOutput
-from forerun.server.backend import Loaded, RunOptions
-from forerun.server.native_backend import NativeBackend
 
 
 class TimedExecutor:
@@ -51,20 +51,18 @@ class TimedExecutor:
         self._executor.close()
 
 
-class TimedBackend(NativeBackend):
-    """The native backend with a clock."""
+def timed(file: Path) -> Callable[..., OpenedModel]:
+    """``open_model`` with a clock around the executor."""
 
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self._file = file
+    def open_timed(request: ModelRequest, *how: Any) -> OpenedModel:
+        model = open_model(request, *how)
+        return replace(model, executor=TimedExecutor(model.executor, file))
 
-    def load(self, path: Path, config: NeuronConfig, options: RunOptions) -> Loaded:
-        loaded = super().load(path, config, options)
-        return Loaded(TimedExecutor(loaded.executor, self._file), loaded.tokenizer, loaded.isa, loaded.threads)
+    return open_timed
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] in ([], ["-h"], ["--help"]):
         print(__doc__)
         sys.exit(len(sys.argv) < 2)
-    sys.exit(main(sys.argv[2:], lambda: TimedBackend(Path(sys.argv[1]))))
+    sys.exit(main(sys.argv[2:], timed(Path(sys.argv[1]))))

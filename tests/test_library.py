@@ -8,8 +8,8 @@ import pytest
 
 import forerun
 from forerun import LLM, SamplingParams
-from forerun.compiler import cache
 from forerun.errors import ArtifactError, CheckpointError, ConfigError, ForerunError
+from forerun.opening import cache
 from tests.support.artifacts import tiny_artifact
 from tests.support.oracle import OracleExecutor, predict
 
@@ -85,7 +85,7 @@ def test_an_executor_and_its_settings() -> None:
         ("artifact", {"seq_length": 64}, ConfigError, "did you mean 'seq_len'"),
         ("model", {"seq_length": 64}, ConfigError, "did you mean 'seq_len'"),
         ("artifact", {"seq_len": 256}, ArtifactError, "seq_len 256 .stored 128.; compile again"),
-        ("artifact", {"max_num_seqs": 9}, ConfigError, "max_num_seqs .9. is above the 2 sequences"),
+        ("artifact", {"max_num_seqs": 9}, ArtifactError, "max_num_seqs 9 .stored 2.; compile again"),
         ("artifact", {"isa": "quantum"}, ConfigError, "quantum"),
         ("nothing", {}, CheckpointError, "nothing"),
     ],

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from loop import Stepper, serve
 
-from forerun.library import open_cached
 from forerun.measure.offline import OfflineBatch
-from forerun.runtime.loader import RunSettings, open_executor
+from forerun.opening import ModelRequest, prepare
+from forerun.runtime.loader import RunSettings
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "auto": {},
@@ -25,15 +25,16 @@ class Forerun(Stepper):
 
     def __init__(self, job: dict[str, Any]) -> None:
         requested = {**SETTINGS[job["weights"]], "seq_len": job["longest"], "batch_size": job["batch"]}
-        artifact, config = open_cached(job["model"], requested)
-        self._executor = open_executor(artifact, config, RunSettings(threads=job["threads"], isa=job.get("isa", "")))
+        run = RunSettings(threads=job["threads"], isa=job.get("isa", ""))
+        prepared = prepare(ModelRequest(job["model"], requested, run=run))
+        self._executor = prepared.executor()
         try:
             number = version("forerun")
         except PackageNotFoundError:
             number = "source"
         self.facts = {
             "version": number,
-            "weights": ", ".join(artifact.manifest["quantization"]),
+            "weights": ", ".join(prepared.artifact.manifest["quantization"]),
             "system": self._executor.isa,
         }
         self._rng = np.random.default_rng(1)

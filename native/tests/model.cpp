@@ -92,19 +92,19 @@ const float* Model::vector(Random& random, int n) {
   return vectors_.back().data();
 }
 
-std::unique_ptr<Executor> Model::start(const std::string& isa, int threads, bool kv_int8, int chunk_rows) const {
+std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team, bool kv_int8, int chunk_rows) const {
   const Shape& s = shape_;
   ExecutorLimits l;
-  l.threads = threads, l.chunk_rows = chunk_rows, l.kv_int8 = kv_int8;
+  l.chunk_rows = chunk_rows, l.kv_int8 = kv_int8;
   l.max_rows = kMaxRows, l.max_seqs = kMaxSeqs, l.max_sample_rows = kMaxSampled, l.max_model_len = kMaxLen;
   l.num_blocks = kBlocks, l.block_size = kBlockSize;
   l.layers = s.layers, l.kv_heads = s.kv_heads, l.head_dim = s.head_dim, l.vocab = s.vocab;
-  auto made = std::make_unique<Executor>(kernels_for(isa), l);
+  auto made = std::make_unique<Executor>(kernels_for(isa), l, team);
   Executor& e = *made;
   std::vector<float> frequencies(s.head_dim / 2);
   for (int i = 0; i < s.head_dim / 2; ++i)
     frequencies[i] = static_cast<float>(std::pow(10000.0, -2.0 * i / s.head_dim));
-  e.set_rope(frequencies.data(), s.head_dim / 2);
+  e.set_rope(frequencies.data(), s.head_dim / 2, 1.0f);
   std::vector<int> weights;
   for (const Matrix& m : matrices_)
     weights.push_back(e.add_weight(m.format, m.n, m.k, m.data.data(), m.data.size(),

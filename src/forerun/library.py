@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from forerun.engine.errors import RequestError
 from forerun.engine.llm import LLM as EngineLLM
@@ -14,16 +14,11 @@ from forerun.engine.params import SamplingParams
 from forerun.engine.settings import EngineSettings
 from forerun.engine.text import Tokenizer
 from forerun.errors import ConfigError
-
-if TYPE_CHECKING:
-    from forerun.checkpoint import Checkpoint
-    from forerun.compiler.artifact import Artifact
-    from forerun.compiler.compile import Progress
-    from forerun.config import NeuronConfig
-    from forerun.runtime.step import Executor
+from forerun.opening import ModelRequest, open_model
+from forerun.runtime.loader import RunSettings
+from forerun.runtime.step import Executor
 
 Message = Mapping[str, Any]
-MAX_DEFAULT_LENGTH = 8192
 _ENGINE = frozenset(field.name for field in fields(EngineSettings))
 
 
@@ -51,12 +46,12 @@ class LLM(EngineLLM):
                 raise ConfigError(f"{', '.join(settings)}: settings of a model; this executor has its own")
             super().__init__(model, tokenizer, settings=EngineSettings(**engine))
             return
-        executor, own_tokenizer, config = _load(os.fspath(model), settings, engine.get("max_num_batched_tokens"))
-        engine.setdefault("enable_prefix_caching", config.is_prefix_caching)
+        run = RunSettings(settings.pop("threads", 0), settings.pop("isa", ""))
+        opened = open_model(ModelRequest(os.fspath(model), settings, EngineSettings(**engine), run))
         try:
-            super().__init__(executor, tokenizer or own_tokenizer, settings=EngineSettings(**engine))
+            super().__init__(opened.executor, tokenizer or opened.tokenizer, settings=opened.engine)
         except BaseException:
-            executor.close()
+            opened.executor.close()
             raise
 
     def __enter__(self) -> LLM:
@@ -91,62 +86,3 @@ class _ChatTokenizer(Protocol):
     def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str: ...
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
-
-
-def default_config(checkpoint: Checkpoint, requested: Mapping[str, Any]) -> NeuronConfig:
-    """The configuration of a native command: block cache, buckets, prefix caching, as long as the model allows."""
-    from forerun.config import NeuronConfig
-
-    settings = {
-        "batch_size": 4,
-        "is_continuous_batching": True,
-        "is_block_kv_layout": True,
-        "is_prefix_caching": True,
-        "enable_bucketing": True,
-        **requested,
-    }
-    if "seq_len" not in settings:
-        settings["seq_len"] = min(MAX_DEFAULT_LENGTH, checkpoint.config.max_position_embeddings)
-    return NeuronConfig.from_dict(settings)
-
-
-def open_cached(
-    source: str, requested: Mapping[str, Any], progress: Progress = lambda what, done, total: None
-) -> tuple[Artifact, NeuronConfig]:
-    """The artifact of a checkpoint from the cache, compiled if need be, and the configuration of this run.
-
-    Run-time settings among ``requested`` lead to no other artifact.
-    """
-    from forerun.checkpoint import open_checkpoint
-    from forerun.compiler.cache import cached_artifact
-    from forerun.config import NeuronConfig
-    from forerun.config.fields import specs_of
-
-    checkpoint = open_checkpoint(source)
-    config, specs = default_config(checkpoint, requested), specs_of(NeuronConfig)
-    fixed = {name: value for name, value in requested.items() if not specs[name].setting.run_time}
-    return cached_artifact(checkpoint, default_config(checkpoint, fixed), progress), config
-
-
-def _load(model: str, settings: dict[str, Any], rows: int | None) -> tuple[Executor, Tokenizer, NeuronConfig]:
-    """A running executor, its tokenizer, and the configuration it runs with."""
-    from forerun.checkpoint.tokenizer import Tokenizer as ModelTokenizer
-    from forerun.runtime.loader import MAX_BATCHED_ROWS, RunSettings, open_executor
-
-    run = RunSettings(settings.pop("threads", 0), settings.pop("isa", ""), max_rows=rows or MAX_BATCHED_ROWS)
-    artifact, config = _open(model, settings)
-    tokenizer = ModelTokenizer(artifact.tokenizer_files())
-    return open_executor(artifact, config, run), tokenizer, config
-
-
-def _open(model: str, settings: dict[str, Any]) -> tuple[Artifact, NeuronConfig]:
-    """An artifact folder as it is, or a checkpoint through the cache."""
-    from forerun.compiler.artifact import open_artifact
-    from forerun.compiler.cache import is_artifact
-    from forerun.config import difference_table, require_match, with_run_time
-
-    if not is_artifact(model):
-        return open_cached(model, settings)
-    artifact = open_artifact(model)
-    require_match(difference_table(settings, artifact.neuron_config), model)
-    return artifact, with_run_time(artifact.neuron_config, settings)

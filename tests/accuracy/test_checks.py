@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forerun.accuracy.checks import CheckOptions, answer_length, check_accuracy, check_ids, match_logits
+from forerun.accuracy.checks import CheckOptions, CheckOutcome, answer_length, check_accuracy, check_ids, match_logits
 from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.golden import Golden, save_golden
 from forerun.accuracy.reference import Answer
@@ -147,17 +147,11 @@ def test_modes_without_a_check(tokenizer: Tokenizer) -> None:
         check_ids(MODEL.executor(), tokenizer, PROMPTS, options("x"), FromExecutor(MODEL))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A request as a command line makes it."""
-
-    model_path: str
-    expected_outputs_path: Path
-    mode: str = "logit-matching"
-    prompts: Sequence[str] = ("hello there",)
-    divergence_difference_tol: float = 0.001
-    tol_map: Any = field(default_factory=lambda: {5: (1e-5, 0.01)})
-    num_tokens_to_check: int | None = 4
+def check_texts(folder: Path, tokenizer: Tokenizer, golden: Path | None, **settings: int) -> CheckOutcome:
+    """``check_accuracy`` as a command line asks for it."""
+    config = NeuronConfig.from_dict({"seq_len": 64, **settings})
+    asked = CheckOptions("logit-matching", config.max_length, 4, {5: (1e-5, 0.01)})
+    return check_accuracy(MODEL.executor(), tokenizer, config, ["hello there"], asked, str(folder), golden)
 
 
 def test_from_texts_and_a_saved_reference(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -165,15 +159,13 @@ def test_from_texts_and_a_saved_reference(folder: Path, tokenizer: Tokenizer, tm
     answer = FromExecutor(MODEL).answer(0, ids, 5, (), True)
     path = tmp_path / "golden.npz"
     save_golden(path, Golden((answer,), open_checkpoint(str(folder)).fingerprint))
-    config = NeuronConfig.from_dict({"seq_len": 64})
-    outcome = check_accuracy(Asked(str(folder), path), MODEL.executor(), tokenizer, config)
+    outcome = check_texts(folder, tokenizer, path)
     assert outcome.passed and "Logit matching passed: 4 steps of 1 prompts" in outcome.report
-    short = NeuronConfig.from_dict({"seq_len": 8, "max_context_length": 3})
     with pytest.raises(ConfigError, match="longer than max_context_length"):
-        check_accuracy(Asked(str(folder), path), MODEL.executor(), tokenizer, short)
+        check_texts(folder, tokenizer, path, seq_len=8, max_context_length=3)
     save_golden(path, Golden((answer,), "another fingerprint"))
     with pytest.raises(AccuracyError, match="another checkpoint"):
-        check_accuracy(Asked(str(folder), path), MODEL.executor(), tokenizer, config)
+        check_texts(folder, tokenizer, path)
 
 
 def test_without_torch_one_line_names_the_extra(
@@ -182,6 +174,5 @@ def test_without_torch_one_line_names_the_extra(
     import sys
 
     monkeypatch.setitem(sys.modules, "transformers", None)
-    asked = Asked(str(folder), None)  # type: ignore[arg-type]
     with pytest.raises(AccuracyError, match=r"transformers, which is not installed: pip install forerun\[parity\]"):
-        check_accuracy(asked, MODEL.executor(), tokenizer, NeuronConfig.from_dict({"seq_len": 64}))
+        check_texts(folder, tokenizer, None)

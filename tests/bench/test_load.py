@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.mock_server import Script, mock_server
 from forerun.bench.arrivals import moments
 from forerun.bench.client import Client, Target, base_urls
 from forerun.bench.load import Plan, run
 from forerun.bench.records import Session, Turn
 from forerun.errors import ForerunError
-from tests.bench.mock_server import Script, mock_server
 
 
 def sessions(number: int, turns: int = 1) -> list[Session]:
@@ -123,7 +123,7 @@ def test_the_first_piece_is_timed_when_it_comes() -> None:
     with mock_server(always(pause=0.02)) as mock:
         began = time.perf_counter()
         first, sent = asyncio.run(one(mock.url))
-    assert began <= sent <= mock.first_sent[0] <= first
+    assert began <= sent <= mock.firsts[0][1] <= first
 
 
 def test_bodies() -> None:

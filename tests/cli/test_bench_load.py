@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mock_server import Script, mock_server
 from forerun.cli.main import main
-from tests.bench.mock_server import Script, mock_server
 from tests.support.tiny_checkpoints import write_tokenizer
 
 USAGE = {"prompt_tokens": 33, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 11}}
@@ -102,3 +102,43 @@ def test_values_that_cannot_be_parsed(tokenizer: str, flag: str, value: str, cap
     with pytest.raises(SystemExit) as ended:
         main(load(tokenizer, flag, value))
     assert ended.value.code == 2 and flag in capsys.readouterr().err
+
+
+def sweep(tokenizer: str, url: str) -> list[str]:
+    flags = (
+        "--base-url",
+        url,
+        "--max-num-completed-requests",
+        "8",
+        "--json",
+        "--goodput",
+        "ttft:60000",
+        "--highest",
+        "4",
+    )
+    return ["bench", "sweep", *load(tokenizer, *flags)[2:]]
+
+
+def test_a_sweep_whose_goals_hold(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        assert main(sweep(tokenizer, mock.url)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["best"], found["broken"], [one["load"] for one in found["tried"]]) == (4, None, [1, 2, 4])
+    prompts = [body["messages"][-1]["content"] for body in mock.bodies]
+    assert len(set(prompts)) == len(prompts) == 24  # nothing that is in a cache
+
+
+def test_a_sweep_whose_goals_break_at_once(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(status=500, raw=b"no")) as mock:
+        assert main(sweep(tokenizer, mock.url)) == 1
+    assert json.loads(capsys.readouterr().out)["best"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [([], "needs goals"), (["--goodput", "ttft:5", "--lowest", "9", "--highest", "2"], "--lowest"),
+     (["--goodput", "ttft:5", "--lowest", "1.5"], "whole numbers")],
+)  # fmt: skip
+def test_sweeps_that_cannot_be(tokenizer: str, flags: list[str], words: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(["bench", "sweep", *load(tokenizer, "--base-url", "http://127.0.0.1:9/v1", *flags)[2:]]) == 1
+    assert words in capsys.readouterr().err

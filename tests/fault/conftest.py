@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from forerun.cli import inference_demo
-from forerun.cli.backend import Backend
 from forerun.cli.main import main
 from tests.support.artifacts import everything_in
 
@@ -44,7 +43,7 @@ class Shell:
 
     def _status(self, argv: list[str], demo: bool) -> int | str | None:
         try:
-            return inference_demo.main(argv, Backend) if demo else main(argv)
+            return inference_demo.main(argv) if demo else main(argv)
         except SystemExit as end:
             return end.code
 

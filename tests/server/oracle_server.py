@@ -1,54 +1,52 @@
 """``forerun serve`` with the oracle model behind it, for tests that need a process of its own.
 
-``--step-seconds`` before all other flags: how long a step takes.
+Two flags of its own: ``--step-seconds`` says how long a step takes, ``--hold FILE`` lets no step end as long as there
+is that file.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from forerun.cli.serve import main
 from forerun.config import NeuronConfig
-from forerun.server.backend import Loaded, RunOptions
+from forerun.opening import ModelRequest, OpenedModel
+from forerun.runtime.step import StepInput, StepOutput
 from tests.server.harness import PacedExecutor, tiny_tokenizer
 
 
-class OracleBackend:
-    """Every folder called ``artifact`` is an artifact of 8 sequences of 512 tokens."""
+class HeldExecutor(PacedExecutor):
+    """Goes on when ``hold`` is not there, or no more."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._seconds = seconds
-        self.stored = NeuronConfig.from_dict({"batch_size": 8, "seq_len": 512, "is_prefix_caching": True})
-        self.compiled: list[NeuronConfig] = []
+    hold: Path | None = None
 
-    def context_length(self, model: str) -> int:
-        return 512
+    def step(self, batch: StepInput) -> StepOutput:
+        while self.hold is not None and self.hold.exists():
+            time.sleep(0.005)
+        return super().step(batch)
 
-    def is_artifact(self, path: Path) -> bool:
-        return path.name == "artifact"
 
-    def stored_config(self, path: Path) -> NeuronConfig:
-        return self.compiled[-1] if self.compiled else self.stored
+def opener(seconds: float = 0.0, hold: Path | None = None) -> Callable[..., OpenedModel]:
+    """Takes the place of ``open_model``: every model is the oracle, with 8 sequences of 512 tokens."""
 
-    def compile(self, model: str, config: NeuronConfig, path: Path | None, *, recompile: bool) -> Path:
-        self.compiled.append(config)
-        return path or Path("/cache/artifact")
-
-    def load(self, path: Path, config: NeuronConfig, options: RunOptions) -> Loaded:
-        executor = PacedExecutor(
-            self._seconds,
-            num_blocks=config.pa_num_blocks or 256,
-            block_size=config.pa_block_size,
-            max_model_len=config.max_length,
-            max_seqs=config.max_seqs,
-            max_rows=options.max_rows,
+    def open_oracle(request: ModelRequest, *_: object) -> OpenedModel:
+        config = NeuronConfig.from_dict({"batch_size": 8, "seq_len": 512, **request.settings})
+        executor = HeldExecutor(seconds, max_seqs=8, max_rows=request.run.max_rows)
+        executor.hold = hold
+        return OpenedModel(
+            request.model, Path(request.model), config, executor, tiny_tokenizer(), request.engine, "oracle", 1
         )
-        return Loaded(executor, tiny_tokenizer(), options.isa or "portable", options.threads or 1)
+
+    return open_oracle
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    pause = float(words.pop(words.index("--step-seconds") + 1)) if "--step-seconds" in words else 0.0
-    words = [word for word in words if word != "--step-seconds"]
-    sys.exit(main(words, lambda: OracleBackend(pause)))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--step-seconds", type=float, default=0.0)
+    parser.add_argument("--hold", type=Path)
+    own, words = parser.parse_known_args()
+    sys.exit(main(words, opener(own.step_seconds, own.hold)))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from forerun.server.settings import Caps, ServerSettings, Timeouts
-from tests.server.harness import Running, running
+from tests.server.harness import Running, running, wait_for
 
 ROUTES = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")
 JSON = {"content-type": "application/json"}
@@ -65,14 +65,14 @@ WRONG_VALUES: dict[str, Any] = {
     "top_p": [0, 1.1, -1, "x"],
     "top_k": [-2, 1.5, "x", 2**40],
     "min_p": [-0.1, 1.1],
-    "n": [0, -1, 129, 10**9, "2", 1.0],
+    "n": [0, -1, 129, 10**9, "2", 1.5],
     "seed": [1.5, "x", 2**64, -(2**63) - 1],
-    "stop": [5, [5], "", [""], ["x"] * 17, "x" * 257, {"a": 1}],
-    "stop_token_ids": ["x", [-1], [320], [1] * 257, [1.0]],
+    "stop": [5, [5], [""], ["x"] * 17, "x" * 257, {"a": 1}],
+    "stop_token_ids": ["x", [-1], [320], [1] * 257, [1.5]],
     "logit_bias": [5, [], {"x": 1}, {"-1": 1}, {"320": 1}, {"1": 101}, {"1": "x"}, {"1": None}, {"01": 1, "1": 1}],
     "allowed_token_ids": [[], [320], [-1], "x"],
     "bad_words": ["x", [""], [5], ["x"] * 257],
-    "logprobs": [-1, 21, "x", 1.5, True],
+    "logprobs": [-1, -2, 21, "x", 1.5, True],
     "prompt_logprobs": [-1, 21, "x"],
     "presence_penalty": [2.1, -2.1, "x"],
     "frequency_penalty": [2.1, -2.1],
@@ -81,7 +81,7 @@ WRONG_VALUES: dict[str, Any] = {
     "priority": [1.5, 2**40, "x"],
     "cache_salt": ["", "x" * 201, 5],
     "stream": ["yes", 1],
-    "stream_options": [{"include_usage": True}, {"other": True}, 5],
+    "stream_options": [{"include_usage": True}, {"include_usage": False}, 5],
     "echo": ["x", 1],
     "model": [5, [], ""],
     "request_id": ["", "x" * 129, 5],
@@ -91,8 +91,8 @@ WRONG_VALUES: dict[str, Any] = {
     "response_format": [{"type": "json_object"}],
     "guided_json": [{"type": "object"}],
     "chat_template": ["{{ 1 }}"],
-    "truncate_prompt_tokens": [3],
-    "no_such_parameter": [1],
+    "truncate_prompt_tokens": [0, -2, "x"],
+    "truncation_side": ["middle"],
 }
 
 
@@ -113,7 +113,7 @@ def test_wrong_values_are_named(server: Running, name: str) -> None:
         {"messages": [{"role": "tool", "content": "x"}]},
         {"messages": [{"role": "user", "content": 5}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
-        {"messages": [{"role": "user", "content": "x", "tool_calls": []}]},
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [{"id": "a"}]}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
         {"messages": [{"role": "user", "content": [None]}]},
         {"messages": [{}]},
@@ -122,8 +122,12 @@ def test_wrong_values_are_named(server: Running, name: str) -> None:
         {"messages": [{"role": "user", "content": "x"}], "top_logprobs": 3},
         {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 21},
         {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "max_completion_tokens": 4},
-        {"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"messages": []}},
-        {"messages": [{"role": "user", "content": "x"}], "continue_final_message": True},
+        {"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"messages": [5]}},
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "continue_final_message": True,
+            "add_generation_prompt": True,
+        },
         {"messages": [{"role": "user", "content": "x"}], "prompt_logprobs": 1, "stream": True},
     ],
 )
@@ -214,10 +218,15 @@ def test_slow_bodies_and_headers_are_cut_off() -> None:
 def test_connections_have_a_bound() -> None:
     with running(settings=ServerSettings(caps=Caps(connections=3))) as own:
         held = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(3)]
-        time.sleep(0.1)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{own.url}/health")
         for raw in held:
             raw.close()
-        time.sleep(0.1)
-        assert httpx.get(f"{own.url}/health").status_code == 200
+        wait_for(lambda: healthy(own))
+
+
+def healthy(own: Running) -> bool:
+    try:
+        return httpx.get(f"{own.url}/health").status_code == 200
+    except httpx.TransportError:  # the server has not heard yet that others have left
+        return False

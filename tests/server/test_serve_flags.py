@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import pytest
 
 from forerun.cli.main import Parser
 from forerun.cli.serve import add_arguments, engine_settings, model_request, notices, server_settings
-from forerun.config import NeuronConfig, OnDeviceSamplingConfig
+from forerun.config import OnDeviceSamplingConfig
 from forerun.errors import ArtifactError, ConfigError, ForerunError
-from forerun.server.prepare import Prepared, prepare
+from forerun.opening import Prepared, prepare
 from forerun.server.sampling import SamplingDefaults, sampling_defaults
-from tests.server.oracle_server import OracleBackend
+from forerun.server.settings import Cors
+from tests.support.artifacts import tiny_artifact
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -25,11 +25,23 @@ def parse(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def ready(
-    *words: str, backend: OracleBackend | None = None, environ: dict[str, str] | None = None
-) -> tuple[Prepared, list[str]]:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds ``model`` and ``artifact``, which takes 8 sequences of 512 tokens."""
+    path = tmp_path_factory.mktemp("serve")
+    tiny_artifact(path, seq_len=512, batch_size=8, is_prefix_caching=True)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FORERUN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "artifacts"
+
+
+def ready(model: Path, *words: str, environ: dict[str, str] | None = None) -> tuple[Prepared, list[str]]:
     lines: list[str] = []
-    return prepare(model_request(parse(*words)), backend or OracleBackend(), lines.append, environ or {}), lines
+    return prepare(model_request(parse("--model", str(model), *words), environ or {}), lines.append), lines
 
 
 TUTORIAL = shlex.split(
@@ -54,18 +66,20 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_tutorial_scripts(name: str) -> None:
-    words = ["--model", "/models/Llama/", *TUTORIAL, *SCRIPTS[name]]
-    prepared, lines = ready(*words, environ={"NEURON_COMPILED_ARTIFACTS": "/traced/artifact"})
-    assert prepared.artifact == Path("/traced/artifact") and prepared.max_model_len == 512
-    assert server_settings(parse(*words)).served_names == ("/models/Llama/",)
-    said = notices(parse(*words))
+def test_tutorial_scripts(folder: Path, name: str) -> None:
+    words = [*TUTORIAL, *SCRIPTS[name]]
+    environ = {"NEURON_COMPILED_ARTIFACTS": str(folder / "artifact")}
+    prepared, _ = ready(Path("/models/Llama/"), *words, environ=environ)
+    assert prepared.artifact.path == folder / "artifact" and prepared.config.max_length == 512
+    args = parse("--model", "/models/Llama/", *words)
+    assert server_settings(args).served_names == ("/models/Llama/",)
+    said = notices(args)
     assert "--device neuron: this machine's processor" in said and "--use-v2-block-manager: no effect here" in said
     if name == "prefix 2":
-        assert prepared.config.pa_num_blocks == 2048 and prepared.prefix_caching
+        assert prepared.config.pa_num_blocks == 2048 and prepared.request.engine.enable_prefix_caching
     if name == "speculation 2":
-        assert any("--speculative-model" in line and "tokens are the same" in line for line in said)
-        assert any("enable_fused_speculation" in line and "tokens are the same" in line for line in lines)
+        for asked in ("--speculative-model", "enable_fused_speculation"):
+            assert any(asked in line and "tokens are the same" in line for line in said)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +93,8 @@ def test_tutorial_scripts(name: str) -> None:
         (["--override-neuron-config", '{"on_device_sampling_config": {"topk": 1}}'], "did you mean 'top_k'"),
         (["--override-neuron-config", '{"pa_num_blocks": "many"}'], "pa_num_blocks must be a whole number"),
         (["--max-num-seqs", "0"], "--max-num-seqs must be at least 1"),
-        (["--max-num-seqs", "9"], "--max-num-seqs 9 (stored 8)"),
-        (["--max-model-len", "1024"], "--max-model-len 1024 (stored 512)"),
+        (["--max-num-seqs", "9"], "max_num_seqs 9 (stored 8)"),
+        (["--max-model-len", "1024"], "max_model_len 1024 (stored 512)"),
         (["--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8 is not here"),
         (["--kv-cache-dtype", "int8"], "kv_cache_quant true (stored false)"),
         (["--quantization", "awq"], "--quantization awq is not here"),
@@ -89,83 +103,68 @@ def test_tutorial_scripts(name: str) -> None:
         (["--block-size", "7"], "pa_block_size must be one of"),
         (["--num-gpu-blocks-override", "1"], "pa_num_blocks 1 is below the minimum"),
         (["--threads", "-1"], "--threads -1 must not be negative"),
-        (["--recompile"], "give --model the checkpoint"),
+        (["--recompile"], "give the checkpoint to compile it again"),
     ],
 )
-def test_refusals_are_one_clear_line(words: list[str], message: str) -> None:
+def test_refusals_are_one_clear_line(folder: Path, words: list[str], message: str) -> None:
     with pytest.raises(ForerunError) as caught:
-        ready("--model", "/x/artifact", *words)
+        ready(folder / "artifact", *words)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_differences_are_printed_before_the_start_is_refused() -> None:
+def test_differences_are_told_before_the_start_is_refused(folder: Path) -> None:
     lines: list[str] = []
-    words = ("--model", "/x/artifact", "--max-num-seqs", "16", "--block-size", "16", "--kv-cache-dtype", "int8")
+    words = ("--max-num-seqs", "16", "--block-size", "16", "--kv-cache-dtype", "int8")
     with pytest.raises(ArtifactError):
-        prepare(model_request(parse(*words)), OracleBackend(), lines.append, {})
+        prepare(model_request(parse("--model", str(folder / "artifact"), *words), {}), lines.append)
     table = lines[0].splitlines()
     assert table[0].split() == ["setting", "requested", "artifact"]
     assert any(line.startswith("pa_block_size") and line.endswith("run-time setting") for line in table)
-    assert any(line.startswith("--max-num-seqs") and line.endswith("needs a recompile") for line in table)
+    assert any(line.startswith("max_num_seqs") and line.endswith("needs a recompile") for line in table)
     assert any(line.startswith("kv_cache_quant") and line.endswith("needs a recompile") for line in table)
 
 
-def test_less_than_the_artifact_has_is_a_limit_of_this_run() -> None:
-    prepared, _ = ready("--model", "/x/artifact", "--max-num-seqs", "2", "--max-model-len", "100")
-    assert (prepared.max_num_seqs, prepared.max_model_len) == (2, 100)
-
-
-def test_compiling_at_the_first_start() -> None:
-    backend = OracleBackend()
-    prepared, lines = ready(
-        *shlex.split("--model /m --max-num-seqs 6 --max-model-len 256 --num-gpu-blocks-override 99 --block-size 16"),
-        backend=backend,
-    )
-    (config,) = backend.compiled
-    assert (config.batch_size, config.seq_len) == (6, 256)
-    assert config.pa_num_blocks is None, "run-time settings lead to no other artifact"
+def test_compiling_at_the_first_start(folder: Path, own_cache: Path) -> None:
+    words = shlex.split("--max-num-seqs 6 --max-model-len 256 --num-gpu-blocks-override 99 --block-size 16")
+    prepared, _ = ready(folder / "model", *words)
+    stored = prepared.artifact.neuron_config
+    assert (stored.batch_size, stored.seq_len, stored.is_prefix_caching) == (6, 256, True)
+    assert stored.pa_num_blocks is None, "run-time settings lead to no other artifact"
     assert (prepared.config.pa_num_blocks, prepared.config.pa_block_size) == (99, 16)
-    assert prepared.prefix_caching and any("/cache/artifact" in line for line in lines)
+    assert prepared.artifact.path.parent == own_cache
 
 
-def test_partial_override_is_filled_with_defaults() -> None:
-    backend = OracleBackend()
-    ready("--model", "/m", "--override-neuron-config", '{"quantized": true}', backend=backend)
-    assert backend.compiled[0].weights_format == "int8_group" and backend.compiled[0].seq_len == 512
+def test_partial_override_is_filled_with_defaults(folder: Path) -> None:
+    stored = ready(folder / "model", "--override-neuron-config", '{"quantized": true}')[0].artifact.neuron_config
+    assert stored.weights_format == "int8_group" and stored.seq_len == 512 and stored.enable_bucketing
 
 
-def test_wrong_override_is_refused_before_compiling() -> None:
-    backend = OracleBackend()
+def test_wrong_override_is_refused_before_compiling(folder: Path, own_cache: Path) -> None:
     with pytest.raises(ConfigError):
-        ready("--model", "/m", "--num-gpu-blocks-override", "1", backend=backend)
-    assert not backend.compiled
+        ready(folder / "model", "--num-gpu-blocks-override", "1")
+    assert not own_cache.exists()
 
 
-def test_artifacts_variable() -> None:
+def test_artifacts_variable(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="add --recompile"):
-        ready("--model", "/m", environ={"NEURON_COMPILED_ARTIFACTS": "/nothing"})
-    backend = OracleBackend()
-    prepared, _ = ready("--model", "/m", "--recompile", backend=backend, environ={"NEURON_COMPILED_ARTIFACTS": "/new"})
-    assert prepared.artifact == Path("/new") and len(backend.compiled) == 1
-    backend = OracleBackend()
-    ready("--model", "/m", environ={"NEURON_COMPILED_ARTIFACTS": "/is/artifact"}, backend=backend)
-    assert not backend.compiled
+        ready(folder / "model", environ={"NEURON_COMPILED_ARTIFACTS": "/nothing"})
+    environ = {"NEURON_COMPILED_ARTIFACTS": str(tmp_path / "new")}
+    made = ready(folder / "model", "--recompile", environ=environ)[0].artifact
+    assert made.path == tmp_path / "new"
+    assert ready(folder / "model", environ=environ)[0].artifact.manifest == made.manifest
 
 
 @pytest.mark.parametrize(
-    ("stored", "words", "expected"),
+    ("words", "expected"),
     [
-        (False, [], False),
-        (True, [], True),
-        (False, ["--enable-prefix-caching"], True),
-        (True, ["--no-enable-prefix-caching"], False),
-        (True, ["--override-neuron-config", '{"is_prefix_caching": false}'], False),
+        ([], None),
+        (["--enable-prefix-caching"], True),
+        (["--no-enable-prefix-caching"], False),
+        (["--enable-prefix-caching", "--override-neuron-config", '{"is_prefix_caching": false}'], False),
     ],
 )
-def test_prefix_caching_of_an_artifact_that_was_given(stored: bool, words: list[str], expected: bool) -> None:
-    backend = OracleBackend()
-    backend.stored = NeuronConfig.from_dict({"batch_size": 8, "seq_len": 512, "is_prefix_caching": stored})
-    assert ready("--model", "/x/artifact", *words, backend=backend)[0].prefix_caching is expected
+def test_prefix_caching_of_this_run(words: list[str], expected: bool | None) -> None:
+    assert model_request(parse("/m", *words), {}).engine.enable_prefix_caching is expected
 
 
 def test_server_settings() -> None:
@@ -178,9 +177,31 @@ def test_server_settings() -> None:
     assert found.host == "127.0.0.1" and found.port == 8000
     engine = engine_settings(parse("--max-queued-requests", "3", "--scheduling-policy", "priority"))
     assert (engine.max_queued_requests, engine.policy) == (3, "priority")
-    for words in (["--port", "70000"], ["--shutdown-timeout", "-1"], ["--max-logprobs", "-1"], ["--api-key", ""]):
+    for words in (
+        ["--port", "70000"],
+        ["--shutdown-timeout", "-1"],
+        ["--max-logprobs", "-2"],
+        ["--sse-keep-alive", "nan"],
+        ["--allowed-origins", "[1]"],
+        ["--allowed-methods", "[a"],
+        ["--api-key", ""],
+    ):
         with pytest.raises(ConfigError):
             server_settings(parse(*words))
+
+
+def test_pages_and_other_switches() -> None:
+    plain = server_settings(parse())
+    assert plain.cors is None and not plain.strict_requests and not plain.sse_keep_alive and not plain.tokenizer_info
+    found = server_settings(
+        parse("--allowed-origins", '["https://a", "https://b"]', "--allowed-methods", '["POST"]', "--allow-credentials",
+              "--strict-requests", "--sse-keep-alive", "15", "--enable-tokenizer-info-endpoint", "--max-logprobs", "-1")
+    )  # fmt: skip
+    assert found.cors == Cors(("https://a", "https://b"), ("POST",), ("*",), True)
+    assert found.strict_requests and found.sse_keep_alive == 15 and found.tokenizer_info
+    assert found.caps.logprobs > 1 << 20
+    one = server_settings(parse("--allowed-origins", "*")).cors
+    assert one is not None and one.origins == ("*",)
 
 
 def test_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +212,7 @@ def test_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("words", [["/m"], ["/m", "--port", "1"], ["--port", "1", "/m"], ["--model", "/m", "/m"]])
 def test_the_model_may_stand_alone(words: list[str]) -> None:
-    assert model_request(parse(*words)).model == "/m" and server_settings(parse(*words)).served_names == ("/m",)
+    assert model_request(parse(*words), {}).model == "/m" and server_settings(parse(*words)).served_names == ("/m",)
     assert parse().model == "default"
 
 
@@ -225,9 +246,3 @@ def test_sampling_defaults(
 ) -> None:
     config = None if configured is None else OnDeviceSamplingConfig(**configured)
     assert sampling_defaults(config, generation) == expected
-
-
-def test_entry_point_is_the_vllm_module() -> None:
-    from forerun.entrypoints.openai import api_server
-
-    assert json.dumps(api_server.main.__name__) == '"main"'

@@ -36,13 +36,8 @@ class Process:
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = ""
-        while not self.url:
-            assert self.process.poll() is None, self.lines
-            for line in self.lines:
-                if "Uvicorn running on " in line:
-                    self.url = line.split(" on ")[1].split(" ")[0]
-            time.sleep(0.01)
+        self.wait_for_line(UP[-1])
+        self.url = next(line.split(" on ")[1].split(" ")[0] for line in self.lines if UP[-1] in line)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -50,9 +45,14 @@ class Process:
             self.lines.append(line.rstrip("\n"))
 
     def wait(self) -> int:
-        status = self.process.wait(30)
-        self._reader.join(5)
+        status = self.process.wait(120)
+        self._reader.join()
         return status
+
+    def wait_for_line(self, text: str) -> None:
+        while not any(text in line for line in self.lines):
+            assert self.process.poll() is None, self.lines
+            time.sleep(0.01)
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def test_start_prints_the_banner_and_the_four_lines() -> None:
         text = "\n".join(server.lines)
         positions = [text.index(line) for line in UP]
         assert positions == sorted(positions) and f"[{server.process.pid}]" in text
-        for word in ("/x/artifact", "portable, 1 thread", "sequences of 256 tokens", "prefix caching on", "URL"):
+        for word in ("/x/artifact", "oracle, 1 thread", "sequences of 256 tokens", "prefix caching on", "URL"):
             assert word in text[: positions[0]], word
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "/x/artifact"
         server.process.send_signal(signal.SIGTERM)
@@ -98,17 +98,20 @@ def test_start_prints_the_banner_and_the_four_lines() -> None:
         assert "Traceback" not in "\n".join(server.lines)
 
 
-def test_sigterm_drains_refuses_and_ends_with_zero() -> None:
-    with started("--step-seconds", "0.02") as server:
+def test_sigterm_drains_refuses_and_ends_with_zero(tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    with started("--hold", str(hold)) as server:
         thread, found = background(server.url, max_tokens=60, ignore_eos=True)
         while not running_requests(server.url):
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
+        server.wait_for_line("taking no more requests")
         health = httpx.get(f"{server.url}/health")
         refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": [5]})
         assert (health.status_code, refused.status_code) == (503, 503)
         assert refused.json()["error"]["type"] == "service_unavailable_error"
+        hold.unlink()
         thread.join()
         assert found[0].status_code == 200 and found[0].json()["usage"]["completion_tokens"] == 60
         assert server.wait() == 0
@@ -131,7 +134,7 @@ def test_a_second_signal_ends_now() -> None:
         while not running_requests(server.url):
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        server.wait_for_line("taking no more requests")
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 128 + signal.SIGTERM
         thread.join()

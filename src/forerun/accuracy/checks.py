@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -42,31 +41,6 @@ class CheckOptions:
     divergence_difference: float = DIVERGENCE_DIFFERENCE
 
 
-class Request(Protocol):
-    """What a command line asks for; see ``CheckOptions``."""
-
-    @property
-    def mode(self) -> str: ...
-
-    @property
-    def model_path(self) -> str: ...
-
-    @property
-    def prompts(self) -> Sequence[str]: ...
-
-    @property
-    def expected_outputs_path(self) -> Path | None: ...
-
-    @property
-    def divergence_difference_tol(self) -> float: ...
-
-    @property
-    def tol_map(self) -> Tolerances: ...
-
-    @property
-    def num_tokens_to_check(self) -> int | None: ...
-
-
 @dataclass(frozen=True)
 class CheckOutcome:
     """Whether the check passed, and its report as text."""
@@ -75,25 +49,24 @@ class CheckOutcome:
     report: str
 
 
-def check_accuracy(request: Request, executor: Executor, tokenizer: Tokenizer, config: NeuronConfig) -> CheckOutcome:
-    """Compare the loaded model with a saved reference, or with transformers run on ``request.model_path``.
+def check_accuracy(
+    executor: Executor,
+    tokenizer: Tokenizer,
+    config: NeuronConfig,
+    prompts: Sequence[str],
+    options: CheckOptions,
+    model_path: str,
+    expected_outputs_path: Path | None = None,
+) -> CheckOutcome:
+    """Compare the loaded model with a saved reference, or with transformers run on ``model_path``.
 
     Prompts are cut as ``config`` cuts them. Raises AccuracyError when no reference can be had or it belongs to another
     model or prompt, ConfigError for prompts that are too long.
     """
-    check_mode(request.mode)
-    options = CheckOptions(
-        mode=request.mode,
-        max_length=config.max_length,
-        num_tokens=request.num_tokens_to_check,
-        tolerances=request.tol_map,
-        divergence_difference=request.divergence_difference_tol,
-    )
-    encoded = [tokenizer.encode(prompt) for prompt in request.prompts]
+    check_mode(options.mode)
+    encoded = [tokenizer.encode(prompt) for prompt in prompts]
     ids = [each[: check_prompt_length(len(each), config)] if each else each for each in encoded]
-    return check_ids(
-        executor, tokenizer, ids, options, open_reference(request.model_path, request.expected_outputs_path)
-    )
+    return check_ids(executor, tokenizer, ids, options, open_reference(model_path, expected_outputs_path))
 
 
 def check_mode(mode: str) -> None:

@@ -42,12 +42,14 @@ class Plan:
 class Result:
     """What became of a run. ``seconds``: from the first request to the end of the last answer.
 
+    ``began``: the reading of ``time.perf_counter`` that the outcomes' times count from.
     ``cpu_share``: processor time of the client per second of the run. ``lag``: seconds that its event loop was late,
     measured every 10 ms.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     warmups: list[Outcome] = field(default_factory=list)
+    began: float = 0.0
     seconds: float = 0.0
     timed_out: bool = False
     cpu_share: float = 0.0
@@ -75,7 +77,7 @@ class _Run:
         async with Client(self._target, connections=max(1, at_once)) as client:
             for number, session in enumerate(self._warmups):
                 await self._session(client, number - len(self._warmups), session, self._result.warmups)
-            client.start = time.perf_counter()
+            client.start = self._result.began = time.perf_counter()
             ticker = asyncio.create_task(_measure_lag(self._result.lag))
             used = time.process_time()
             await (self._closed(client) if self._plan.request_rate is None else self._open(client))

@@ -1,6 +1,6 @@
 """``forerun bench offline|kernels MODEL``: how fast this machine runs a model, beside what it could do.
 
-``forerun bench load`` is a client of servers, in a file of its own.
+The clients of servers (load, sweep, report) have files of their own.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from forerun.cli import bench_load
-from forerun.cli.model_flags import add_model_flags, add_run_flags, open_model, run_settings
+from forerun.cli import bench_load, bench_report, bench_sweep
+from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
 from forerun.errors import ConfigError
 
 
@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kernels.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     load = kinds.add_parser("load", help="a server under load: TTFT, TPOT, throughput", allow_abbrev=False)
     bench_load.add_arguments(load)
+    sweep = kinds.add_parser("sweep", help="the load at which a TTFT or TPOT goal breaks", allow_abbrev=False)
+    bench_sweep.add_arguments(sweep)
+    report = kinds.add_parser("report", help="load results as a page, charts and tables", allow_abbrev=False)
+    bench_report.add_arguments(report)
     for each in (offline, kernels):
         add_model_flags(each)
         add_run_flags(each)
@@ -44,16 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the model, measure, print."""
-    if args.kind == "load":
-        return bench_load.run_load(args)
+    clients = {"load": bench_load.run_load, "sweep": bench_sweep.run_sweep, "report": bench_report.run_report}
+    if args.kind in clients:
+        return clients[args.kind](args)
     from forerun.measure.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
-    from forerun.runtime.loader import open_executor
 
     if args.kind == "kernels":
         if any(not 1 <= rows <= 2048 for rows in args.rows):
             raise ConfigError("--rows must be within 1..2048")
-        artifact, config = open_model(args.model, args)
-        table = kernel_table(open_executor(artifact, config, run_settings(args)), artifact.program, args.rows)
+        prepared = prepare_model(args)
+        table = kernel_table(prepared.executor(), prepared.artifact.program, args.rows)
         print(json.dumps(table) if args.json else render_kernels(table))
         return 0
     for name, low in (("pp", 0), ("tg", 0), ("depth", 0), ("batch", 1), ("repeat", 1)):
@@ -62,15 +66,15 @@ def run(args: argparse.Namespace) -> int:
     work = Work(args.pp, args.tg, args.depth, args.batch, args.repeat)
     if args.batch_size is None:
         args.batch_size = max(4, args.batch)
-    artifact, config = open_model(args.model, args)
-    executor = open_executor(artifact, config, run_settings(args))
+    prepared = prepare_model(args)
+    executor = prepared.executor()
     try:
         result = measure_speed(executor, work)
         if args.profile:
             write_trace(executor, work, args.profile)
     except ValueError as error:
         raise ConfigError(f"{error}; raise --seq-len or --batch-size") from None
-    result = {"engine": "forerun", "model": args.model, "weights": artifact.manifest["quantization"], **result}
+    result = {"engine": "forerun", "model": args.model, "weights": prepared.artifact.manifest["quantization"], **result}
     print(json.dumps(result) if args.json else _line(result))
     return 0
 

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from forerun.bench import llmperf, metrics
@@ -16,9 +17,11 @@ from forerun.bench.client import Target, base_urls
 from forerun.bench.datasets import DATASETS, Request, make_sessions, shared_share
 from forerun.bench.load import Plan, Result, run
 from forerun.bench.records import Session
+from forerun.bench.server_facts import server_facts
 from forerun.bench.sonnets import SEED, Lengths
-from forerun.bench.tokens import Count, token_counter
+from forerun.bench.tokens import token_counter
 from forerun.errors import ConfigError
+from forerun.host.machine import read_host
 
 SHORT_PROMPT = 40
 """LLMPerf warns below this mean: its instruction alone is about as long."""
@@ -79,6 +82,25 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
 
 def run_load(args: argparse.Namespace) -> int:
     """Make the prompts, send them, print and write what came of them. 1 when nothing was completed."""
+    prepared = prepare(args)
+    with _Progress() as progress:
+        result = run(prepared.target, prepared.sessions, prepared.plan, progress)
+    return _tell(args, result, prepared)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A load that is ready to be sent; ``request`` makes its prompts again, with another seed others."""
+
+    target: Target
+    request: Request
+    sessions: list[Session]
+    plan: Plan
+    goals: Mapping[str, float]
+
+
+def prepare(args: argparse.Namespace) -> Prepared:
+    """Check every flag and make the prompts. Raises ForerunError before anything is sent."""
     plan, urls, goals = _check(args)
     count = token_counter(args.tokenizer, args.model, urls[0])
     request = Request(
@@ -95,40 +117,46 @@ def run_load(args: argparse.Namespace) -> int:
         prefix_tokens=args.prefix_len,
         suffix_tokens=args.suffix_len,
     )
-    _say(f"making {request.number} prompts ({args.dataset_name})")
+    say(f"making {request.number} prompts ({args.dataset_name})")
     sessions = make_sessions(args.dataset_name, request)
     if args.mean_input_tokens < SHORT_PROMPT and args.dataset_name == "sonnet":
-        _say("the instruction of a sonnet prompt alone has about 40 tokens: shorter draws are drawn again")
+        say("the instruction of a sonnet prompt alone has about 40 tokens: shorter draws are drawn again")
     key = args.api_key if args.api_key is not None else os.environ.get("OPENAI_API_KEY", "")
     target = Target(
         urls, args.model, key, args.endpoint == "chat", args.additional_sampling_params, args.request_timeout
     )
-    with _Progress() as progress:
-        result = run(target, sessions, plan, progress)
-    return _tell(args, result, sessions, count, goals)
+    return Prepared(target, request, sessions, plan, goals)
 
 
-def _tell(
-    args: argparse.Namespace, result: Result, sessions: list[Session], count: Count, goals: Mapping[str, float]
-) -> int:
+def _tell(args: argparse.Namespace, result: Result, prepared: Prepared) -> int:
     if result.timed_out:
-        _say("Test timed out before all requests could be completed.")
-    each = llmperf.individual(result, count)
+        say("Test timed out before all requests could be completed.")
+    each = llmperf.individual(result, prepared.request.count)
     figures = llmperf.results(each, result.seconds)
     extra = {
-        **metrics.summary(result, goals),
-        "dataset": {"name": args.dataset_name, "seed": args.seed, "shared_share": shared_share(sessions)},
+        **metrics.summary(result, prepared.goals),
+        "dataset": {"name": args.dataset_name, "seed": args.seed, "shared_share": shared_share(prepared.sessions)},
         "warmups": [metrics.true_metrics(outcome) for outcome in result.warmups],
+        "server": server_facts(prepared.target.base_urls[0], prepared.target.api_key),
+        "client_machine": client_machine(),
         "command": sys.argv,
     }
     if args.results_dir:
         for path in llmperf.write(args.results_dir, _settings(args), figures, args.metadata, each, extra):
-            _say(f"wrote {path}")
-    print(json.dumps({**_settings(args), "results": figures, "forerun": extra}) if args.json
-          else llmperf.printed(figures, args.model, args.llm_api))  # fmt: skip
+            say(f"wrote {path}")
+    if args.json:
+        print(json.dumps({**_settings(args), "results": figures, "forerun": extra}))
+    else:
+        print(llmperf.printed(figures, args.model, args.llm_api))
     for error in extra["errors"]:
-        _say(f"{error['count']} x {error['message']}")
+        say(f"{error['count']} x {error['message']}")
     return 0 if figures["num_completed_requests"] else 1
+
+
+def client_machine() -> dict[str, Any]:
+    """Processor and usable processors of the machine that the load came from."""
+    host = read_host()
+    return {"cpu": host.cpu_model, "processors": len(host.pin_cpus())}
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -203,7 +231,8 @@ def _pairs(text: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line of progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -230,15 +259,15 @@ class _Progress:
         elif done * 10 // total > self._told:
             self._told = done * 10 // total
             left = (time.perf_counter() - self._began) / done * (total - done)
-            _say(f"{done} of {total} requests, {left:.0f} s left")
+            say(f"{done} of {total} requests, {left:.0f} s left")
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
 
-def entry() -> None:
+def entry() -> int:
     """``token_benchmark_ray ...``: LLMPerf's command line, answered by ``forerun bench load``."""
     from forerun.cli.main import main
 
-    sys.exit(main(["bench", "load", *sys.argv[1:]]))
+    return main(["bench", "load", *sys.argv[1:]])

@@ -149,15 +149,17 @@ def table(facts: dict[str, Any]) -> str:
 def open_native(args: argparse.Namespace) -> Subject:
     """Artifact and checkpoint for the native executor; the reference has every weight in float32, in memory alone."""
     from forerun.checkpoint import open_checkpoint
-    from forerun.compiler.artifact import open_artifact
+    from forerun.opening import ModelRequest, prepare
+    from forerun.runtime.loader import RunSettings
 
-    artifact = open_artifact(args.artifact)
-    source = args.reference or str(artifact.manifest["source"])
+    request = ModelRequest(args.artifact, run=RunSettings(threads=args.threads, isa=args.isa), compile="never")
+    prepared = prepare(request)
+    manifest = prepared.artifact.manifest
+    source = args.reference or str(manifest["source"])
     checkpoint = open_checkpoint(source)
 
     def open_both(context: int, progress: Progress) -> Models:
         from forerun.accuracy.in_memory import float32_config, open_in_memory
-        from forerun.runtime.loader import RunSettings, open_executor
 
         reference = open_in_memory(
             checkpoint,
@@ -167,13 +169,12 @@ def open_native(args: argparse.Namespace) -> Subject:
             progress=lambda done, total: progress("reading the reference", done, total),
         )
         return Models(
-            artifact=open_executor(artifact, run=RunSettings(threads=args.threads, isa=args.isa)),
+            artifact=prepared.executor(),
             reference=reference,
-            same_checkpoint=checkpoint.fingerprint == artifact.manifest["source_fingerprint"],
+            same_checkpoint=checkpoint.fingerprint == manifest["source_fingerprint"],
         )
 
-    tokenizer = Tokenizer(artifact.tokenizer_files())
-    return Subject(tokenizer, artifact.neuron_config.max_length, source, open_both)
+    return Subject(prepared.tokenizer, prepared.config.max_length, source, open_both)
 
 
 @contextmanager

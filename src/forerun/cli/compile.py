@@ -10,7 +10,7 @@ from typing import Any
 
 from forerun.cli.model_flags import add_model_flags, requested_settings
 from forerun.cli.progress import compile_progress
-from forerun.library import default_config
+from forerun.opening import ModelRequest, prepare
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,17 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile and say what was chosen."""
-    from forerun.checkpoint import open_checkpoint
-    from forerun.compiler.artifact import open_artifact
-    from forerun.compiler.compile import compile_checkpoint
-
     started = time.perf_counter()
-    checkpoint = open_checkpoint(args.model)
-    config = default_config(checkpoint, requested_settings(args))
+    request = ModelRequest(args.model, requested_settings(args), artifact=Path(args.output), compile="always")
     with compile_progress(f"Compiling {args.model}") as progress:
-        compile_checkpoint(checkpoint, config, Path(args.output), progress)
-    artifact = open_artifact(args.output, verify=False)
-    for line in quantization_lines(artifact.manifest["quantization"]):
+        artifact = prepare(request, progress=progress).artifact
+    for line in (*artifact.notes, *quantization_lines(artifact.manifest["quantization"])):
         print(line)
     size, seconds = artifact.weights_path.stat().st_size, time.perf_counter() - started
     print(f"{args.output}: {size / 1e6:.1f} MB of weights, {seconds:.1f} s")

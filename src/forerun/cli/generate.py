@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from forerun.cli.model_flags import add_model_flags, add_run_flags, open_model, run_settings
+from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
 from forerun.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,20 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, stream, report speed."""
-    from forerun.checkpoint.tokenizer import Tokenizer
     from forerun.engine.llm import LLM
     from forerun.engine.params import SamplingParams
-    from forerun.runtime.loader import open_executor
 
     started = time.perf_counter()
     params = SamplingParams(
         max_tokens=args.max_new_tokens, temperature=args.temperature, top_k=max(0, args.top_k), top_p=args.top_p,
         min_p=args.min_p, seed=args.seed,
     )  # fmt: skip
-    artifact, config = open_model(args.model, args)
-    tokenizer = Tokenizer(artifact.tokenizer_files())
-    ids = prompt_ids(tokenizer, sys.stdin.read() if args.prompt == "-" else args.prompt, args.chat, args.system)
-    with LLM(open_executor(artifact, config, run_settings(args)), tokenizer) as llm:
+    prepared = prepare_model(args)
+    text = sys.stdin.read() if args.prompt == "-" else args.prompt
+    ids = prompt_ids(prepared.tokenizer, text, args.chat, args.system)
+    model = prepared.load()
+    with LLM(model.executor, model.tokenizer, settings=model.engine) as llm:
         loaded = time.perf_counter()
         llm.engine.add("cli", ids, fitting(params, ids, llm))
         tokens, first, error = 0, loaded, None

@@ -7,40 +7,46 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forerun.cli.demo.parser import Arguments, parse_arguments
 from forerun.cli.demo.readers import DEFAULT_TOL_MAP, Tolerances, read_tol_map
 from forerun.cli.demo.settings import check_supported, no_effect_notices, requested_settings, sampling_notes
-from forerun.cli.demo_backend import AccuracyRequest, AccuracyResult, DemoBackend
-from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
+from forerun.cli.ending import run_command
+from forerun.config import NeuronConfig
 from forerun.errors import ConfigError, ForerunError
 from forerun.measure.benchmark_report import benchmark_report, render_report, write_report
+from forerun.opening.request import ModelRequest
+
+if TYPE_CHECKING:
+    from forerun.accuracy.checks import CheckOptions, CheckOutcome
+    from forerun.cli.demo.model import DemoModel
+
+    MakeModel = Callable[[ModelRequest, Callable[[str], None]], DemoModel]
 
 BENCHMARK_RUNS = 20
 _CORES_VARIABLE = "NEURON_LOGICAL_NC_CONFIG"
 
 
-def main(argv: Sequence[str], make_backend: Callable[[], DemoBackend]) -> int:
-    """Run the demo; the backend is made only when the command line is in order.
+def main(argv: Sequence[str] | None = None, make_model: MakeModel | None = None) -> int:
+    """Run the demo; ``make_model`` replaces DemoModel, which is made only when the command line is in order.
 
     Returns 0, or 1 after one line on stderr for a user's mistake or a failed accuracy check. A command line that
     argparse refuses ends the process with status 2.
     """
-    arguments = parse_arguments(argv)
-    try:
-        _Demo(arguments, make_backend).run()
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def command() -> int:
+        _Demo(parse_arguments(sys.argv[1:] if argv is None else argv), make_model or _demo_model).run()
+        return 0
+
+    return run_command(command)
 
 
-def entry() -> int:
-    """The console script."""
-    from forerun.cli.backend import Backend
+def _demo_model(request: ModelRequest, say: Callable[[str], None]) -> DemoModel:
+    """Everything heavy is imported here, after the command line was read."""
+    from forerun.cli.demo.model import DemoModel
 
-    return main(sys.argv[1:], Backend)
+    return DemoModel(request, say)
 
 
 def usable_cores() -> int:
@@ -51,34 +57,28 @@ def usable_cores() -> int:
 class _Demo:
     """One run: its arguments, its settings, and the steps in order."""
 
-    def __init__(self, arguments: Arguments, make_backend: Callable[[], DemoBackend]) -> None:
+    def __init__(self, arguments: Arguments, make_model: MakeModel) -> None:
         self.arguments = arguments
-        self.make_backend = make_backend
-        self.artifact = Path(arguments.value("--compiled-model-path"))
-        self.model_path: str = arguments.value("--model-path")
+        self.make_model = make_model
 
     def run(self) -> None:
         """Configure, compile, load, check, generate, measure. Raises ForerunError."""
         _say("Loading configs...")
         requested = self._settings()
         tolerances = self._tolerances()
-        config = None if self.arguments.value("--skip-compile") else self._new_config(requested)
-        backend = self.make_backend()
-        if config is None:
-            config = self._reuse(backend, requested)
-        else:
-            self._compile(backend, config)
-        if self.arguments.value("--compile-only") or self.arguments.value("--compile-dry-run"):
+        model = self.make_model(self._request(requested), _say)
+        config = self._reuse(model) if self.arguments.value("--skip-compile") else self._compile(model)
+        if config is None or self.arguments.value("--compile-only"):
             return
         prompts = self._prompts(config)
         started = time.perf_counter()
         _say("Loading model to CPU...")
-        backend.load(self.artifact, config)
+        model.load()
         _say(f"Total model loading time: {time.perf_counter() - started:.3f} seconds")
-        mismatch = self._check_accuracy(backend, prompts, tolerances)
-        self._generate(backend, prompts, config)
+        mismatch = self._check_accuracy(model, prompts, config, tolerances)
+        self._generate(model, prompts, config)
         if self.arguments.value("--benchmark"):
-            self._benchmark(backend)
+            self._benchmark(model)
         if mismatch is not None:
             raise ForerunError("the accuracy check by logit matching failed; its report is printed above")
 
@@ -109,11 +109,19 @@ class _Demo:
         text = self.arguments.value("--tol-map")
         return DEFAULT_TOL_MAP if text is None else read_tol_map(text)
 
-    def _new_config(self, requested: Mapping[str, Any]) -> NeuronConfig:
-        """The configuration to compile with: what was asked for, and a batch that holds the prompts."""
-        config = NeuronConfig.from_dict({"batch_size": len(self.arguments.value("--prompt")), **requested})
-        self._prompts(config)
-        return config
+    def _request(self, requested: Mapping[str, Any]) -> ModelRequest:
+        """The artifact of --compiled-model-path; a new one has the original's defaults and a batch for the prompts."""
+        reuse = self.arguments.value("--skip-compile")
+        defaults = {"batch_size": len(self.arguments.value("--prompt"))}
+        if not reuse:
+            self._prompts(NeuronConfig.from_dict({**defaults, **requested}))
+        return ModelRequest(
+            self.arguments.value("--model-path"),
+            requested,
+            artifact=Path(self.arguments.value("--compiled-model-path")),
+            compile="never" if reuse else "always",
+            defaults=defaults,
+        )
 
     def _read_cores_variable(self, requested: dict[str, Any]) -> None:
         """The original's environment variable, when no flag says otherwise."""
@@ -124,28 +132,21 @@ class _Demo:
             raise ConfigError(f"{_CORES_VARIABLE}={text} must be a number of cores from 1 to {usable_cores()}")
         requested["logical_nc_config"] = int(text)
 
-    def _compile(self, backend: DemoBackend, config: NeuronConfig) -> None:
+    def _compile(self, model: DemoModel) -> NeuronConfig | None:
+        """The new artifact's configuration; None when it was only planned."""
         _say("Compiling and saving model...")
         started = time.perf_counter()
-        backend.compile(
-            self.model_path,
-            self.artifact,
-            config,
-            model_type=self.arguments.model_type,
-            dry_run=self.arguments.value("--compile-dry-run"),
-        )
+        config = None
+        if self.arguments.value("--compile-dry-run"):
+            model.plan(self.arguments.model_type)
+        else:
+            config = model.compile(self.arguments.model_type)
         _say(f"Compiling and tracing time: {time.perf_counter() - started:.3f} seconds")
+        return config
 
-    def _reuse(self, backend: DemoBackend, requested: Mapping[str, Any]) -> NeuronConfig:
-        """Compare with the artifact that is there; returns its configuration with this run's run-time settings."""
+    def _reuse(self, model: DemoModel) -> NeuronConfig:
         _say("Skipping model compilation")
-        stored = backend.stored_config(self.artifact)
-        rows = difference_table(requested, stored)
-        table = render_differences(rows)
-        if table:
-            _say(table)
-        require_match(rows, str(self.artifact))
-        return with_run_time(stored, requested)
+        return model.reuse()
 
     def _prompts(self, config: NeuronConfig) -> list[str]:
         prompts: list[str] = self.arguments.value("--prompt")
@@ -158,8 +159,8 @@ class _Demo:
         return prompts
 
     def _check_accuracy(
-        self, backend: DemoBackend, prompts: Sequence[str], tolerances: Tolerances
-    ) -> AccuracyResult | None:
+        self, model: DemoModel, prompts: Sequence[str], config: NeuronConfig, tolerances: Tolerances
+    ) -> CheckOutcome | None:
         """Check as asked. A failed token match ends the run; a failed logit match is returned, to end it later."""
         mode = self.arguments.value("--check-accuracy-mode")
         if mode == "skip-accuracy-check":
@@ -167,36 +168,39 @@ class _Demo:
             return None
         _say(f"Checking accuracy by {mode.replace('-', ' ')}")
         expected = self.arguments.value("--expected-outputs-path")
-        result = backend.check_accuracy(
-            AccuracyRequest(
-                mode=mode,
-                model_path=self.model_path,
-                prompts=prompts,
-                expected_outputs_path=Path(expected) if expected else None,
-                divergence_difference_tol=self.arguments.value("--divergence-difference-tol"),
-                tol_map=tolerances,
-                num_tokens_to_check=self.arguments.value("--num-tokens-to-check"),
-            )
+        outcome = model.check_accuracy(
+            prompts, self._options(mode, config, tolerances), Path(expected) if expected else None
         )
-        _say(result.report)
-        if result.passed:
+        _say(outcome.report)
+        if outcome.passed:
             return None
         if mode == "token-matching":
             raise ForerunError("the accuracy check by token matching failed; its report is printed above")
-        return result
+        return outcome
 
-    def _generate(self, backend: DemoBackend, prompts: Sequence[str], config: NeuronConfig) -> None:
+    def _options(self, mode: str, config: NeuronConfig, tolerances: Tolerances) -> CheckOptions:
+        from forerun.accuracy.checks import CheckOptions
+
+        return CheckOptions(
+            mode,
+            config.max_length,
+            num_tokens=self.arguments.value("--num-tokens-to-check"),
+            tolerances=tolerances,
+            divergence_difference=self.arguments.value("--divergence-difference-tol"),
+        )
+
+    def _generate(self, model: DemoModel, prompts: Sequence[str], config: NeuronConfig) -> None:
         _say("Generating outputs...")
         _say(f"Prompts: {prompts}")
-        outputs = backend.generate(prompts, config.sampling, config.max_new_tokens)
+        outputs = model.generate(prompts, config.sampling, config.max_new_tokens)
         _say("Generated outputs:")
         for number, text in enumerate(outputs):
             _say(f"Output {number}: {text}")
 
-    def _benchmark(self, backend: DemoBackend) -> None:
+    def _benchmark(self, model: DemoModel) -> None:
         path = self.arguments.value("--benchmark-report-path")
         _say(f"Starting end-to-end benchmark with {BENCHMARK_RUNS}")
-        report = benchmark_report(backend.benchmark(BENCHMARK_RUNS))
+        report = benchmark_report(model.benchmark(BENCHMARK_RUNS))
         _say("Benchmark completed and its result is as following")
         _say(render_report(report))
         write_report(report, path)
@@ -208,4 +212,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    sys.exit(main())

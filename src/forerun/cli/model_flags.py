@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
-from forerun.compiler.artifact import Artifact, open_artifact
-from forerun.compiler.cache import is_artifact
-from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
+from forerun.cli.progress import compile_progress
+from forerun.config import read_modules_to_not_convert
 from forerun.errors import ConfigError
-from forerun.library import open_cached
+from forerun.opening import ModelRequest, Prepared, prepare
 from forerun.runtime.loader import RunSettings
 
 FORMATS = ("auto", "int8", "int4", "bfloat16", "float32")
@@ -60,8 +60,6 @@ def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError("--quantization-type needs --quantization-dtype int8 or int4")
         settings["quantization_type"] = args.quantization_type
     if args.modules_to_not_convert_file:
-        from forerun.config import read_modules_to_not_convert
-
         settings["modules_to_not_convert"] = list(read_modules_to_not_convert(args.modules_to_not_convert_file))
     if args.kv_cache_dtype == "int8":
         settings["kv_cache_quant"] = True
@@ -71,24 +69,17 @@ def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def open_model(model: str, args: argparse.Namespace) -> tuple[Artifact, NeuronConfig]:
-    """An artifact folder as it is (differing flags are shown and refused), or a checkpoint through the cache."""
-    requested = requested_settings(args)
-    if not is_artifact(model):
-        from forerun.cli.progress import compile_progress
-
-        with compile_progress(f"Compiling {model}") as progress:
-            return open_cached(model, requested, progress)
-    artifact = open_artifact(model)
-    rows = difference_table(requested, artifact.neuron_config)
-    if rows:
-        print(render_differences(rows))
-    require_match(rows, model)
-    return artifact, with_run_time(artifact.neuron_config, requested)
-
-
-def run_settings(args: argparse.Namespace) -> RunSettings:
-    """What --threads and --isa say."""
+def model_request(args: argparse.Namespace) -> ModelRequest:
+    """The model of the command line, how it is stored, how it runs."""
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads} must not be negative")
-    return RunSettings(threads=args.threads, isa=args.isa)
+    return ModelRequest(args.model, requested_settings(args), run=RunSettings(args.threads, args.isa))
+
+
+def prepare_model(args: argparse.Namespace) -> Prepared:
+    """``forerun.opening.prepare`` with a progress bar, and notes on the model on the standard error output."""
+    with compile_progress(f"Compiling {args.model}") as progress:
+        prepared = prepare(model_request(args), progress=progress)
+    for note in prepared.artifact.notes:
+        print(f"forerun: {note}", file=sys.stderr)
+    return prepared

@@ -6,8 +6,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from forerun.compiler.compile import Progress
+if TYPE_CHECKING:
+    from forerun.compiler.compile import Progress
 
 _PATIENCE = 0.5  # seconds of silence before the bar appears
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forerun.cli.progress import compile_progress
 from forerun.cli.serve_flags import SPECULATION_FLAGS, UNUSED_FLAGS, add_flags
-from forerun.errors import ConfigError, ForerunError
+from forerun.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
+    from forerun.compiler.compile import Progress
     from forerun.engine import EngineSettings
-    from forerun.server.backend import ServeBackend
-    from forerun.server.prepare import ModelRequest, Prepared
-    from forerun.server.settings import ServerSettings
+    from forerun.opening import ModelRequest, OpenedModel
+    from forerun.server.address import Address
+    from forerun.server.settings import Cors, ServerSettings
+
+    Open = Callable[[ModelRequest, Callable[[str], None], Progress], OpenedModel]
 
 DEFAULT_ROWS = 512
+ARTIFACTS_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
 KEY_VARIABLE = "VLLM_API_KEY"
 _KV_DTYPES = {"auto": None, "bfloat16": False, "int8": True}
 _QUANTIZATIONS = {"int8": "int8", "int4": "int4", "neuron_quant": "int8"}
@@ -28,57 +34,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
 
 
-def run(args: argparse.Namespace, make_backend: Callable[[], ServeBackend] | None = None) -> int:
-    """Prepare the model, then serve until a signal. Returns the exit status; raises ForerunError for user mistakes."""
-    model, engine, server = model_request(args), engine_settings(args), server_settings(args)
+def run(args: argparse.Namespace, open_model: Open | None = None) -> int:
+    """Open the model, then serve until a signal. Returns the exit status; raises ForerunError for user mistakes.
+
+    ``open_model`` replaces ``forerun.opening.open_model``.
+    """
+    request, server = model_request(args), server_settings(args)
     for line in notices(args):
         _say(line)
-    from forerun.server.prepare import prepare
+    if open_model is None:
+        from forerun import opening
 
-    prepared = prepare(model, (make_backend or _native_backend)(), _say)
-    return _serve(args, prepared, engine, server)
+        open_model = opening.open_model
+    from forerun.server.address import bound
+
+    with bound(server) as address:
+        with compile_progress(f"Compiling {args.model}") as progress:
+            model = open_model(request, _say, progress)
+        return _serve(model, address, args.seed)
 
 
-def _native_backend() -> ServeBackend:
-    from forerun.server.native_backend import NativeBackend
-
-    return NativeBackend()
-
-
-def _serve(args: argparse.Namespace, prepared: Prepared, engine: EngineSettings, server: ServerSettings) -> int:
-    from dataclasses import replace
+def _serve(model: OpenedModel, address: Address, seed: int | None) -> int:
+    from contextlib import closing
 
     from forerun.server.banner import banner, package_version
     from forerun.server.run import run as run_server
-    from forerun.server.service import ModelInfo, Service
+    from forerun.server.service import Service
 
-    loaded = prepared.loaded
-    info = ModelInfo(args.model, prepared.config, loaded.isa, loaded.threads, str(prepared.artifact))
-    engine = replace(
-        engine,
-        max_num_seqs=prepared.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens or loaded.executor.max_rows,
-        enable_prefix_caching=prepared.prefix_caching,
-    )
-    version = package_version()
-    service = Service(
-        loaded.executor,
-        loaded.tokenizer,
-        info,
-        server,
-        engine,
-        max_model_len=prepared.max_model_len,
-        seed=args.seed,
-        version=version,
-    )
-    _say(banner(service))
-    return run_server(service)
+    with closing(model.executor):
+        service = Service(model, address.settings, seed=seed, version=package_version())
+        with closing(service.engine):
+            _say(banner(service))
+            return run_server(service, address)
 
 
-def model_request(args: argparse.Namespace) -> ModelRequest:
-    """Which model, how it is stored, how it runs. Raises ConfigError."""
-    from forerun.server.backend import RunOptions
-    from forerun.server.prepare import ModelRequest
+def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> ModelRequest:
+    """Which model, how it is stored, how it runs. Raises ConfigError or ArtifactError."""
+    from forerun.opening import ModelRequest
+    from forerun.runtime.loader import RunSettings
 
     if args.tensor_parallel_size != 1:
         raise ConfigError(
@@ -86,23 +79,30 @@ def model_request(args: argparse.Namespace) -> ModelRequest:
         )
     if args.device not in ("neuron", "cpu", "auto"):
         raise ConfigError(f"--device {args.device} is not here: use cpu (neuron and auto mean the same)")
-    for name in ("max_num_seqs", "max_model_len", "max_num_batched_tokens"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads} must not be negative")
-    rows = args.max_num_batched_tokens or max(DEFAULT_ROWS, args.max_num_seqs or 0)
+    override = _override(args.override_neuron_config)
+    settings = {**_settings(args), **{key: value for key, value in override.items() if key not in _absent(override)}}
     return ModelRequest(
         args.model,
-        max_num_seqs=args.max_num_seqs,
-        max_model_len=args.max_model_len,
-        prefix_caching=args.enable_prefix_caching,
-        settings=_settings(args),
-        override=_override(args.override_neuron_config),
-        recompile=args.recompile,
-        run=RunOptions(args.threads, args.isa, rows),
+        settings,
+        engine_settings(args, settings.pop("is_prefix_caching", args.enable_prefix_caching)),
+        RunSettings(args.threads, args.isa, DEFAULT_ROWS, populate=True),
+        artifact=_artifacts_folder(args, environ),
+        compile="always" if args.recompile else "missing",
     )
+
+
+def _artifacts_folder(args: argparse.Namespace, environ: Mapping[str, str]) -> Path | None:
+    """The folder that the environment names; without --recompile there must be an artifact in it."""
+    from forerun.opening.cache import is_artifact
+
+    named = environ.get(ARTIFACTS_VARIABLE)
+    if named is not None and not args.recompile and not is_artifact(named):
+        raise ArtifactError(
+            f"{ARTIFACTS_VARIABLE}={named}: there is no artifact; compile one into it, or add --recompile to do it now"
+        )
+    return None if named is None else Path(named)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -138,27 +138,46 @@ def _override(text: str | None) -> dict[str, Any]:
     return value
 
 
-def engine_settings(args: argparse.Namespace) -> EngineSettings:
-    """What the engine does at once."""
+def _absent(override: Mapping[str, Any]) -> list[str]:
+    """Keys about speculation: it changes no token, so asking for it is answered with a line instead of a refusal."""
+    from forerun.config import NeuronConfig
+    from forerun.config.absent import SPECULATION
+    from forerun.config.fields import specs_of
+
+    specs = specs_of(NeuronConfig)
+    return [key for key in override if key in specs and specs[key].setting.status == SPECULATION]
+
+
+def engine_settings(args: argparse.Namespace, prefix_caching: bool | None = None) -> EngineSettings:
+    """What the engine does at once. Raises ConfigError."""
     from forerun.engine import EngineSettings
 
+    for name in ("max_num_seqs", "max_model_len", "max_num_batched_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     return EngineSettings(
         max_num_batched_tokens=args.max_num_batched_tokens,
+        max_num_seqs=args.max_num_seqs,
+        max_model_len=args.max_model_len,
         max_queued_requests=args.max_queued_requests,
         policy=args.scheduling_policy,
+        enable_prefix_caching=prefix_caching,
     )
 
 
 def server_settings(args: argparse.Namespace) -> ServerSettings:
     """Address, keys, caps, time-outs."""
-    from forerun.server.settings import Caps, ServerSettings, Timeouts
+    from forerun.server.settings import NO_CAP, Caps, ServerSettings, Timeouts
 
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port {args.port} is no port: use 0 to 65535")
     if args.shutdown_timeout < 0:
         raise ConfigError(f"--shutdown-timeout {args.shutdown_timeout} must not be negative")
-    if not 0 <= args.max_logprobs <= 1000:
-        raise ConfigError(f"--max-logprobs {args.max_logprobs} must be within 0 and 1000")
+    if args.max_logprobs < -1:
+        raise ConfigError(f"--max-logprobs {args.max_logprobs} must be 0 or more, or -1 for no cap")
+    if not 0 <= args.sse_keep_alive < float("inf"):
+        raise ConfigError(f"--sse-keep-alive {args.sse_keep_alive:g} must be a number of seconds, or 0 for never")
     keys = [key for group in args.api_key or [] for key in group]
     if not keys and os.environ.get(KEY_VARIABLE):
         keys = [os.environ[KEY_VARIABLE]]
@@ -170,10 +189,37 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         uds=args.uds,
         api_keys=tuple(keys),
         admin_api_key=args.admin_api_key,
-        caps=Caps(logprobs=args.max_logprobs, body_bytes=args.max_body_bytes),
+        caps=Caps(logprobs=NO_CAP if args.max_logprobs == -1 else args.max_logprobs, body_bytes=args.max_body_bytes),
         timeouts=Timeouts(shutdown=args.shutdown_timeout),
         request_log=not args.disable_log_requests,
+        strict_requests=args.strict_requests,
+        sse_keep_alive=args.sse_keep_alive,
+        tokenizer_info=args.enable_tokenizer_info_endpoint,
+        cors=_cors(args),
     )
+
+
+def _cors(args: argparse.Namespace) -> Cors | None:
+    """Which pages are let in; None: none, whatever the other flags say."""
+    from forerun.server.settings import Cors
+
+    origins = _names(args.allowed_origins, "--allowed-origins")
+    methods = _names(args.allowed_methods, "--allowed-methods")
+    headers = _names(args.allowed_headers, "--allowed-headers")
+    return Cors(origins, methods, headers, args.allow_credentials) if origins else None
+
+
+def _names(text: str, flag: str) -> tuple[str, ...]:
+    """A JSON list of strings; one name may stand alone."""
+    if not text.lstrip().startswith("["):
+        return (text,)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag} is not JSON: {error}") from None
+    if not all(isinstance(item, str) for item in value):
+        raise ConfigError(f'{flag} must be a JSON list of names such as ["*"], not {text}')
+    return tuple(value)
 
 
 def notices(args: argparse.Namespace) -> list[str]:
@@ -181,6 +227,9 @@ def notices(args: argparse.Namespace) -> list[str]:
     lines = []
     if args.device == "neuron":
         lines.append("--device neuron: this machine's processor")
+    absent = _absent(_override(args.override_neuron_config))
+    if absent:
+        lines.append(f"--override-neuron-config {', '.join(absent)}: not in this version, tokens are the same without")
     speculation = [flag for flag in SPECULATION_FLAGS if getattr(args, _dest(flag)) is not None]
     if speculation:
         lines.append(f"{', '.join(speculation)}: not in this version, tokens are the same without")
@@ -198,19 +247,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def main(argv: Sequence[str] | None = None, make_backend: Callable[[], ServeBackend] | None = None) -> int:
-    """The whole command by itself; ``make_backend`` replaces the native one."""
-    import sys
-
+def main(argv: Sequence[str] | None = None, open_model: Open | None = None) -> int:
+    """The whole command by itself; see ``run``."""
+    from forerun.cli.ending import run_command
     from forerun.cli.main import Parser
 
     parser = Parser(prog="forerun serve", allow_abbrev=False, description="OpenAI-compatible server")
     add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv), make_backend)
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: run(parser.parse_args(argv), open_model))

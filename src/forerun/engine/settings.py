@@ -16,7 +16,7 @@ class EngineSettings:
     - ``max_queued_requests``: how many requests may wait beyond the ``max_num_seqs`` that run (QueueFullError
       after that).
     - ``policy``: "fcfs" serves in order of arrival, "priority" by ``SamplingParams.priority`` first.
-    - ``enable_prefix_caching``, ``max_salt_share``: see kvcache.
+    - ``enable_prefix_caching``: None means as the artifact says, and yes without one. ``max_salt_share``: see kvcache.
     - ``max_model_len``: the longest sequence, prompt and output.
     - ``prompt_logprobs_rows``: prompt rows whose full logits are fetched per step (bounds memory: rows x
       vocabulary x 4 bytes).
@@ -27,7 +27,7 @@ class EngineSettings:
     max_num_seqs: int | None = None
     max_queued_requests: int = 1024
     policy: str = "fcfs"
-    enable_prefix_caching: bool = True
+    enable_prefix_caching: bool | None = None
     max_salt_share: float = 0.5
     max_model_len: int | None = None
     prompt_logprobs_rows: int = 64

@@ -15,24 +15,28 @@ from forerun.config import NeuronConfig
 from forerun.errors import ArtifactError, ConfigError
 from forerun.host.machine import Host, read_host
 from forerun.runtime.memory import blocks_for
-from forerun.runtime.native import LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions, PackedWeight
+from forerun.runtime.native import HEAD_ROWS, LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions, PackedWeight
 
 MAX_BATCHED_ROWS = 2048
 """Default rows of one engine step; the native layer cuts them into smaller chunks."""
 
 
+MOST_HEAD_ROWS = 128
+"""Sequences that get their next token from one pass over the LM head, as long as there are no more."""
 UNKNOWN_MEMORY = 2 << 30
 """Counted as available where the system does not say."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Choices of one run that change no token. ``threads`` 0: one per usable core. ``isa`` "": the best one."""
+    """Choices of one run that change no token. ``threads`` 0: one per usable core. ``isa`` "": the best one.
+    ``max_rows``: rows of a step. ``populate``: fetch the memory of the KV cache ahead of its use, while idle."""
 
     threads: int = 0
     isa: str = ""
     max_rows: int = MAX_BATCHED_ROWS
     max_sample_rows: int = 512
+    populate: bool = False
 
 
 def open_executor(
@@ -55,6 +59,7 @@ def open_executor(
         max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),
         max_seqs=config.max_seqs,
         max_sample_rows=max(run.max_sample_rows, config.max_seqs),
+        head_rows=max(HEAD_ROWS, min(config.max_seqs, MOST_HEAD_ROWS)),
         kv_dtype=config.kv_cache_dtype,
         threads=threads,
         cpus=host.pin_cpus(threads),
@@ -63,9 +68,12 @@ def open_executor(
         deterministic=config.sampling.deterministic,
     )
     try:
-        return NativeExecutor(program, weights, options)
+        executor = NativeExecutor(program, weights, options)
     except (ValueError, MemoryError) as error:
         raise ConfigError(f"the model cannot be started: {error or 'out of memory'}") from None
+    if run.populate:
+        executor.populate_kv()
+    return executor
 
 
 def config_threads(config: NeuronConfig) -> int:

@@ -19,17 +19,17 @@ def package_version() -> str:
 
 def banner(service: Service) -> str:
     """Model, instruction set, threads, KV capacity and address, one line each."""
-    info, settings, core = service.info, service.settings, service.core
+    model, settings, core = service.opened, service.settings, service.core
     stats = service.engine.stats()
     tokens = stats.kv_blocks * service.block_size
     caching = "on" if core.settings.enable_prefix_caching else "off (--enable-prefix-caching turns it on)"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"unix:{settings.uds}" if settings.uds else f"http://{host}:{settings.port}"
-    threads = f"{info.threads} thread{'s' if info.threads != 1 else ''}"
+    threads = f"{model.threads} thread{'s' if model.threads != 1 else ''}"
     lines = [
         f"Forerun {service.version}",
-        f"  model     {', '.join(settings.served_names)} (artifact {info.artifact})",
-        f"  runs on   {info.isa}, {threads}",
+        f"  model     {', '.join(settings.served_names)} (artifact {model.artifact})",
+        f"  runs on   {model.isa}, {threads}",
         f"  KV cache  {tokens} tokens in {stats.kv_blocks} blocks of {service.block_size}: "
         f"{tokens / service.max_model_len:.1f} sequences of {service.max_model_len} tokens; prefix caching {caching}",
         f"  steps     up to {core.step_limits.seqs} sequences and {core.step_limits.rows} rows; "

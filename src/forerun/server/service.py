@@ -3,65 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import count
 
-from forerun.config import NeuronConfig
 from forerun.engine import AsyncEngine, Engine, EngineSettings, QueueFullError
+from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor
 from forerun.server.errors import ApiError
 from forerun.server.metrics import Collector, ServerMetrics
 from forerun.server.sampling import SamplingDefaults, sampling_defaults
 from forerun.server.settings import ServerSettings
-from forerun.server.text import ServerTokenizer, TextWorker
+from forerun.server.text import TextWorker
 from forerun.server.token_text import TokenTexts
 
 _CHARS_PER_TOKEN = 32
+_NAMES_NOTED = 100
 
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What is served: ``model`` as the user named it, the artifact's configuration, and how it runs."""
-
-    model: str
-    config: NeuronConfig
-    isa: str = ""
-    threads: int = 0
-    artifact: str = ""
+_log = logging.getLogger("forerun.server")
 
 
 class Service:
     """One model behind one engine. Make it anywhere; use it from one event loop."""
 
     def __init__(
-        self,
-        executor: Executor,
-        tokenizer: ServerTokenizer,
-        info: ModelInfo,
-        settings: ServerSettings,
-        engine_settings: EngineSettings,
-        *,
-        max_model_len: int | None = None,
-        seed: int | None = None,
-        version: str = "0",
+        self, model: OpenedModel, settings: ServerSettings, *, seed: int | None = None, version: str = "0"
     ) -> None:
-        """``max_model_len``: a limit below the executor's own. ``seed``: makes the seeds of requests that bring none
-        repeat from start to start.
+        """``seed`` makes the seeds of requests that bring none repeat from start to start.
 
-        Raises ConfigError when the settings ask for more than the executor has.
+        Raises ConfigError when the engine's settings ask for more than the executor has.
         """
+        executor, tokenizer = model.executor, model.tokenizer
         self.settings = settings
-        self.info = info
+        self.opened = model
         self.version = version
         self.metrics = ServerMetrics()
         entropy = os.urandom if seed is None else random.Random(seed).randbytes
         self.core = Engine(
             executor,
-            settings=replace(engine_settings, max_model_len=max_model_len),
+            settings=model.engine,
             eos_token_ids=tokenizer.eos_token_ids,
             detokenizer=tokenizer.detokenizer,
             limits=settings.caps.for_engine(executor.vocab_size),
@@ -72,16 +56,21 @@ class Service:
         self.block_size = executor.block_size
         self.vocab_size = executor.vocab_size
         chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * self.max_model_len
-        self.text = TextWorker(tokenizer, max_chars=chars, timeout=settings.timeouts.text)
+        self.text = TextWorker(
+            tokenizer, max_model_len=self.max_model_len, max_chars=chars, timeout=settings.timeouts.text
+        )
         self.tokenizer = tokenizer
-        self.tokens = TokenTexts(tokenizer)
+        self._tokens, self._token_names = TokenTexts(tokenizer), TokenTexts(tokenizer, by_id=True)
         self.defaults: SamplingDefaults = sampling_defaults(
-            info.config.on_device_sampling_config, tokenizer.generation_config
+            model.config.on_device_sampling_config, tokenizer.generation_config
         )
         self.created = int(time.time())
         self.draining = False
-        self.collector = Collector(self.model, self.metrics, self.engine.stats, _cache_info(executor, engine_settings))
+        self.collector = Collector(
+            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.core.settings)
+        )
         self._numbers = count()
+        self._ignored: set[str] = set()
 
     @property
     def model(self) -> str:
@@ -122,6 +111,22 @@ class Service:
         if key is None or len(self.settings.api_keys) < 2:
             return ""
         return "key:" + hashlib.sha256(key).hexdigest()[:8]
+
+    def bounds(self) -> dict[str, int]:
+        """The numbers that the OpenAPI document states: the caps, token ids, the longest prompt."""
+        caps = {name: value for name, value in asdict(self.settings.caps).items() if isinstance(value, int)}
+        return {**caps, "token_id": self.vocab_size - 1, "prompt_tokens": self.core.admission.max_total - 1}
+
+    def tokens_named(self, *, by_id: bool) -> TokenTexts:
+        """The texts of tokens, with those or their ids as names in log-probabilities."""
+        return self._token_names if by_id else self._tokens
+
+    def note_ignored(self, names: Iterable[str]) -> None:
+        """Log the names of requests that are ignored, each once; there are bounds to what clients can make us say."""
+        for name in names:
+            if name not in self._ignored and len(self._ignored) < _NAMES_NOTED:
+                self._ignored.add(name)
+                _log.info("ignoring %s, which means nothing here (--strict-requests refuses it)", ascii(name))
 
     async def close(self, timeout: float = 0.0) -> bool:
         """Stop taking requests, let the present ones end for up to ``timeout`` seconds, then stop the engine."""

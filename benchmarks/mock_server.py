@@ -30,11 +30,11 @@ class Script:
 
 @dataclass
 class Mock:
-    """Its URL, the bodies that came in, and when the first piece of each answer left (``time.perf_counter``)."""
+    """Its URL, the bodies that came in, and with each body the moment its first piece left (``time.perf_counter``)."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
-    first_sent: list[float] = field(default_factory=list)
+    firsts: list[tuple[dict[str, Any], float]] = field(default_factory=list)
     open_now: int = 0
     most_open: int = 0
 
@@ -81,7 +81,7 @@ async def _serve(
             mock.open_now += 1
             mock.most_open = max(mock.most_open, mock.open_now)
             try:
-                await _answer(mock, script(body), writer)
+                await _answer(mock, body, script(body), writer)
             finally:
                 mock.open_now -= 1
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -90,7 +90,7 @@ async def _serve(
         writer.close()
 
 
-async def _answer(mock: Mock, script: Script, writer: asyncio.StreamWriter) -> None:
+async def _answer(mock: Mock, body: dict[str, Any], script: Script, writer: asyncio.StreamWriter) -> None:
     if script.status != 200 or script.raw:
         head = f"HTTP/1.1 {script.status} X\r\nContent-Type: text/event-stream\r\nContent-Length: {len(script.raw)}"
         writer.write(head.encode() + b"\r\n\r\n" + script.raw)
@@ -99,7 +99,7 @@ async def _answer(mock: Mock, script: Script, writer: asyncio.StreamWriter) -> N
     for number, piece in enumerate(script.pieces):
         await asyncio.sleep(script.pause)
         if not number:
-            mock.first_sent.append(time.perf_counter())
+            mock.firsts.append((body, time.perf_counter()))
         _event(writer, {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
         await writer.drain()
     if script.cut:

@@ -1,0 +1,46 @@
+"""``forerun bench report``: result files of load tests as a page, pictures and the tutorials' tables."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from forerun.bench import tables
+from forerun.bench.charts import all_charts, drawn
+from forerun.bench.page import page
+from forerun.bench.runs import read_runs
+from forerun.errors import ForerunError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to read, where to write."""
+    parser.add_argument("results", nargs="+", metavar="PATH", help="*_summary.json files, or folders that have them")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for report.html, PNG and CSV files")
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Read, draw, write; prints the tables."""
+    runs = read_runs(args.results)
+    made = {"Scenarios": tables.speculation_table(runs)}
+    files: dict[str, bytes] = {tables.SPECULATION: tables.as_csv(made["Scenarios"]).encode()}
+    pairs = tables.cache_pairs(runs)
+    if pairs:
+        made["Prefix caching"] = tables.prefix_caching_table(pairs)
+        files[tables.PREFIX_CACHING] = tables.as_csv(made["Prefix caching"]).encode()
+    charts = all_charts(runs)
+    files |= {f"{name}.png": drawn(chart, "png") for name, chart in charts.items()}
+    files["report.html"] = page(runs, made, {name: drawn(chart, "svg") for name, chart in charts.items()}).encode()
+    _write(Path(args.output), files)
+    for title, table in made.items():
+        print(f"{title}\n\n{tables.as_markdown(table)}\n")
+    print(f"{Path(args.output) / 'report.html'}: {len(runs)} runs, {len(charts)} charts")
+    return 0
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise ForerunError(f"--output {folder} cannot be written ({error.strerror})") from None

@@ -1,0 +1,138 @@
+"""Which artifact, whether it fits, and with which settings it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from forerun.checkpoint import Checkpoint, open_checkpoint
+from forerun.checkpoint.tokenizer import Tokenizer
+from forerun.compiler.artifact import Artifact, open_artifact
+from forerun.compiler.compile import Progress, compile_checkpoint
+from forerun.config import Difference, NeuronConfig, difference_table, render_differences, require_match, with_run_time
+from forerun.config.fields import specs_of
+from forerun.errors import ArtifactError
+from forerun.opening.cache import cached_artifact, is_artifact
+from forerun.opening.model import OpenedModel
+from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
+from forerun.runtime.loader import open_executor
+from forerun.runtime.native import NativeExecutor
+
+DEFAULT_SEQUENCES = 4
+DEFAULT_LENGTH = 8192
+"""Tokens of a sequence that a model is compiled for, as long as it was made for so many."""
+
+Say = Callable[[str], None]
+
+
+def open_model(
+    request: ModelRequest, say: Say = lambda line: None, progress: Progress = lambda what, done, total: None
+) -> OpenedModel:
+    """Find or compile, compare, load. Notes and a table of differences are told to ``say``.
+
+    Raises ForerunError with one line.
+    """
+    return prepare(request, say, progress).load()
+
+
+def prepare(
+    request: ModelRequest, say: Say = lambda line: None, progress: Progress = lambda what, done, total: None
+) -> Prepared:
+    """The artifact that ``request`` means, compiled if need be, and the configuration of this run; nothing is loaded.
+
+    Raises ForerunError with one line.
+    """
+    artifact = _find(request, progress)
+    for note in artifact.notes:
+        say(note)
+    stored = artifact.neuron_config
+    rows = difference_table(request.settings, stored) + _run_limits(request, stored)
+    if table := render_differences(rows):
+        say(table)
+    require_match(rows, str(artifact.path))
+    return Prepared(request, artifact, with_run_time(stored, request.settings))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An artifact that fits; ``config`` is its own configuration with the run-time settings of this run."""
+
+    request: ModelRequest
+    artifact: Artifact
+    config: NeuronConfig
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return Tokenizer(self.artifact.tokenizer_files())
+
+    def executor(self) -> NativeExecutor:
+        """Map the weights, reserve the cache, start the threads. Raises ArtifactError or ConfigError."""
+        run, rows = self.request.run, self.request.engine.max_num_batched_tokens
+        return open_executor(self.artifact, self.config, replace(run, max_rows=rows) if rows else run)
+
+    def load(self) -> OpenedModel:
+        """The model, ready to run. Raises ArtifactError, CheckpointError or ConfigError."""
+        engine = self.request.engine
+        if engine.enable_prefix_caching is None:
+            engine = replace(engine, enable_prefix_caching=self.config.is_prefix_caching)
+        tokenizer, executor = self.tokenizer, self.executor()
+        return OpenedModel(
+            self.request.model,
+            self.artifact.path,
+            self.config,
+            executor,
+            tokenizer,
+            engine,
+            executor.isa,
+            executor.threads,
+        )
+
+
+def new_config(checkpoint: Checkpoint, request: ModelRequest) -> NeuronConfig:
+    """The configuration to compile ``checkpoint`` with. Raises ConfigError."""
+    defaults = request.defaults
+    if defaults is None:
+        length, sequences = request.engine.max_model_len, request.engine.max_num_seqs
+        defaults = {
+            **NATIVE_SETTINGS,
+            "batch_size": sequences or DEFAULT_SEQUENCES,
+            "seq_len": length or min(DEFAULT_LENGTH, checkpoint.config.max_position_embeddings),
+        }
+    return NeuronConfig.from_dict({**defaults, **request.settings})
+
+
+def _find(request: ModelRequest, progress: Progress) -> Artifact:
+    """The artifact, as it is or compiled. Run-time settings lead to no other one in the cache."""
+    named = request.artifact or (Path(request.model) if is_artifact(request.model) else None)
+    if request.compile == "never" or (request.compile == "missing" and named is not None and is_artifact(named)):
+        return open_artifact(named or request.model)
+    if is_artifact(request.model):
+        raise ArtifactError(f"{request.model} is an artifact: give the checkpoint to compile it again")
+    checkpoint = open_checkpoint(request.model)
+    config = new_config(checkpoint, request)
+    if named is not None:
+        compile_checkpoint(checkpoint, config, named, progress)
+        return open_artifact(named, verify=False)
+    fixed = replace(request, settings=_without_run_time(request.settings))
+    return cached_artifact(checkpoint, new_config(checkpoint, fixed), progress, recompile=request.compile == "always")
+
+
+def _without_run_time(settings: Mapping[str, Any]) -> dict[str, Any]:
+    specs = specs_of(NeuronConfig)
+    return {name: value for name, value in settings.items() if not specs[name].setting.run_time}
+
+
+def _run_limits(request: ModelRequest, stored: NeuronConfig) -> list[Difference]:
+    """Sequences and length of this run: less than the artifact has is a limit, more needs another artifact."""
+    rows = []
+    for name, asked, have in (
+        ("max_num_seqs", request.engine.max_num_seqs, stored.max_seqs),
+        ("max_model_len", request.engine.max_model_len, stored.max_length),
+    ):
+        if asked is not None and asked != have:
+            rows.append(Difference(name, asked, have, "run-time setting" if asked < have else "needs a recompile"))
+    return rows

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.mock_server import Script, mock_server
+from forerun.bench.runs import read_runs
+from forerun.bench.tables import cache_pairs
+from forerun.cli.main import main
+from forerun.errors import ForerunError
+from tests.support.tiny_checkpoints import write_tokenizer
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one dataset without and with cache, and of two concurrencies."""
+    folder = tmp_path_factory.mktemp("results")
+    write_tokenizer(folder, 320)
+    usage = {"prompt_tokens": 40, "completion_tokens": 6, "prompt_tokens_details": {"cached_tokens": 30}}
+    for name, clients, pause in (("math-off", 1, 0.02), ("math-on", 1, 0.002), ("four", 4, 0.002)):
+        with mock_server(lambda body, pause=pause: Script("abcdef", pause=pause, usage=usage)) as mock:  # type: ignore[misc]
+            words = (
+                f"bench load --model m --tokenizer {folder} --base-url {mock.url} --dataset-name math "
+                f"--num-concurrent-requests {clients} --results-dir {folder}/{name} --metadata scenario={name}"
+            )
+            assert main(words.split()) == 0
+    return folder
+
+
+def test_the_report_of_some_runs(results: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "out"
+    assert main(["bench", "report", str(results), "--output", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "report.html", "distributions.png", "concurrency.png", "timeline-1.png", "timeline-2.png", "timeline-3.png",
+        "llama70b_perf_comparison.csv", "llama70b_apc_perf_comparison.csv",
+    }  # fmt: skip
+    rows = list(csv.DictReader((out / "llama70b_perf_comparison.csv").open()))
+    assert [row["Scenario"] for row in rows] == ["four", "math-off", "math-on"]
+    for row, run in zip(rows, read_runs([str(results)]), strict=True):
+        median = sorted(one["ttft_s"] for one in run.singles)
+        assert float(row["TTFT (P50 in ms)"]) == pytest.approx((median[4] + median[5]) / 2 * 1000, abs=0.051)
+        assert row["Cache hit rate"] == "75.0%" and row["Errors"] == "0"
+    (pair,) = csv.DictReader((out / "llama70b_apc_perf_comparison.csv").open())
+    before, after = (float(pair[f"TTFT (P50 in ms) {how} prefix caching"]) for how in ("without", "with"))
+    assert before > after > 0 and float(pair["Improvement"][:-1]) == pytest.approx(before / after, rel=0.1)
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 5 and "<script" not in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert (out / "distributions.png").read_bytes().startswith(b"\x89PNG")
+    assert "| math-off |" in capsys.readouterr().out
+
+
+def test_the_page_in_a_browser(results: Path, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs a browser")
+    out = tmp_path / "out"
+    assert main(["bench", "report", str(results), "--output", str(out)]) == 0
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{out}/report.html"], capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("<svg") == 5 and "CONSOLE" not in done.stderr
+    shot = tmp_path / "page.png"
+    subprocess.run(
+        [*command[:-1], f"--screenshot={shot}", f"file://{out}/report.html"], capture_output=True, timeout=120
+    )
+    assert shot.stat().st_size > 10_000
+
+
+def test_llmperfs_own_files_are_read_too(results: Path, tmp_path: Path) -> None:
+    for path in (results / "four").iterdir():
+        value = json.loads(path.read_text())
+        plain = (
+            {key: value[key] for key in value if key != "forerun"}
+            if isinstance(value, dict)
+            else [{key: one[key] for key in one if key != "forerun"} for one in value]
+        )
+        (tmp_path / path.name).write_text(json.dumps(plain))
+    assert main(["bench", "report", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert not list((tmp_path / "out").glob("timeline*"))
+
+
+def test_pairs_need_both_sides(results: Path) -> None:
+    runs = read_runs([str(results)])
+    assert [(a.label, b.label) for a, b in cache_pairs(runs)] == [("math-off", "math-on")]
+    assert cache_pairs(runs[:2]) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "1e999"])
+def test_files_that_are_no_results(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x_summary.json").write_text(text)
+    (tmp_path / "x_individual_responses.json").write_text("[]")
+    with pytest.raises(ForerunError) as caught:
+        read_runs([str(tmp_path)])
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_without_results(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing", tmp_path / "x.json"):
+        with pytest.raises(ForerunError):
+            read_runs([str(path)])
