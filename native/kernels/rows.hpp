@@ -54,7 +54,7 @@ static void quantize_row(const float* x, int width, float fine_above, const Quan
     const float largest = high[g].scale;
     const bool empty = largest < 1e-30f, fine = !empty && largest > limit;
     const float s = empty ? 0.0f : short_scale(largest / (127.0f * 128.0f));
-    const f32x16 inverse = empty ? set1(0.0f) : div(set1(fine ? 127.0f * 128.0f : 127.0f), set1(largest));
+    const f32x16 inverse = set1(empty ? 0.0f : (fine ? 127.0f * 128.0f : 127.0f) / largest);
     const f32x16 a = at < width ? load(x + at) : set1(0.0f);
     const f32x16 b = at + 16 < width ? load(x + at + 16) : set1(0.0f);
     i32x16 qa = to_i32(round_even(mul(a, inverse))), qb = to_i32(round_even(mul(b, inverse)));

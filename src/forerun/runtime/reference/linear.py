@@ -21,8 +21,8 @@ _UNIT = np.float32(12582912)  # 1.5 * 2^23; integers within 2^22 can be added to
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """Rows of integers in two planes: high and low [T, K padded to 64] (kept as float64, every product of them is exact),
-    ``low`` zero where ``fine`` [T, groups of 32] does not hold; ``scale`` of low and mu float32 [T, groups], ``mu`` the
+    """Rows of integers in two planes: high and low [T, K padded to 64] (float64, all their products are exact), ``low``
+    zero where ``fine`` [T, groups of 32] does not hold; ``scale`` of low and mu float32 [T, groups], ``mu`` the
     scale times the group's sum of 128 * high + low."""
 
     high: NDArray[np.float64]
