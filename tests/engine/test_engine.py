@@ -92,7 +92,6 @@ def test_without_text() -> None:
         (["1"], {}, "list of token ids"),
         ([10**30], {}, "list of token ids"),
         ([1], {"stop_token_ids": [128]}, "stop_token_ids"),
-        ([1], {"n": 2}, "n must be expanded"),
     ],
 )
 def test_what_can_never_be_served_is_refused(prompt: list[Any], params: dict[str, Any], message: str) -> None:
