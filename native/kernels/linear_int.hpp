@@ -150,14 +150,17 @@ FORERUN_INLINE int with_rows(int n, const Work& work) {
 
 template <Format F>
 void stream_linear(const LinearArgs& a, const PreparedRows& x) {
-  const int tiles = (a.rows + kStreamRows - 1) / kStreamRows;
-  for (int panel = a.panel_begin; panel < a.panel_end;) {
-    int width = a.panel_end - panel;
-    for (int tile = 0; tile < tiles; ++tile) {  // of nearly equal height
+  // Tiles of nearly equal height; all of them visit the same panels in turn.
+  const int tiles = (a.rows + kStreamRows - 1) / kStreamRows, least = a.rows / tiles;
+  const int widest = kStreamPanels[least];  // higher tiles are not wider
+  const int step = a.epilogue == Epilogue::SiluMul && widest < 2 ? 2 : widest;
+  for (int panel = a.panel_begin; panel < a.panel_end; panel += step) {
+    const int end = panel + step < a.panel_end ? panel + step : a.panel_end;
+    for (int tile = 0; tile < tiles; ++tile) {
       const int row = a.rows * tile / tiles, rows = a.rows * (tile + 1) / tiles - row;
-      width = with_rows<kStreamRows>(rows, [&]<int Rows>() { return stream_tile<F, Rows>(a, x, row, panel, width); });
+      for (int at = panel; at < end;)
+        at += with_rows<kStreamRows>(rows, [&]<int Rows>() { return stream_tile<F, Rows>(a, x, row, at, end - at); });
     }
-    panel += width;
   }
 }
 
@@ -168,7 +171,7 @@ void tile_rows(const LinearArgs& a, const PreparedRows& x, const UnpackedPanels<
   finish_rows<Panels>(a, row, Rows, panel, sums);
 }
 // From this many rows on, panels are unpacked once and reused, by tiles of kTileRows and one row less.
-inline constexpr int kUnpackRows = 24;
+inline constexpr int kUnpackRows = 64;
 static_assert(kUnpackRows >= (kTileRows - 1) * (kTileRows - 2));
 
 template <Format F, int Panels>
