@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from forerun.compiler.artifact import MANIFEST
 from forerun.host.machine import Host, read_host
 from forerun.measure.offline import OfflineBatch
 from forerun.measure.speed import token_ids
@@ -107,7 +108,7 @@ def _fastest(executor: NativeExecutor, rows: int, end: float) -> float:
 
 
 def _key(executor: NativeExecutor, artifact: Path, host: Host) -> str:
-    facts = [str(artifact.resolve()), (artifact / "manifest.json").stat().st_mtime_ns, host.cpu_model, executor.isa]
+    facts = [str(artifact.resolve()), (artifact / MANIFEST).stat().st_mtime_ns, host.cpu_model, executor.isa]
     facts += [executor.threads, executor.kv_dtype]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
