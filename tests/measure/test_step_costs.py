@@ -60,11 +60,19 @@ def test_sharing_changes_no_bit(executor: NativeExecutor) -> None:
 
 def test_one_measurement_serves_all_starts(executor: NativeExecutor, artifact: Path, tmp_path: Path) -> None:
     file = tmp_path / "cache" / "costs.json"
-    first = known_step_costs(executor, artifact, file)
+    first = known_step_costs(executor, artifact, file, budget=60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_costs, "measure_step_costs", lambda executor: pytest.fail("measured again"))
+        patch.setattr(step_costs, "measure_step_costs", lambda executor, budget: pytest.fail("measured again"))
         assert known_step_costs(executor, artifact, file) == first
+    assert len(first.seconds) == 5
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_what_was_cut_off_is_tried_again(executor: NativeExecutor, artifact: Path, tmp_path: Path) -> None:
+    file = tmp_path / "costs.json"
+    assert list(known_step_costs(executor, artifact, file, budget=-1).seconds) == [1]
+    whole = known_step_costs(executor, artifact, file, budget=60)
+    assert len(whole.seconds) == 5 and known_step_costs(executor, artifact, file, budget=-1) == whole
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"KEY": 3}', '{"KEY": {"seconds": {"2": 1}, "repeat_rows": 0}}',

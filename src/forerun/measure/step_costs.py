@@ -73,14 +73,16 @@ def measure_step_costs(executor: NativeExecutor, budget: float = BUDGET) -> Step
     return StepCosts(seconds, repeat_rows)
 
 
-def known_step_costs(executor: NativeExecutor, artifact: Path, file: Path, host: Host | None = None) -> StepCosts:
+def known_step_costs(
+    executor: NativeExecutor, artifact: Path, file: Path, host: Host | None = None, budget: float = BUDGET
+) -> StepCosts:
     """The measurement of this artifact on this host from ``file``; where there is none, or a damaged one, it is made
     and kept, if that is possible. One that was cut off by the budget (a large model, a busy machine) is tried again at
     every start. The executor is set accordingly."""
     known, key = _read(file), _key(executor, artifact, host or read_host())
     costs = _sound(known.get(key))
     if costs is None or len(costs.seconds) < len(_counts(executor)):
-        fresh = measure_step_costs(executor)
+        fresh = measure_step_costs(executor, budget)
         costs = fresh if costs is None or len(fresh.seconds) >= len(costs.seconds) else costs
         known.pop(key, None)
         _write(file, {**dict(list(known.items())[1 - KEPT :]), key: asdict(costs)})
