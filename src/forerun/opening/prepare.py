@@ -69,7 +69,7 @@ class Prepared:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        return Tokenizer(self.artifact.tokenizer_files())
+        return Tokenizer(self.artifact.tokenizer_files(), int(self.artifact.config.model["vocab_size"]))
 
     def executor(self) -> NativeExecutor:
         """Map the weights, reserve the cache, start the threads. Raises ArtifactError or ConfigError."""
