@@ -40,8 +40,8 @@ class LastStep:
 
 
 class Populator(threading.Thread):
-    """Calls ``populate(offset, bytes)`` for the pool's parts, in pauses of the executor and behind everybody else, until
-    ``ahead`` bytes beyond the ``used()`` share (0..1) of the pool are there; and again when more is used.
+    """Calls ``populate(offset, bytes)`` for the pool's parts, in pauses of the executor and behind everybody else,
+    until ``ahead`` bytes beyond the ``used()`` share (0..1) of the pool are there; and again when more is used.
 
     It has to be stopped before the interpreter ends: a thread that comes back from native code after that is killed
     there, and the process with it.
