@@ -25,6 +25,7 @@ from typing import Any
 from forerun.compiler.buckets import BucketPlan
 from forerun.compiler.program import Program
 from forerun.compiler.stale import claimed, remove_stale_folders
+from forerun.compiler.validate import validate
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
 
@@ -67,7 +68,9 @@ class Artifact:
     @cached_property
     def program(self) -> Program:
         """The program, whose lengths are data. Raises ArtifactError when it is damaged."""
-        return Program.loads(_read_text(self.path / PROGRAM))
+        program = Program.loads(_read_text(self.path / PROGRAM))
+        validate(program)
+        return program
 
     @property
     def notes(self) -> list[str]:

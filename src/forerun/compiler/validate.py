@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from forerun.compiler.formats import FLOAT_FORMATS, FORMATS
 from forerun.compiler.opset import EPILOGUES, INPUT, ROLES, OpSpec, spec_of
+from forerun.compiler.program import Instruction, Program
 from forerun.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from forerun.compiler.program import Instruction, Program
 
 _DTYPES = ("f32", "q15", "i32")
 
