@@ -30,7 +30,8 @@ class LLM(Generator):
 
     ``settings``, by their own names: those of EngineSettings (``max_num_seqs``, ``enable_prefix_caching`` ...);
     ``threads`` and ``isa``; and those of NeuronConfig (``seq_len``, ``batch_size``, ``quantized`` ...).
-    Settings that an artifact was compiled with can only be confirmed. Raises ForerunError with one line.
+    ``batch_size`` and ``seq_len`` of an artifact are limits of this run; its other settings can only be
+    confirmed. Raises ForerunError with one line.
     """
 
     def __init__(

@@ -241,7 +241,7 @@ def test_a_detokenizer_that_raises_fails_its_request_only() -> None:
             raise KeyError(token)
 
     decoders = iter([Broken(), ByteDetokenizer()])
-    engine = Engine(OracleExecutor(), detokenizer=lambda skip: next(decoders))
+    engine = Engine(OracleExecutor(), detokenizer=lambda skip, context: next(decoders))
     for name in ("bad", "good"):
         engine.add(name, [1, 2], SamplingParams(temperature=0, max_tokens=3))
     outputs = {name: output.outputs[0] for name, output in run(engine).items()}

@@ -93,7 +93,7 @@ class Admission:
             max_total=admitted.max_total,
             eos_ids=self._eos_ids,
             kv=SequenceBlocks(params.cache_salt, self.table_width),
-            text=self._text(params),
+            text=self._text(admitted.ids.tolist(), params),
             arrival=arrival,
         )
 
@@ -134,8 +134,8 @@ class Admission:
     def _has_text(self, params: SamplingParams) -> bool:
         return self._detokenizer is not None and params.detokenize
 
-    def _text(self, params: SamplingParams) -> TextStream | None:
+    def _text(self, prompt: Sequence[int], params: SamplingParams) -> TextStream | None:
         if self._detokenizer is None or not params.detokenize:
             return None
-        decoder = self._detokenizer(params.skip_special_tokens)
+        decoder = self._detokenizer(params.skip_special_tokens, prompt)
         return TextStream(decoder, params.stop, params.include_stop_str_in_output, params.min_tokens)

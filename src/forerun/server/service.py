@@ -16,7 +16,7 @@ from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor
 from forerun.server.api_error import ApiError
 from forerun.server.metrics import Collector, ServerMetrics
-from forerun.server.sampling_params import SamplingDefaults, sampling_defaults
+from forerun.server.sampling_params import SamplingDefaults, overridden, sampling_defaults
 from forerun.server.server_settings import ServerSettings
 from forerun.server.text import TextWorker
 from forerun.server.token_text import TokenTexts
@@ -61,9 +61,9 @@ class Service:
         )
         self.tokenizer = tokenizer
         self._tokens, self._token_names = TokenTexts(tokenizer), TokenTexts(tokenizer, by_id=True)
-        self.defaults: SamplingDefaults = sampling_defaults(
-            model.config.on_device_sampling_config, tokenizer.generation_config
-        )
+        stored = tokenizer.generation_config if settings.model_defaults else {}
+        defaults = sampling_defaults(model.config.on_device_sampling_config, stored)
+        self.defaults: SamplingDefaults = overridden(defaults, settings.default_overrides)
         self.created = int(time.time())
         self.draining = False
         self.collector = Collector(
