@@ -79,7 +79,7 @@ def test_modules_that_are_not_there(shell: Shell, model: Path) -> None:
     names.write_text("[]")
     assert "modules.json must hold" in shell.demo_refuses(model, *flags)
     names.unlink()
-    assert "modules.json cannot be read" in shell.demo_refuses(model, *flags)
+    assert "modules.json: cannot be read" in shell.demo_refuses(model, *flags)
 
 
 def test_a_cache_that_does_not_fit_shows_the_formula(

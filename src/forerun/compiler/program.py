@@ -9,6 +9,7 @@ from typing import Any
 
 from forerun.compiler.opset import INPUT, spec_of
 from forerun.errors import ArtifactError, did_you_mean
+from forerun.json_text import ARTIFACT_JSON
 
 Attr = str | int | float | None
 
@@ -145,13 +146,9 @@ class Program:
         return "{\n " + ",\n ".join(parts) + "\n}\n"
 
     @staticmethod
-    def loads(text: str) -> Program:
+    def loads(text: bytes | str) -> Program:
         """Read JSON text. Raises ArtifactError when it is not JSON or not a program."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ArtifactError(f"program is not JSON ({error}); compile again") from error
-        return Program.from_json(data)
+        return Program.from_json(ARTIFACT_JSON.parse(text, "program"))
 
     def format(self) -> str:
         """One line per instruction, for people."""
@@ -223,4 +220,6 @@ def _read_instruction(data: Mapping[str, Any]) -> Instruction:
     _check_keys(what, data, {item.name for item in fields(Instruction)})
     inputs, outputs = (tuple(_entries(data, key, str, what)) for key in ("inputs", "outputs"))
     weights, attrs = (_scalar(data, key, Mapping, what) for key in ("weights", "attrs"))
+    if not all(isinstance(name, str) for name in weights.values()):
+        raise ArtifactError(f"{what}: 'weights' names something that is no weight; compile again")
     return Instruction(_scalar(data, "op", str, what), inputs, outputs, dict(weights), dict(attrs))

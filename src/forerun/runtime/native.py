@@ -258,15 +258,13 @@ class _Binder:
         entry: dict[str, object] = {}
         for key, name in zip(("vector", "vector2"), found, strict=False):
             entry[key] = self._stored(name).vector
-            entry["vector_length"] = -(-self._program.weights[name].shape[0] // PANEL) * PANEL
         return entry
 
 
 def _label(step: Instruction) -> str:
-    weight = step.weights.get("weight", "")
-    parts = weight.split(".")
-    if "layers" in parts:
-        at = parts.index("layers")
-        return f"{step.op} {parts[-2]} l{parts[at + 1]}"
-    layer = step.attrs.get("layer")
-    return f"{step.op} l{layer}" if layer is not None else f"{step.op} {parts[-2]}" if weight else step.op
+    """Operator, module and layer: "linear o_proj l3"."""
+    parts = step.weights.get("weight", "").split(".")
+    module = parts[-2:-1]
+    number = parts[parts.index("layers") + 1 :][:1] if "layers" in parts else []
+    layer = [step.attrs["layer"]] if "layer" in step.attrs else number
+    return " ".join([step.op, *module, *(f"l{name}" for name in layer)])
