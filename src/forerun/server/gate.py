@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from forerun.engine import QueueFullError
 from forerun.server.errors import CLIENT_GONE, ApiError, as_api_error
 from forerun.server.json_body import ClientGone
 from forerun.server.service import Service
@@ -117,6 +118,8 @@ class Gate:
     async def _answer_error(
         self, error: Exception, record: MutableMapping[str, Any], scope: Scope, receive: Receive, send: _Outgoing
     ) -> None:
+        if isinstance(error, QueueFullError):
+            self._service.metrics.rejections += 1
         known = as_api_error(error)
         if known is None:
             _defects.error("request %s failed", record["request_id"], exc_info=error)
