@@ -21,7 +21,7 @@ from forerun.server.service import Service
 REQUEST_LOGGER = "forerun.requests"
 OPEN_ROUTES = frozenset(("/health",))
 ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))
-GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions"))
+GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions", "/invocations"))
 IGNORED_HEADER = b"x-ignored-parameters"
 _PROBES = frozenset(("/health", "/metrics", "/load"))
 
@@ -150,7 +150,7 @@ class _Outgoing:
 
 def _header_list(names: Sequence[str]) -> bytes:
     """Names that came from outside as the value of a header: letters, digits and a few signs, and not too many."""
-    return ", ".join(_UNNAMELY.sub("?", name) for name in names[:20]).encode()
+    return ", ".join(_UNNAMELY.sub("?", name) or "?" for name in names[:20]).encode()
 
 
 def log_line(record: MutableMapping[str, Any]) -> str:

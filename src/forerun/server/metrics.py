@@ -39,6 +39,7 @@ _KNOWN_ROUTES = frozenset(
         "/v1/completions",
         "/v1/chat/completions",
         "/v1/models",
+        "/invocations",
         "/tokenize",
         "/detokenize",
         "/health",
