@@ -233,8 +233,8 @@ NB_MODULE(_native, m) {
       .def("add_weight", &add_weight, nb::arg("format"), nb::arg("n"), nb::arg("k"), nb::arg("data"),
            nb::arg("scales").none())
       .def("set_rope",
-           [](BoundExecutor& self, Array<float, 1> inv_freq) {
-             self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)));
+           [](BoundExecutor& self, Array<float, 1> inv_freq, float scale) {
+             self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)), scale);
            })
       .def("add", &add_instruction)
       .def("bind_step", &bind_step, nb::arg("arrays"))

@@ -61,7 +61,7 @@ class Executor {
   int add_buffer(BufferType type, int width, bool sampled);
   int add_weight(Format format, int n, int k, const uint8_t* data, size_t bytes, const float* channel_scale,
                  size_t channel_count);
-  void set_rope(const float* inv_freq, int half);
+  void set_rope(const float* inv_freq, int pairs, float scale);
   void add(Instruction instruction);
   // Throws std::invalid_argument for an unknown name.
   static Op op_named(const std::string& name);
@@ -151,7 +151,7 @@ class Executor {
   std::vector<Buffer> buffers_;
   std::vector<WeightRef> weights_;
   std::vector<Instruction> program_;
-  int last_linear_ = -1, last_rope_ = -1, max_heads_ = 1;
+  int last_linear_ = -1, last_rope_ = -1, max_heads_ = 1, rope_pairs_ = 0;
   size_t head_begin_ = 0;  // first instruction that works on sampled rows
   Pages kv_, kv_scales_, rope_, states_, scratch_;
   size_t scratch_stride_ = 0;

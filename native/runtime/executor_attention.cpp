@@ -17,7 +17,8 @@ RopeKvArgs Executor::rope_args(const Instruction& i) const {
   a.k_norm = i.vector2;
   a.eps = i.eps;
   a.cos = rope_.as<float>();
-  a.sin = a.cos + static_cast<size_t>(limits_.max_model_len) * (limits_.head_dim / 2);
+  a.sin = a.cos + static_cast<size_t>(limits_.max_model_len) * rope_pairs_;
+  a.pairs = rope_pairs_;
   a.positions = positions_;
   a.slots = slots_.data();
   a.layer = layer(i.layer);

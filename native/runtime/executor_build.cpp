@@ -100,12 +100,13 @@ int Executor::add_weight(Format format, int n, int k, const uint8_t* data, size_
   return static_cast<int>(weights_.size()) - 1;
 }
 
-void Executor::set_rope(const float* inv_freq, int half) {
-  require(half * 2 == limits_.head_dim, "rope: needs head_dim / 2 frequencies");
-  const size_t n = static_cast<size_t>(limits_.max_model_len) * half;
+void Executor::set_rope(const float* inv_freq, int pairs, float scale) {
+  require(pairs > 0 && pairs * 2 <= limits_.head_dim, "rope: needs 1 to head_dim / 2 frequencies");
+  rope_pairs_ = pairs;
+  const size_t n = static_cast<size_t>(limits_.max_model_len) * pairs;
   rope_ = Pages(2 * n * sizeof(float));
   reserved_ += rope_.size();
-  fill_rope_table(inv_freq, half, limits_.max_model_len, rope_.as<float>(), rope_.as<float>() + n);
+  fill_rope_table(inv_freq, pairs, scale, limits_.max_model_len, rope_.as<float>(), rope_.as<float>() + n);
 }
 
 void Executor::add(Instruction i) {

@@ -104,7 +104,7 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
   std::vector<float> frequencies(s.head_dim / 2);
   for (int i = 0; i < s.head_dim / 2; ++i)
     frequencies[i] = static_cast<float>(std::pow(10000.0, -2.0 * i / s.head_dim));
-  e.set_rope(frequencies.data(), s.head_dim / 2);
+  e.set_rope(frequencies.data(), s.head_dim / 2, 1.0f);
   std::vector<int> weights;
   for (const Matrix& m : matrices_)
     weights.push_back(e.add_weight(m.format, m.n, m.k, m.data.data(), m.data.size(),

@@ -80,7 +80,9 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "dtype": (_float_weight, "a float32 weight cannot read q15"),
     "layers": (lambda d: _first(d, "attention")["attrs"].update(layer=1), "numbered 0, 1, 2"),
     "last": (lambda d: d["instructions"].pop(), "last instruction must be 'sample'"),
-    "frequencies": (lambda d: d["rope_inv_freq"].pop(), "rotary frequencies"),
+    "frequencies": (lambda d: d["rope_inv_freq"].append(1.0), "rotary frequencies"),
+    "no frequency": (lambda d: d["rope_inv_freq"].clear(), "rotary frequencies"),
+    "rope scale": (lambda d: d.update(rope_scale=float("nan")), "rope_scale nan must be a positive number"),
     "duplicate": (lambda d: d["buffers"].append(d["buffers"][0]), "share one name"),
 }
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.base import Checkpoint
-from forerun.checkpoint.config_json import parse_config
+from forerun.checkpoint.config_json import implied_generation_config, parse_config
 from forerun.checkpoint.fingerprint import fingerprint
 from forerun.checkpoint.json_file import read_json_object, read_small_file
-from forerun.checkpoint.layout import select_tensors
+from forerun.checkpoint.layout import select_tensors, with_own_head
 from forerun.checkpoint.safetensors_file import KINDS, SafetensorsFile, open_safetensors
 from forerun.errors import CheckpointError
 
@@ -19,6 +20,7 @@ TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "generation_config.json",
     "chat_template.jinja",
     "chat_template.json",
@@ -36,10 +38,16 @@ def open_hf_folder(folder: Path, source: str | None = None) -> Checkpoint:
         raise CheckpointError(f"{folder}: config.json is missing; a Hugging Face folder or a .gguf file is needed")
     values = read_json_object(config_path)
     generation_path = folder / "generation_config.json"
-    generation = read_json_object(generation_path) if generation_path.is_file() else {}
+    generation = read_json_object(generation_path) if generation_path.is_file() else None
     config = parse_config(values, generation, str(config_path))
+    tokenizer_files = read_tokenizer_files(folder)
+    if generation is None:
+        generation = implied_generation_config(values, config)
+        tokenizer_files["generation_config.json"] = json.dumps(generation, indent=2).encode()
     files, where = _open_files(folder)
-    tensors = select_tensors(config, {name: file.tensor(name) for name, file in where.items()}, str(folder))
+    found = {name: file.tensor(name) for name, file in where.items()}
+    config, notes = with_own_head(config, found)
+    tensors = select_tensors(config, found, str(folder))
     for tensor in tensors.values():
         if tensor.kind not in KINDS.values():
             supported = ", ".join(KINDS)
@@ -49,9 +57,10 @@ def open_hf_folder(folder: Path, source: str | None = None) -> Checkpoint:
         source=source or str(folder),
         config=config,
         tensors=tensors,
-        tokenizer_files=read_tokenizer_files(folder),
+        tokenizer_files=tokenizer_files,
         generation_config=generation,
         fingerprint=fingerprint((file.weight_file() for file in files), config_bytes),
+        notes=notes,
     )
 
 

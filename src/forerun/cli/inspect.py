@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         f"vocabulary {model['vocab_size']}"
     )
     print(f"Source: {artifact.manifest['source']} (compiled by forerun {artifact.manifest['forerun_version']})")
+    for note in artifact.notes:
+        print(f"Note: {note}")
     print("\nQuantisation")
     for line in quantization_lines(artifact.manifest["quantization"]):
         print(f"  {line}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from forerun.cli.progress import compile_progress
@@ -76,6 +77,9 @@ def model_request(args: argparse.Namespace) -> ModelRequest:
 
 
 def prepare_model(args: argparse.Namespace) -> Prepared:
-    """``forerun.opening.prepare`` with a progress bar."""
+    """``forerun.opening.prepare`` with a progress bar, and notes on the model on the standard error output."""
     with compile_progress(f"Compiling {args.model}") as progress:
-        return prepare(model_request(args), progress=progress)
+        prepared = prepare(model_request(args), progress=progress)
+    for note in prepared.artifact.notes:
+        print(f"forerun: {note}", file=sys.stderr)
+    return prepared

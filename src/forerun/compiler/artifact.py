@@ -28,7 +28,7 @@ from forerun.compiler.stale import claimed, remove_stale_folders
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
 
-VERSION = 1
+VERSION = 2
 CONFIG, MANIFEST, PLAN = "neuron_config.json", "manifest.json", "plan.json"
 WEIGHTS = "weights/tp0_sharded_checkpoint.safetensors"
 _VERIFY_AT_LOAD = 256 << 20
@@ -72,6 +72,11 @@ class Artifact:
     def program_of(self, sub_model: str) -> Program:
         """Read one sub-model's program."""
         return Program.loads(_read_text(self.path / program_path(sub_model)))
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines for the user: where the checkpoint contradicted itself, and what was made of it."""
+        return [str(note) for note in self.manifest.get("notes", ())]
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """The tokenizer's files by name."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from forerun.checkpoint.base import Checkpoint
+from forerun.checkpoint.base import Checkpoint, ModelConfig
 from forerun.checkpoint.tokenizer import Tokenizer
 from forerun.compiler.artifact import (
     CONFIG,
@@ -59,14 +59,21 @@ class CompilePlan:
 def plan_compile(checkpoint: Checkpoint, config: NeuronConfig) -> CompilePlan:
     """Trace and lower the model for ``config``. Raises ConfigError or CheckpointError when they do not go together."""
     model = checkpoint.config
-    if config.max_length > model.max_position_embeddings:
+    if config.max_length > model.context_length:
         raise ConfigError(
-            f"seq_len {config.max_length} is longer than the model's max_position_embeddings "
-            f"{model.max_position_embeddings}: lower seq_len (and the buckets)"
+            f"seq_len {config.max_length} is longer than the model's context of {model.context_length} tokens "
+            f"({_reason(model)}): lower seq_len (and the buckets)"
         )
-    fused = fuse(trace(model))
+    fused = fuse(trace(model, config.max_length))
     program = lower_fused(fused, format_chooser(config, fused, checkpoint.tensors))
     return CompilePlan(program, plan_buckets(config), InferenceConfig(config, _model_json(checkpoint)))
+
+
+def _reason(model: ModelConfig) -> str:
+    """Where the context length comes from, for people."""
+    scaling = model.rope_scaling
+    stretched = f", rope scaling {scaling.kind} by {scaling.factor:g}" if scaling else ""
+    return f"max_position_embeddings {model.max_position_embeddings}{stretched}"
 
 
 def _model_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -160,6 +167,7 @@ def _manifest(
         "source": checkpoint.source,
         "source_fingerprint": checkpoint.fingerprint,
         "tokenizer_files": sorted(checkpoint.tokenizer_files),
+        "notes": list(checkpoint.notes),
         "quantization": quantization_summary(plan.program, exact),
         "files": files,
     }

@@ -68,12 +68,17 @@ class KvLayout:
 
 @dataclass(frozen=True)
 class Program:
-    """Instructions in execution order. ``rope_inv_freq``: the rotary frequencies, head_dim / 2 float32 values."""
+    """Instructions in execution order.
+
+    rope_inv_freq: the rotary frequencies, one float32 for each pair of columns that turns, at most head_dim / 2.
+    rope_scale: what the cosines and sines are multiplied by.
+    """
 
     instructions: tuple[Instruction, ...]
     buffers: Mapping[str, Buffer]
     weights: Mapping[str, Weight]
     rope_inv_freq: tuple[float, ...]
+    rope_scale: float = 1.0
 
     def validate(self) -> None:
         """Raise ArtifactError with one line when an instruction, buffer or weight does not fit the others."""
@@ -105,6 +110,7 @@ class Program:
             "buffers": [asdict(buffer) for buffer in self.buffers.values()],
             "weights": [asdict(weight) for weight in self.weights.values()],
             "rope_inv_freq": list(self.rope_inv_freq),
+            "rope_scale": self.rope_scale,
         }
 
     @staticmethod
@@ -119,6 +125,7 @@ class Program:
             buffers={buffer.name: buffer for buffer in buffers},
             weights={weight.name: weight for weight in weights},
             rope_inv_freq=tuple(float(value) for value in _entries(data, "rope_inv_freq", (int, float))),
+            rope_scale=float(_scalar(data, "rope_scale", (int, float), "program")),
         )
         if len(program.buffers) != len(buffers) or len(program.weights) != len(weights):
             raise ArtifactError("program: two buffers or two weights share one name")
@@ -130,8 +137,11 @@ class Program:
         data = self.to_json()
         parts = []
         for key, value in data.items():
-            items = ",\n".join("  " + json.dumps(item) for item in value)
-            parts.append(f'"{key}": [\n{items}\n ]' if key != "rope_inv_freq" else f'"{key}": {json.dumps(value)}')
+            if key in ("rope_inv_freq", "rope_scale"):
+                parts.append(f'"{key}": {json.dumps(value)}')
+            else:
+                items = ",\n".join("  " + json.dumps(item) for item in value)
+                parts.append(f'"{key}": [\n{items}\n ]')
         return "{\n " + ",\n ".join(parts) + "\n}\n"
 
     @staticmethod

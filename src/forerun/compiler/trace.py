@@ -21,11 +21,15 @@ def k_splits(role: str, k: int) -> int:
     return splits
 
 
-def trace(config: ModelConfig) -> Program:
-    """Record the decoder of ``config``. Raises CheckpointError when no description covers it."""
+def trace(config: ModelConfig, length: int = 0) -> Program:
+    """Record the decoder of ``config`` for sequences of up to ``length`` tokens (0: what the model was made for).
+
+    Raises CheckpointError when no description covers it.
+    """
     tracer = Tracer()
     model_for(config)(tracer, config)
-    return tracer.program(tuple(float(value) for value in inverse_frequencies(config)))
+    frequencies = tuple(float(value) for value in inverse_frequencies(config, length))
+    return tracer.program(frequencies, config.rope_scaling.attention_factor if config.rope_scaling else 1.0)
 
 
 class Tracer:
@@ -36,9 +40,9 @@ class Tracer:
         self._weights: dict[str, Weight] = {}
         self._steps: list[Instruction] = []
 
-    def program(self, rope_inv_freq: tuple[float, ...]) -> Program:
+    def program(self, rope_inv_freq: tuple[float, ...], rope_scale: float = 1.0) -> Program:
         """What was recorded, validated."""
-        program = Program(tuple(self._steps), dict(self._buffers), dict(self._weights), rope_inv_freq)
+        program = Program(tuple(self._steps), dict(self._buffers), dict(self._weights), rope_inv_freq, rope_scale)
         program.validate()
         return program
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from forerun.compiler.formats import FLOAT_FORMATS, FORMATS
@@ -35,6 +36,8 @@ def validate(program: Program) -> None:
 
 
 def _check_tables(program: Program) -> None:
+    if not 0 < program.rope_scale < math.inf:
+        raise ArtifactError(f"program: rope_scale {program.rope_scale} must be a positive number")
     for name, buffer in program.buffers.items():
         good = buffer.name == name and buffer.dtype in _DTYPES and buffer.rows in ("rows", "sampled")
         if not good or not isinstance(buffer.width, int) or buffer.width < 1:
@@ -145,7 +148,7 @@ def _attention_misfit(
     heads, kv_heads, dim = (_int(step, key) for key in ("heads", "kv_heads", "head_dim"))
     if heads < 1 or kv_heads < 1 or heads % kv_heads or dim < 2 or dim % 2:
         return f"{heads} heads of {dim} over {kv_heads} key heads cannot be"
-    if 2 * len(program.rope_inv_freq) != dim:
+    if not 2 <= 2 * len(program.rope_inv_freq) <= dim:
         return f"the program has {len(program.rope_inv_freq)} rotary frequencies for head_dim {dim}"
     widths = [heads * dim, kv_heads * dim, kv_heads * dim]
     expected = [sum(widths)] if step.op == "rope_kv" else widths[: len(ins)]

@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 def open_model(
     request: ModelRequest, say: Say = lambda line: None, progress: Progress = lambda what, done, total: None
 ) -> OpenedModel:
-    """Find or compile, compare, load. Differences from the artifact are told to ``say`` as a table.
+    """Find or compile, compare, load. Notes and a table of differences are told to ``say``.
 
     Raises ForerunError with one line.
     """
@@ -46,6 +46,8 @@ def prepare(
     Raises ForerunError with one line.
     """
     artifact = _find(request, progress)
+    for note in artifact.notes:
+        say(note)
     stored = artifact.neuron_config
     rows = difference_table(request.settings, stored) + _run_limits(request, stored)
     if table := render_differences(rows):

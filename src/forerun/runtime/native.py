@@ -83,7 +83,7 @@ class NativeExecutor:
         self.team: _native.ThreadTeam | None = team
         self.threads, self.kv_dtype = team.size, options.kv_dtype
         core = _native.Executor(self.isa, _limits(program, layout, options), team)
-        core.set_rope(np.asarray(program.rope_inv_freq, np.float32))
+        core.set_rope(np.asarray(program.rope_inv_freq, np.float32), program.rope_scale)
         self._native: _native.Executor | None = core
         binder = _Binder(core, program, weights)
         for step in program.instructions:

@@ -104,7 +104,7 @@ class _Run:
         self, program: Program, weights: Mapping[str, Matrix], pool: KvPool, inv_freq: Float32, batch: StepInput
     ) -> None:
         self._program, self._weights, self._pool, self._batch = program, weights, pool, batch
-        self._cos, self._sin = rope_tables(batch.positions, inv_freq)
+        self._cos, self._sin = rope_tables(batch.positions, inv_freq, program.rope_scale)
         counts = np.diff(batch.query_starts)
         tables = np.repeat(np.arange(len(counts)), counts)
         self._blocks = batch.block_tables[tables, batch.positions // pool.block_size]
