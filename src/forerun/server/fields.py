@@ -165,6 +165,12 @@ TokenIds = Annotated[
     BeforeValidator(_whole_items),
 ]
 Logprobs = Annotated[int, Field(ge=-1, le=INT32), WHOLE, Capped("logprobs")]
+Truncated = Annotated[
+    int,
+    Field(ge=-1, le=INT32),
+    WHOLE,
+    WithJsonSchema({"anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "maximum": INT32}]}),
+]
 Biases = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(json_schema_extra={BOUND_NAMES: "token_id"})
 ]

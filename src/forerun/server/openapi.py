@@ -99,7 +99,8 @@ def _requests(settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, 
     for kind in REQUESTS:
         schema = found[kind.__name__]
         schema["properties"]["model"] = {"enum": [*settings.served_names, None]}
-        schema["allOf"] = RULES.get(kind.__name__, [])
+        if kind.__name__ in RULES:
+            schema["allOf"] = RULES[kind.__name__]
         for name, (why, neutral) in kind.names.refused.items():
             if isinstance(neutral, tuple):
                 schema["properties"].setdefault(name, {"enum": list(neutral), "description": f"Not here: {why}."})
@@ -111,8 +112,7 @@ def _requests(settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, 
 
 def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, Any]:
     """The whole document of one server. ``bounds``: its numbers by the names that schemas have for them."""
-    either = {"anyOf": [_ref(ChatCompletionRequest.__name__), _ref(CompletionRequest.__name__)]}
-    schemas = {**_requests(settings, bounds), "Invocation": either, **_ANSWERS}
+    schemas = {**_requests(settings, bounds), **_ANSWERS}
     metrics = _operation("Metrics in Prometheus' text format.", "Status")
     metrics["responses"]["200"]["content"] = {"text/plain": {"schema": dict(_STRING)}}
     reset = _operation("Forget all cached prefixes (admin key).", "Status")
@@ -129,7 +129,9 @@ def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) 
             "/v1/chat/completions": {
                 "post": _operation("Answer messages.", "ChatCompletion", ChatCompletionRequest.__name__, stream=True)
             },
-            "/invocations": {"post": _operation("A completion or a chat.", "Answer", "Invocation", stream=True)},
+            "/invocations": {
+                "post": _operation("Continue prompts; or a chat.", "Answer", CompletionRequest.__name__, stream=True)
+            },
             "/v1/models": {"get": _operation("The served model under all its names.", "Models")},
             "/v1/models/{name}": {"get": model},
             "/tokenize": {"post": _operation("Text or messages to token ids.", "Tokens", TokenizeRequest.__name__)},

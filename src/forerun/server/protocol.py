@@ -21,6 +21,7 @@ from forerun.server.fields import (
     Prompts,
     Stop,
     TokenIds,
+    Truncated,
     Word,
     wrong,
 )
@@ -76,7 +77,7 @@ class GenerationRequest(Request):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     add_special_tokens: bool | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32), WHOLE] | None = None
+    truncate_prompt_tokens: Truncated | None = None
     truncation_side: Literal["left", "right"] | None = None
     echo: bool | None = None
 

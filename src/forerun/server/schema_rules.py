@@ -28,12 +28,11 @@ _TRUE = {"const": True}
 _SOME = {"type": "integer"}
 _STREAMED = _needs(_where(stream_options={"type": "object", "minProperties": 1}), _where(stream=_TRUE))
 _SCORED_WHOLE = _never(prompt_logprobs=_SOME, stream=_TRUE)
-_CUT = _never(truncate_prompt_tokens={"const": 0})
 _ONE_END = _never(continue_final_message=_TRUE, add_generation_prompt=_TRUE)
 
+# As many as generators of requests can take: one more, and they give up on chats.
 RULES: Mapping[str, list[Schema]] = {
     "CompletionRequest": [
-        _CUT,
         _STREAMED,
         _SCORED_WHOLE,
         _never(echo=_TRUE, logprobs=_SOME, stream=_TRUE, n={"type": "integer", "minimum": 2}),
@@ -43,10 +42,8 @@ RULES: Mapping[str, list[Schema]] = {
         ),
     ],
     "ChatCompletionRequest": [
-        _CUT,
         _STREAMED,
         _SCORED_WHOLE,
-        _ONE_END,
         _needs(_where(top_logprobs={"type": "integer", "not": {"const": 0}}), _where(logprobs=_TRUE)),
         _never(max_tokens=_SOME, max_completion_tokens=_SOME),
     ],
