@@ -84,8 +84,8 @@ def test_an_executor_and_its_settings() -> None:
     [
         ("artifact", {"seq_length": 64}, ConfigError, "did you mean 'seq_len'"),
         ("model", {"seq_length": 64}, ConfigError, "did you mean 'seq_len'"),
-        ("artifact", {"seq_len": 256}, ArtifactError, "seq_len 256 .stored 128.; compile again"),
-        ("artifact", {"max_num_seqs": 9}, ArtifactError, "max_num_seqs 9 .stored 2.; compile again"),
+        ("artifact", {"seq_len": 1 << 20}, ConfigError, "seq_len 1048576 is longer than the model's context"),
+        ("artifact", {"quantized": True}, ArtifactError, "quantized true .stored false.; compile again"),
         ("artifact", {"isa": "quantum"}, ConfigError, "quantum"),
         ("nothing", {}, CheckpointError, "nothing"),
     ],

@@ -76,7 +76,7 @@ void Executor::work_sampled(int thread) {
       const Instruction& i = program_[n];
       if (greedy && i.op == Op::Sample) {
         sample_greedily(rows, thread);
-      } else if (greedy && n + 2 == program_.size()) {
+      } else if (greedy && &i == &head()) {
         lm_head_greedy(i, rows.count, thread);
       } else {
         (this->*row_of(i.op).run)(i, rows, thread);
@@ -162,8 +162,7 @@ void Executor::lm_head_greedy(const Instruction& i, int rows, int thread) {
 
 // The program ends with the LM head and sample, and the rows ask for nothing else than the largest logit.
 bool Executor::draws_greedily(Rows rows) const {
-  const Instruction &head = program_[program_.size() - 2], &last = program_.back();
-  return head.op == Op::Linear && head.epilogue == Epilogue::Store && head.output == last.input &&
+  return head().op == Op::Linear && head().epilogue == Epilogue::Store && head().output == program_.back().input &&
          only_greedy(*step_, rows.first, rows.count);
 }
 

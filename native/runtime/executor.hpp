@@ -113,6 +113,7 @@ class Executor {
   static const Operator& row_of(Op op) { return kOperators[static_cast<int>(op)]; }
 
   void work_sampled(int thread);
+  const Instruction& head() const { return program_[program_.size() - 2]; }  // makes what sample reads
   bool repeated(const Instruction& i, int rows) const { return rows <= kRepeatRows && row_of(i.op).row_wise; }
   int head_rows() const { return std::min(limits_.head_rows, limits_.max_sample_rows); }
   BufferType type(int buffer) const { return buffers_[buffer].type; }

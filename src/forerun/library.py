@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol, cast
 
-from forerun.engine.errors import RequestError
-from forerun.engine.llm import LLM as EngineLLM
+from forerun.engine.engine_settings import EngineSettings
+from forerun.engine.generator import Generator
 from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import SamplingParams
-from forerun.engine.settings import EngineSettings
+from forerun.engine.request_errors import RequestError
 from forerun.engine.text import Tokenizer
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, open_model
@@ -22,7 +22,7 @@ Message = Mapping[str, Any]
 _ENGINE = frozenset(field.name for field in fields(EngineSettings))
 
 
-class LLM(EngineLLM):
+class LLM(Generator):
     """A model that answers prompts, many at once. A context manager; ``close`` frees its memory and threads.
 
     ``model``: an artifact folder; or a checkpoint (a Hugging Face folder, a .gguf file, a hub id, "default"), which is
@@ -30,7 +30,8 @@ class LLM(EngineLLM):
 
     ``settings``, by their own names: those of EngineSettings (``max_num_seqs``, ``enable_prefix_caching`` ...);
     ``threads`` and ``isa``; and those of NeuronConfig (``seq_len``, ``batch_size``, ``quantized`` ...).
-    Settings that an artifact was compiled with can only be confirmed. Raises ForerunError with one line.
+    ``batch_size`` and ``seq_len`` of an artifact are limits of this run; its other settings can only be
+    confirmed. Raises ForerunError with one line.
     """
 
     def __init__(

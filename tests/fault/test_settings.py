@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from forerun.compiler.artifact import MANIFEST, WEIGHTS
+from forerun.compiler.artifact import MANIFEST, weights_path
 from forerun.host.machine import read_host
 from tests.fault.conftest import Shell
 from tests.support.tiny_checkpoints import write_tiny
@@ -117,7 +117,7 @@ def test_prompts_that_are_too_long_or_empty(shell: Shell, artifact: Path) -> Non
 
 
 DAMAGE = {
-    "cut": lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100]),
+    "cut": lambda folder: (folder / weights_path()).write_bytes((folder / weights_path()).read_bytes()[:-100]),
     "flipped": lambda folder: (folder / "tokenizer.json").write_bytes(
         (folder / "tokenizer.json").read_bytes().replace(b"a", b"b", 1)
     ),

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from forerun.server.settings import Caps, ServerSettings, Timeouts
+from forerun.server.server_settings import Caps, ServerSettings, Timeouts
 from tests.server.harness import Running, running, wait_for
 
 ROUTES = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")

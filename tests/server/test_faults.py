@@ -12,7 +12,7 @@ import pytest
 
 from forerun.engine import EngineSettings
 from forerun.runtime.step import StepInput, StepOutput
-from forerun.server.settings import ServerSettings, Timeouts
+from forerun.server.server_settings import ServerSettings, Timeouts
 from tests.server.harness import PacedExecutor, Running, answer_ids, events, open_request, running, wait_for
 
 PROMPT = [70, 71, 72, 73]

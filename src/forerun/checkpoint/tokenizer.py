@@ -8,23 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.chat_template import ChatTemplateError, render_chat
-from forerun.checkpoint.detokenizer import IncrementalDetokenizer, TokenBytes
+from forerun.checkpoint.decoder import read_decoder
+from forerun.checkpoint.detokenizer import IncrementalDetokenizer, TokenPieces
 from forerun.checkpoint.hf import read_tokenizer_files
 from forerun.checkpoint.json_file import parse_json_object
+from forerun.checkpoint.special_tokens import add_special_tokens, role_texts, with_special_map
 from forerun.errors import CheckpointError
-
-_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
-    """Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.* and generation_config.json.
+    """Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.* and
+    generation_config.json.
 
     Attributes: vocab_size (highest id + 1), bos_token_id, eos_token_id, pad_token_id (int or None), eos_token_ids (all
     ids that end a generation), special_tokens ("bos_token" -> text ...), generation_config (dict).
     """
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        """Build from file contents by name. Raises CheckpointError when tokenizer.json is missing or damaged."""
+    def __init__(self, files: Mapping[str, bytes], rows: int | None = None) -> None:
+        """Build from file contents by name. Raises CheckpointError when tokenizer.json is missing or damaged.
+
+        rows: how many tokens the model knows; tokens beyond them that only other files name are not taken up.
+        """
         from tokenizers import Tokenizer as Backend
 
         if "tokenizer.json" not in files:
@@ -36,13 +40,16 @@ class Tokenizer:
             raise CheckpointError(f"tokenizer.json: it cannot be used ({reason}); fetch it again") from None
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._config = _optional_json(files, "tokenizer_config.json")
+        config = _optional_json(files, "tokenizer_config.json")
+        config = with_special_map(config, _optional_json(files, "special_tokens_map.json"))
+        add_special_tokens(self._backend, config, _optional_json(files, "added_tokens.json"), rows)
+        self._config = config
         self.generation_config = _optional_json(files, "generation_config.json")
-        self.special_tokens = _special_tokens(self._config, _optional_json(files, "special_tokens_map.json"))
-        self._templates = _templates(files, self._config)
+        self.special_tokens = role_texts(config)
+        self._templates = _templates(files, config)
         decoder = self._backend.decoder
         state = {} if decoder is None else json.loads(decoder.__getstate__())
-        self._token_bytes = TokenBytes(state, self._backend.id_to_token)
+        self._pieces = TokenPieces(read_decoder(state), self._backend.id_to_token)
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(number for number, token in added.items() if token.special)
         self.vocab_size = self._count(max(added, default=-1))
@@ -67,16 +74,17 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of ``ids``; ids outside the vocabulary give nothing."""
-        text: str = self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
-        return text
+        stream = self.detokenizer(skip_special_tokens)
+        return "".join([*(stream.push(int(token)) for token in ids), stream.flush()])
 
-    def detokenizer(self, skip_special_tokens: bool = True) -> IncrementalDetokenizer:
-        """Return a fresh detokenizer for one stream of tokens."""
-        return IncrementalDetokenizer(self._token_bytes, self._special_ids if skip_special_tokens else frozenset())
+    def detokenizer(self, skip_special_tokens: bool = True, context: Sequence[int] = ()) -> IncrementalDetokenizer:
+        """Return a fresh detokenizer for one stream of tokens, which goes on where ``context`` (a prompt) ends."""
+        skipped = self._special_ids if skip_special_tokens else frozenset()
+        return IncrementalDetokenizer(self._pieces, skipped, context)
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for (they need not be whole characters)."""
-        return self._token_bytes(token)
+        return self._pieces.bytes_of(token)
 
     def id_to_token(self, token: int) -> str | None:
         """Return the vocabulary's spelling of a token, or None for an id outside of it."""
@@ -161,17 +169,6 @@ def _clean(text: str) -> str:
 
 def _optional_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     return parse_json_object(files[name], name) if name in files else {}
-
-
-def _special_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str]:
-    """Texts of the special tokens; an entry is a string or an object with "content"."""
-    found = {}
-    for name in _SPECIAL_NAMES:
-        value = config.get(name, special_map.get(name))
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            found[name] = value
-    return found
 
 
 def _templates(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from forerun.errors import ConfigError
 
 if TYPE_CHECKING:
     from forerun.checkpoint.tokenizer import Tokenizer
-    from forerun.engine.llm import LLM
+    from forerun.engine.generator import Generator
     from forerun.engine.params import SamplingParams
 
 DEFAULT_NEW_TOKENS = 256
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, stream, report speed."""
-    from forerun.engine.llm import LLM
+    from forerun.engine.generator import Generator
     from forerun.engine.params import SamplingParams
 
     started = time.perf_counter()
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     text = sys.stdin.read() if args.prompt == "-" else args.prompt
     ids = prompt_ids(prepared.tokenizer, text, args.chat, args.system)
     model = prepared.load()
-    with LLM(model.executor, model.tokenizer, settings=model.engine) as llm:
+    with Generator(model.executor, model.tokenizer, settings=model.engine) as llm:
         loaded = time.perf_counter()
         llm.engine.add("cli", ids, fitting(params, ids, llm))
         tokens, first, error = 0, loaded, None
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def fitting(params: SamplingParams, ids: Sequence[int], llm: LLM) -> SamplingParams:
+def fitting(params: SamplingParams, ids: Sequence[int], llm: Generator) -> SamplingParams:
     """``params`` with max_tokens None replaced by the default, or by what the context leaves after the prompt."""
     if params.max_tokens is not None:
         return params

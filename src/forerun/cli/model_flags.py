@@ -12,6 +12,8 @@ from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, Prepared, prepare
 from forerun.runtime.loader import RunSettings
 
+_SIZES = ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size")
+_NAMES = {name: f"--{name.replace('_', '-')}" for name in _SIZES} | {"max_length": "--seq-len"}
 FORMATS = ("auto", "int8", "int4", "bfloat16", "float32")
 
 
@@ -63,7 +65,7 @@ def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
         settings["modules_to_not_convert"] = list(read_modules_to_not_convert(args.modules_to_not_convert_file))
     if args.kv_cache_dtype == "int8":
         settings["kv_cache_quant"] = True
-    for name in ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size"):
+    for name in _SIZES:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     return settings
@@ -73,7 +75,8 @@ def model_request(args: argparse.Namespace) -> ModelRequest:
     """The model of the command line, how it is stored, how it runs."""
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads} must not be negative")
-    return ModelRequest(args.model, requested_settings(args), run=RunSettings(args.threads, args.isa))
+    settings, run = requested_settings(args), RunSettings(args.threads, args.isa)
+    return ModelRequest(args.model, settings, run=run, names=_NAMES)
 
 
 def prepare_model(args: argparse.Namespace) -> Prepared:

@@ -3,8 +3,8 @@
 - neuron_config.json: configuration and hyper-parameters
 - manifest.json: format version, source, what was chosen, checksums
 - plan.json: buckets of every sub-model
-- programs/*.json: one program per sub-model
-- weights/tp0_sharded_checkpoint.safetensors: the packed weights
+- program.json: the program that all sub-models run
+- weights/tp{rank}_sharded_checkpoint.safetensors: the packed weights of each rank
 - tokenizer.json ...: the tokenizer's files as they were
 """
 
@@ -29,20 +29,21 @@ from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
 
 VERSION = 2
-CONFIG, MANIFEST, PLAN = "neuron_config.json", "manifest.json", "plan.json"
-WEIGHTS = "weights/tp0_sharded_checkpoint.safetensors"
+CONFIG, MANIFEST, PLAN, PROGRAM = "neuron_config.json", "manifest.json", "plan.json", "program.json"
+WEIGHTS = "weights"
+"""The folder of the weights; see ``weights_path``."""
 _VERIFY_AT_LOAD = 256 << 20
 _CHUNK = 1 << 20
 
 
-def program_path(sub_model: str) -> str:
-    """Where a sub-model's program lies in the artifact."""
-    return f"programs/{sub_model}.json"
+def weights_path(rank: int = 0) -> str:
+    """Where the packed weights of a rank lie in the artifact."""
+    return f"{WEIGHTS}/tp{rank}_sharded_checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact; programs are read on first use, weights by the runtime."""
+    """An opened artifact; its program is read on first use, weights by the runtime."""
 
     path: Path
     config: InferenceConfig
@@ -54,24 +55,19 @@ class Artifact:
         """The settings that the artifact was compiled with."""
         return self.config.neuron_config
 
-    @property
-    def weights_path(self) -> Path:
-        """The packed weights."""
-        return self.path / WEIGHTS
+    def weights_path(self, rank: int = 0) -> Path:
+        """The packed weights of a rank."""
+        return self.path / weights_path(rank)
 
     @property
     def sub_models(self) -> list[str]:
-        """Names of the programs, e.g. "context_encoding_model"."""
+        """Names of what the plan has buckets for, e.g. "context_encoding_model"; one program serves all."""
         return [name for name, buckets in self.plan.to_json().items() if buckets]
 
     @cached_property
     def program(self) -> Program:
-        """The program of the first sub-model; all sub-models of one artifact share weights and cache."""
-        return self.program_of(self.sub_models[0])
-
-    def program_of(self, sub_model: str) -> Program:
-        """Read one sub-model's program."""
-        return Program.loads(_read_text(self.path / program_path(sub_model)))
+        """The program, whose lengths are data. Raises ArtifactError when it is damaged."""
+        return Program.loads(_read_text(self.path / PROGRAM))
 
     @property
     def notes(self) -> list[str]:
@@ -112,7 +108,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: artifact format {version!r:.20} cannot be read by this version ({VERSION}); compile it again"
         )
     files = manifest.get("files")
-    if not isinstance(files, dict) or not {CONFIG, PLAN, WEIGHTS} <= files.keys():
+    if not isinstance(files, dict) or not {CONFIG, PLAN, PROGRAM, weights_path()} <= files.keys():
         raise ArtifactError(f"{path}: {MANIFEST} lists no files; compile it again")
     for name, entry in files.items():
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts
@@ -132,7 +128,7 @@ def _check_file(root: Path, name: str, entry: Mapping[str, Any], verify: bool | 
         raise ArtifactError(f"{root}: {name} is missing; compile the artifact again") from None
     if size != entry["bytes"]:
         raise ArtifactError(f"{root}: {name} has {size} bytes instead of {entry['bytes']}; compile the artifact again")
-    wanted = size <= _VERIFY_AT_LOAD if verify is None else verify or name != WEIGHTS
+    wanted = size <= _VERIFY_AT_LOAD if verify is None else verify or not name.startswith(f"{WEIGHTS}/")
     if wanted and checksum(path) != entry["sha256"]:
         raise ArtifactError(
             f"{root}: {name} does not have its checksum, it was changed or damaged; compile the artifact again"

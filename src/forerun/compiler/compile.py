@@ -15,11 +15,12 @@ from forerun.compiler.artifact import (
     CONFIG,
     MANIFEST,
     PLAN,
+    PROGRAM,
     VERSION,
     WEIGHTS,
     checksum,
     new_artifact,
-    program_path,
+    weights_path,
     write_json,
 )
 from forerun.compiler.buckets import BucketPlan, plan_buckets
@@ -97,17 +98,13 @@ def compile_checkpoint(
         )
     Tokenizer(checkpoint.tokenizer_files)  # a broken one is refused here, not by the artifact's first user
     with new_artifact(output, plan.weight_bytes + _ROOM) as folder:
-        (folder / "programs").mkdir()
-        (folder / "weights").mkdir()
+        (folder / WEIGHTS).mkdir()
         for name, content in checkpoint.tokenizer_files.items():
             (folder / name).write_bytes(content)
         (folder / CONFIG).write_text(plan.config.to_json(), "utf-8")
         write_json(folder / PLAN, plan.buckets.to_json())
-        text = plan.program.dumps()
-        for name, buckets in plan.buckets.to_json().items():
-            if buckets:
-                (folder / program_path(name)).write_text(text, "utf-8")
-        digest, exact = _write_weights(folder / WEIGHTS, plan, checkpoint, config, progress)
+        (folder / PROGRAM).write_text(plan.program.dumps(), "utf-8")
+        digest, exact = _write_weights(folder / weights_path(), plan, checkpoint, config, progress)
         write_json(folder / MANIFEST, _manifest(folder, plan, checkpoint, digest, exact))
     return plan
 
@@ -159,7 +156,7 @@ def _manifest(
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             name = path.relative_to(folder).as_posix()
-            digest = weights_digest if name == WEIGHTS else checksum(path)
+            digest = weights_digest if name == weights_path() else checksum(path)
             files[name] = {"bytes": path.stat().st_size, "sha256": digest}
     return {
         "format_version": VERSION,

@@ -99,6 +99,12 @@ class Program:
         return KvLayout(len(steps), int(steps[0]["kv_heads"] or 0), int(steps[0]["head_dim"] or 0))
 
     @property
+    def head(self) -> Instruction:
+        """The LM head: the instruction that makes the logits."""
+        logits = self.instructions[-1].inputs[0]
+        return next(step for step in reversed(self.instructions) if logits in step.outputs)
+
+    @property
     def vocab_size(self) -> int:
         """Columns of the logits."""
         return self.buffers[self.instructions[-1].inputs[0]].width

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from forerun.engine.errors import RequestError
+from forerun.engine.request_errors import RequestError
 
 _INT32_MAX = 2**31 - 1
 _GREEDY_BELOW = 1e-5
@@ -38,7 +38,7 @@ _LOGIT_BIAS_LIMIT = 100.0
 class SamplingParams:
     """How the tokens of one request are drawn and when it ends. Wrong values raise RequestError at construction.
 
-    - ``n``: answers per prompt; the fronts (LLM, AsyncEngine) turn it into n requests, answer i using ``seed + i``.
+    - ``n``: answers per prompt; the engine makes n requests of them, answer i using ``seed + i``.
     - ``max_tokens`` None: as many as context and KV memory allow. ``min_tokens``: before that many tokens no end of
       sequence and no stop token can be drawn, and stop strings are not looked for.
     - ``temperature`` 0 (or below 1e-5) is greedy; ``top_k`` 0 or -1 is off; ``top_p`` 1 and ``min_p`` 0 are off.

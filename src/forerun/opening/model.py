@@ -7,7 +7,7 @@ from pathlib import Path
 
 from forerun.checkpoint.tokenizer import Tokenizer
 from forerun.config import NeuronConfig
-from forerun.engine.settings import EngineSettings
+from forerun.engine.engine_settings import EngineSettings
 from forerun.runtime.step import Executor
 
 

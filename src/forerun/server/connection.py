@@ -12,7 +12,7 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from forerun.server.settings import Timeouts
+from forerun.server.server_settings import Timeouts
 
 _log = logging.getLogger("forerun.server")
 _CHUNKS = "forerun.chunks"

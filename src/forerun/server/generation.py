@@ -12,7 +12,7 @@ from typing import Any
 from forerun.engine import Delta, EngineStoppedError, SamplingParams, Stream
 from forerun.engine.async_engine import SLOW_READER
 from forerun.engine.stream import Writer
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 from forerun.server.json_body import Receive
 from forerun.server.service import Service
 from forerun.server.usage import usage_of
@@ -47,23 +47,15 @@ class Generation:
         self._cached = [0] * len(prompts)
         self._open = [params.n] * len(prompts)
         self.finish_reasons: list[str] = []
-        self._streams: list[Stream] = []
-        service.check_room(len(prompts) * params.n)
+        admission = service.engine.admission
         asked = [self._fitting(prompt) if yielding else params for prompt in prompts]
-        if len(prompts) > 1:
-            for prompt, own in zip(prompts, asked, strict=True):
-                service.core.admission.check(prompt, own)
-        try:
-            for prompt, own in zip(prompts, asked, strict=True):
-                self._streams.append(service.engine.submit(prompt, own, service.unique_name(name)))
-        except BaseException:
-            self.abort()
-            raise
+        admitted = [admission.check(prompt, own) for prompt, own in zip(prompts, asked, strict=True)]
+        self._streams = service.engine.submit_all({service.unique_name(name): each for each in admitted})
         for _ in prompts:
             service.metrics.submitted(params)
 
     def _fitting(self, prompt: Sequence[int]) -> SamplingParams:
-        room = self.service.core.admission.max_total - len(prompt)
+        room = self.service.engine.admission.max_total - len(prompt)
         fits = self.params.max_tokens is None or self.params.max_tokens <= room
         return self.params if fits or room < 1 else replace(self.params, max_tokens=room)
 

@@ -22,6 +22,7 @@ from forerun.server.connection import Connection, with_chunks
 from forerun.server.gate import REQUEST_LOGGER
 from forerun.server.service import Service
 
+_TRACE = 5  # uvicorn's level below debug
 _log = logging.getLogger("forerun.server")
 
 
@@ -43,7 +44,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 access_log=False,
-                log_config=log_config(),
+                log_config=log_config(settings.log_level),
                 server_header=False,
                 timeout_keep_alive=max(1, round(settings.timeouts.keep_alive)),
                 timeout_graceful_shutdown=5,
@@ -94,8 +95,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def log_config() -> dict[str, Any]:
+def log_config(level: str = "info") -> dict[str, Any]:
     """uvicorn's lines and ours on stderr as it writes them, the request log on stdout as bare JSON lines."""
+    least = _TRACE if level == "trace" else level.upper()
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -112,8 +114,8 @@ def log_config() -> dict[str, Any]:
             "requests": {"class": "logging.StreamHandler", "formatter": "bare", "stream": "ext://sys.stdout"},
         },
         "loggers": {
-            "uvicorn": {"handlers": ["default"], "level": "INFO", "propagate": False},
-            "forerun": {"handlers": ["default"], "level": "INFO", "propagate": False},
+            "uvicorn": {"handlers": ["default"], "level": least, "propagate": False},
+            "forerun": {"handlers": ["default"], "level": least, "propagate": False},
             REQUEST_LOGGER: {"handlers": ["requests"], "level": "INFO", "propagate": False},
         },
     }

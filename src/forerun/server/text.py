@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from forerun.checkpoint import Tokenizer
 from forerun.engine import ContextOverflowError
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 
 T = TypeVar("T")
 

@@ -8,20 +8,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from forerun.engine.admission import expand
+from forerun.engine.admission import Admitted
 from forerun.engine.drafts import Drafter
 from forerun.engine.engine import Engine
-from forerun.engine.errors import RequestError
+from forerun.engine.engine_settings import EngineSettings
 from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import Limits, SamplingParams
-from forerun.engine.settings import EngineSettings
+from forerun.engine.request_errors import RequestError
 from forerun.engine.text import Tokenizer
 from forerun.runtime.step import Executor
 
 Prompt = str | Sequence[int]
 
 
-class LLM:
+class Generator:
     """Generates with one executor. With ``tokenizer`` None, prompts are token ids and answers have no text.
 
     A context manager; ``close`` also closes the executor.
@@ -62,13 +62,13 @@ class LLM:
         prompt_list = _as_list(prompts)
         param_list = _per_prompt(params, len(prompt_list))
         results: dict[str, RequestOutput] = {}
-        queue: deque[tuple[str, list[int], SamplingParams, int]] = deque()
+        queue: deque[tuple[str, Admitted, int]] = deque()
         for prompt, each in zip(prompt_list, param_list, strict=True):
             ids = self._encode(prompt)
-            self.engine.admission.check(ids, each)
+            admitted = self.engine.admission.check(ids, each)
             name = f"llm-{next(self._numbers)}"
             results[name] = RequestOutput.empty(name, prompt if isinstance(prompt, str) else None, ids, each.n)
-            queue.extend((name, ids, answer, index) for index, answer in enumerate(expand(each)))
+            queue.extend((name, admitted, index) for index in range(each.n))
         try:
             self._run(queue, results)
         finally:
@@ -81,18 +81,18 @@ class LLM:
         """Abort what is left and close the executor."""
         self.engine.close()
 
-    def __enter__(self) -> LLM:
+    def __enter__(self) -> Generator:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, queue: deque[tuple[str, list[int], SamplingParams, int]], results: dict[str, RequestOutput]) -> None:
+    def _run(self, queue: deque[tuple[str, Admitted, int]], results: dict[str, RequestOutput]) -> None:
         engine = self.engine
         while queue or engine.unfinished:
-            while queue and engine.unfinished < engine.capacity:
-                name, ids, params, index = queue.popleft()
-                engine.add(name, ids, params, index)
+            while queue and engine.unfinished < engine.admission.capacity:
+                name, admitted, index = queue.popleft()
+                engine.enqueue([engine.admission.request(admitted, name, index, engine.clock())])
             for delta in engine.step():
                 if delta.request_id in results:
                     results[delta.request_id].add(delta)
