@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.base import Checkpoint, ModelConfig
-from forerun.checkpoint.tokenizer import Tokenizer
+from forerun.checkpoint.text_origin import check_tokenizer
 from forerun.compiler.artifact import (
     CONFIG,
     MANIFEST,
@@ -96,7 +96,8 @@ def compile_checkpoint(
         raise CheckpointError(
             f"{checkpoint.source}: tokenizer.json is missing; fetch the checkpoint with its tokenizer"
         )
-    Tokenizer(checkpoint.tokenizer_files)  # a broken one is refused here, not by the artifact's first user
+    # A broken one is refused here, not by the artifact's first user.
+    check_tokenizer(checkpoint.tokenizer_files, checkpoint.config.vocab_size)
     with new_artifact(output, plan.weight_bytes + _ROOM) as folder:
         (folder / WEIGHTS).mkdir()
         for name, content in checkpoint.tokenizer_files.items():

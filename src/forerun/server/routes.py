@@ -48,6 +48,8 @@ class Routes:
         """POST /v1/completions."""
         asked = await self._generation_request(request, CompletionRequest)
         ids = await self._prompt_ids(asked)
+        for prompt in ids:
+            self._service.engine.admission.prompt_ids(prompt)
         params = await self._params(request, asked)
         created = int(time.time())
         shape = CompletionShape(self._service, asked, f"cmpl-{_request_id(request)}", created, ids)
@@ -171,7 +173,7 @@ class Routes:
             raise ApiError(400, "tokens must be a list of token ids", param="tokens")
         if tokens and not (min(tokens) >= 0 and max(tokens) < service.vocab_size):
             raise ApiError(400, f"tokens: ids are 0 to {service.vocab_size - 1}", param="tokens")
-        text = await service.text.run(lambda: service.tokenizer.decode(tokens, skip_special_tokens=False))
+        text = await service.text.decode(tokens)
         return json_response({"prompt": text})
 
     async def tokenizer_info(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What every route shares: the engine, the tokenizer's worker, the settings and the counters of one server."""
+"""What every route shares: the engine, the text workers, the settings and the counters of one server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from forerun.server.api_error import ApiError
 from forerun.server.metrics import Collector, ServerMetrics
 from forerun.server.sampling_params import SamplingDefaults, overridden, sampling_defaults
 from forerun.server.server_settings import ServerSettings
-from forerun.server.text import TextWorker
+from forerun.server.text import TextWorkers
 from forerun.server.token_text import TokenTexts
 
 _CHARS_PER_TOKEN = 32
@@ -56,7 +56,7 @@ class Service:
         self.block_size = executor.block_size
         self.vocab_size = executor.vocab_size
         chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * self.max_model_len
-        self.text = TextWorker(
+        self.text = TextWorkers(
             tokenizer, max_model_len=self.max_model_len, max_chars=chars, timeout=settings.timeouts.text
         )
         self.tokenizer = tokenizer
@@ -122,9 +122,8 @@ class Service:
     async def close(self, timeout: float = 0.0) -> bool:
         """Stop taking requests, let the present ones end for up to ``timeout`` seconds, then stop the engine."""
         self.draining = True
-        drained = await self.engine.shutdown(timeout)
-        self.text.close()
-        return drained
+        self.text.close()  # whose requests have not begun
+        return await self.engine.shutdown(timeout)
 
 
 def _cache_info(executor: Executor, engine: AsyncEngine, dtype: str) -> Mapping[str, str]:
