@@ -98,6 +98,7 @@ class Prepared:
             engine,
             executor.isa,
             executor.threads,
+            executor.kv_bytes,
         )
 
 
