@@ -246,5 +246,6 @@ NB_MODULE(_native, m) {
              self.executor->populate_kv(begin, bytes);
            })
       .def_prop_ro("reserved_bytes", [](BoundExecutor& self) { return self.executor->reserved_bytes(); })
+      .def_prop_ro("slots_used", [](BoundExecutor& self) { return self.executor->slots_used(); })
       .def_prop_ro("kv_bytes", [](BoundExecutor& self) { return self.executor->kv_bytes(); });
 }

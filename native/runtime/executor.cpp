@@ -43,6 +43,8 @@ bool Executor::next_chunk() {
       slots_[r - chunk_begin_] = static_cast<int64_t>(table[s.positions[r] / limits_.block_size]) * limits_.block_size +
                                  s.positions[r] % limits_.block_size;
   }
+  const int64_t highest = *std::max_element(slots_.begin(), slots_.begin() + (chunk_end_ - chunk_begin_));
+  if (highest >= slots_used_.load(std::memory_order_relaxed)) slots_used_.store(highest + 1, std::memory_order_relaxed);
   plan_.cut(s, chunk_begin_, chunk_end_, state_floats());
   stamp_ = profiling_ ? now_ns() : 0;
   return true;

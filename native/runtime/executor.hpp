@@ -2,6 +2,7 @@
 // step.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <span>
 #include <string>
 #include <vector>
@@ -85,6 +86,8 @@ class Executor {
   // Takes a part of the KV pool from the system, so that no request pays for fresh pages.
   void populate_kv(size_t begin, size_t bytes) const { kv_.populate(begin, bytes); }
   size_t kv_bytes() const { return kv_.size() + kv_scales_.size(); }
+  // Places of tokens in the pool that were ever written, counted from its beginning; may be asked for by any thread.
+  int64_t slots_used() const { return slots_used_.load(std::memory_order_relaxed); }
   const ExecutorLimits& limits() const { return limits_; }
 
  private:
@@ -170,6 +173,7 @@ class Executor {
   int chunk_begin_ = 0, chunk_end_ = 0, sample_begin_ = 0, sample_end_ = 0;
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
+  std::atomic<int64_t> slots_used_ = 0;
   AttentionPlan plan_;
   GreedyRows greedy_;
 

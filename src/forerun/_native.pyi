@@ -83,6 +83,10 @@ class Executor:
     def step(self) -> None:
         """One engine step with the bound arrays, as their contents are now."""
 
+    @property
+    def slots_used(self) -> int:
+        """Places of tokens in the KV pool that were ever written, from its beginning."""
+
     def populate_kv(self, begin: int, bytes: int) -> None:
         """Take a part of the KV pool from the system."""
 

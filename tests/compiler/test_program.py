@@ -12,6 +12,7 @@ import pytest
 
 from forerun.compiler.program import Program
 from forerun.compiler.trace import trace
+from forerun.compiler.validate import validate
 from forerun.errors import ArtifactError
 from tests.support.reference_models import tiny_model
 
@@ -126,7 +127,7 @@ def test_damaged_programs_are_refused_in_one_line(name: str) -> None:
     data = copy.deepcopy(json.loads(FINAL.dumps()))
     edit(data)
     with pytest.raises(ArtifactError, match=message) as caught:
-        Program.from_json(data)
+        validate(Program.from_json(data))
     assert "\n" not in str(caught.value)
 
 

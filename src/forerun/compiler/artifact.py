@@ -26,6 +26,7 @@ from forerun.compiler.buckets import BucketPlan
 from forerun.compiler.program import Program
 from forerun.compiler.publish import old_prefix, publish, recover
 from forerun.compiler.stale import claimed, remove_stale_folders
+from forerun.compiler.validate import validate
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
 from forerun.json_text import ARTIFACT_JSON
@@ -79,6 +80,7 @@ class Artifact:
     def program(self) -> Program:
         """The program, whose lengths are data. Raises ArtifactError when it is damaged."""
         program = Program.loads(ARTIFACT_JSON.read_bytes(self.path / PROGRAM))
+        validate(program)
         if not program.is_final:
             raise ArtifactError(f"{self.path}: {PROGRAM} is not a finished program; compile it again")
         return program

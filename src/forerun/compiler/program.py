@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from forerun.compiler.opset import INPUT, spec_of
-from forerun.compiler.validate import validate
 from forerun.errors import ArtifactError, did_you_mean
 from forerun.json_text import ARTIFACT_JSON
 
@@ -81,10 +80,6 @@ class Program:
     rope_inv_freq: tuple[float, ...]
     rope_scale: float = 1.0
 
-    def validate(self) -> None:
-        """Raise ArtifactError with one line when an instruction, buffer or weight does not fit the others."""
-        validate(self)
-
     @property
     def is_final(self) -> bool:
         """Whether every instruction is one that an executor runs (the passes are done)."""
@@ -122,8 +117,8 @@ class Program:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Program:
-        """Read what ``to_json`` wrote, also after a trip through text. Raises ArtifactError for unknown, missing or
-        contradictory entries."""
+        """Read what ``to_json`` wrote, also after a trip through text; ``validate`` says whether it fits together.
+        Raises ArtifactError for unknown or missing entries."""
         _check_keys("program", data, {item.name for item in fields(Program)})
         buffers = [_read_buffer(item) for item in _entries(data, "buffers", Mapping)]
         weights = [_read_weight(item) for item in _entries(data, "weights", Mapping)]
@@ -136,7 +131,6 @@ class Program:
         )
         if len(program.buffers) != len(buffers) or len(program.weights) != len(weights):
             raise ArtifactError("program: two buffers or two weights share one name")
-        program.validate()
         return program
 
     def dumps(self) -> str:

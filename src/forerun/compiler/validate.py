@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from forerun.compiler.formats import FLOAT_FORMATS, FORMATS
 from forerun.compiler.opset import EPILOGUES, INPUT, INTERLEAVE, ROLES, OpSpec, spec_of
+from forerun.compiler.program import Buffer, Instruction, Program
 from forerun.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from forerun.compiler.program import Buffer, Instruction, Program
 
 _DTYPES = ("f32", "q15", "i32")
 _MOST_COLUMNS = 1 << 24

@@ -92,6 +92,7 @@ class Prepared:
             engine,
             executor.isa,
             executor.threads,
+            executor.kv_bytes,
         )
 
 

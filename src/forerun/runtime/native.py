@@ -129,9 +129,11 @@ class NativeExecutor:
         return out
 
     def populate_kv(self) -> threading.Thread:
-        """Take the KV pool from the system in the background and in pauses, instead of on first use."""
-        core, layout = self._core(), self._layout
-        populator = Populator(core.kv_bytes, 2 * layout.layers, core.populate_kv, self._last_step)
+        """Take the KV pool from the system in the background and in pauses, a little ahead of its use."""
+        core, slots = self._core(), self.num_blocks * self.block_size
+        populator = Populator(
+            core.kv_bytes, 2 * self._layout.layers, core.populate_kv, self._last_step, lambda: core.slots_used / slots
+        )
         self._populators.append(weakref.finalize(self, populator.stop))  # at the interpreter's end at the latest
         return populator
 
