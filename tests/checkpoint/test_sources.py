@@ -131,3 +131,25 @@ def test_importing_the_package_imports_no_heavy_library() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("typo", ["art/nope", "art/qwenn", "./art/nope", "art"])
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(
+    typo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "/" in typo:
+        (tmp_path / "art" / "qwen").mkdir(parents=True)
+    monkeypatch.setattr(hub, "fetch", lambda source: pytest.fail("asked the hub"))
+    with pytest.raises(CheckpointError, match=f"'{typo}' does not exist") as error:
+        open_checkpoint(typo)
+    assert ("did you mean 'qwen'" in str(error.value)) == (typo == "art/qwenn")
+
+
+def test_a_revision_means_the_hub_whatever_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "fetch", lambda source: asked.append(source) or write_tiny(tmp_path / "model", "llama"))
+    open_checkpoint("org/name@main")
+    assert asked == ["org/name@main"]

@@ -53,14 +53,29 @@ def open_checkpoint(source: str) -> Checkpoint:
         return _open_file(path, source)
     if default_model.is_default_name(source):
         return _open_file(default_model.default_model_path(), source)
-    if path.suffix != ".gguf" and hub.is_hub_id(source):
+    if path.suffix != ".gguf" and hub.is_hub_id(source) and not _is_typo(path, source):
         from forerun.checkpoint.hf import open_hf_folder
 
         return open_hf_folder(hub.fetch(source), source)
-    hint = did_you_mean(source.lower(), default_model.NAMES)
+    hint = did_you_mean(source.lower(), default_model.NAMES) or _near(path)
+    hub_form = f"the hub's model as {source}@main" if hub.is_hub_id(source) else "a hub id (org/name)"
     raise CheckpointError(
-        f"'{source}' does not exist{hint}; give a Hugging Face folder, a .gguf file, a hub id (org/name) or 'default'"
+        f"'{source}' does not exist{hint}; give a Hugging Face folder, a .gguf file, {hub_form} or 'default'"
     )
+
+
+def _is_typo(path: Path, source: str) -> bool:
+    """Whether the folder before the last name is here, so that a path was meant; with a revision, the hub was."""
+    return "@" not in source and path.parent != Path(".") and path.parent.is_dir()
+
+
+def _near(path: Path) -> str:
+    """The nearest name beside a path that is not there."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    except OSError:
+        return ""
+    return did_you_mean(path.name, names)
 
 
 def _open_file(path: Path, source: str) -> Checkpoint:

@@ -1,27 +1,84 @@
-"""``forerun inspect ARTIFACT``"""
+"""``forerun inspect MODEL``: an artifact, or a checkpoint with the artifact that the cache has of it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forerun.checkpoint import Checkpoint
+    from forerun.compiler.artifact import Artifact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("artifact", help="an artifact folder")
+    parser.add_argument(
+        "model",
+        help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'",
+    )
     parser.add_argument("--verify", action="store_true", help="check the checksum of the weights too")
     parser.add_argument("--program", action="store_true", help="print every instruction of the program")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print program, buckets, memory plan and quantisation."""
-    from forerun.cli.compile import quantization_lines
+    """Print the checkpoint; program, buckets, memory plan and quantisation of the artifact."""
+    from forerun.checkpoint import open_checkpoint
     from forerun.compiler.artifact import open_artifact
+    from forerun.opening.cache import cached, is_artifact
+
+    verify = True if args.verify else None
+    if _is_folder_of_its_own(args.model) or is_artifact(args.model):
+        return _show_artifact(args, open_artifact(args.model, verify=verify))
+    checkpoint = open_checkpoint(args.model)
+    compiled = [entry for entry in cached() if entry.fingerprint == checkpoint.fingerprint]
+    facts = _checkpoint_facts(checkpoint) | {"cached": [str(entry.path) for entry in compiled]}
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    kinds = ", ".join(f"{count} {kind}" for kind, count in facts["tensors"].items())
+    print(f"Checkpoint: {args.model}, {checkpoint.config.family}, {checkpoint.config.num_hidden_layers} layers")
+    print(f"  weights  {facts['parameters'] / 1e6:.1f} million in {len(checkpoint.tensors)} tensors: {kinds}")
+    print(f"  context  {checkpoint.config.context_length} tokens")
+    for note in checkpoint.notes:
+        print(f"  note     {note}")
+    if not compiled:
+        print(f"Not compiled yet: the first generate or serve does it, or forerun compile {args.model} --output FOLDER")
+        return 0
+    for entry in compiled[1:]:
+        print(f"Also compiled, with other settings: {entry.path}")
+    print(f"Compiled: {compiled[0].path}\n")
+    return _show_artifact(args, open_artifact(compiled[0].path, verify=verify))
+
+
+def _is_folder_of_its_own(model: str) -> bool:
+    """A folder that is neither a checkpoint nor an artifact: what is missing in it is said by ``open_artifact``."""
+    from pathlib import Path
+
+    path = Path(model).expanduser()
+    return path.is_dir() and not (path / "config.json").is_file()
+
+
+def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    from dataclasses import asdict
+    from math import prod
+
+    return {
+        "source": checkpoint.source,
+        "fingerprint": checkpoint.fingerprint,
+        "model": asdict(checkpoint.config),
+        "tensors": dict(Counter(tensor.kind for tensor in checkpoint.tensors.values()).most_common()),
+        "parameters": sum(prod(tensor.shape) for tensor in checkpoint.tensors.values()),
+    }
+
+
+def _show_artifact(args: argparse.Namespace, artifact: Artifact) -> int:
+    from forerun.cli.compile import quantization_lines
     from forerun.config import full_batch_blocks, minimum_blocks
     from forerun.runtime.memory import KvMemory
 
-    artifact = open_artifact(args.artifact, verify=True if args.verify else None)
     config, program = artifact.neuron_config, artifact.program
     memory = KvMemory(program.kv_layout, config.pa_block_size, config.kv_cache_dtype)
     kv = {

@@ -15,7 +15,8 @@ COMMANDS = {
     "generate": "answer a prompt in the terminal",
     "serve": "OpenAI-compatible server",
     "bench": "measure: kernels, offline speed, a server under load",
-    "inspect": "print an artifact: program, buckets, memory, quantisation",
+    "inspect": "print a checkpoint, or an artifact: program, buckets, memory, quantisation",
+    "cache": "list or clear the artifacts that commands compiled for themselves",
     "check": "accuracy of an artifact against the float32 reference",
     "info": "this machine: instruction sets, cores, memory",
 }

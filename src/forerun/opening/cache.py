@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,49 @@ def cache_folder() -> Path:
     if root := os.environ.get("FORERUN_CACHE"):
         return Path(root) / "artifacts"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forerun" / "artifacts"
+
+
+@dataclass(frozen=True)
+class CachedArtifact:
+    """A folder of the cache. ``model``: the checkpoint as it was named; ``fingerprint``: of its weights; ``made``:
+    when, in seconds since 1970; ``note``: why it cannot be used, or ""."""
+
+    path: Path
+    bytes: int
+    made: float
+    model: str
+    fingerprint: str
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        return self.path.name
+
+
+def cached() -> list[CachedArtifact]:
+    """What lies in the cache, the newest first. Folders that something is just written into are left out."""
+    folder = cache_folder()
+    paths = [path for path in folder.iterdir() if is_artifact(path)] if folder.is_dir() else []
+    return sorted(map(_described, paths), key=lambda entry: -entry.made)
+
+
+def _described(path: Path) -> CachedArtifact:
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    made = (path / MANIFEST).stat().st_mtime
+    try:
+        manifest = open_artifact(path, verify=False).manifest
+    except ArtifactError as error:
+        return CachedArtifact(path, size, made, "?", "", str(error).removeprefix(f"{path}: "))
+    return CachedArtifact(path, size, made, str(manifest["source"]), str(manifest["source_fingerprint"]))
+
+
+def remove_cached(entry: CachedArtifact) -> None:
+    """Free its space; whoever has it mapped keeps it until the end. Raises ArtifactError when that is not allowed."""
+    try:
+        shutil.rmtree(entry.path)
+    except OSError as error:
+        raise ArtifactError(f"{entry.path}: cannot be removed ({error.strerror})") from None
 
 
 def is_artifact(path: str | Path) -> bool:
