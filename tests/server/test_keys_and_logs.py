@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forerun.server.gate import log_line
+from forerun.server.request_log import log_line, text_line
 from forerun.server.server_settings import ServerSettings
 from tests.server.harness import MODEL, Running, running
 
@@ -19,6 +19,7 @@ ROUTES = [
     ("GET", "/v1/models/tiny"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
+    ("GET", "/"),
     ("GET", "/version"),
     ("GET", "/load"),
     ("GET", "/metrics"),
@@ -123,11 +124,32 @@ def test_log_has_numbers_and_no_text(capsys: pytest.CaptureFixture[str]) -> None
     assert [line["status"] for line in lines] == [200, 200, 400]
     assert [line.get("completion_tokens") for line in lines] == [3, 2, None]
     assert all(len(line["request_id"]) == 32 and line["seconds"] >= 0 for line in lines)
+    assert [0 <= line["ttft_seconds"] <= line["seconds"] for line in lines[:2]] == [True, True]
+    assert [line.get("tokens_per_second", 0) > 0 for line in lines] == [True, True, False]
 
 
 def test_log_lines_are_free_of_control_characters() -> None:
     line = log_line({"path": "/a\n\x1b[31m\x00b\u202e", "status": 404, "n": 1})
     assert json.loads(line) == {"path": "/a[31mb", "status": 404, "n": 1} and "\\u" not in line
+
+
+def test_the_log_for_people_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    with running(settings=ServerSettings(served_names=(MODEL,), request_log_form="text")) as own:
+        own.post("/v1/completions", prompt=[1, 2, 3], max_tokens=3)
+        own.post("/v1/completions", prompt=[1, 2, 3], max_tokens=1, n=2, temperature=1)
+        own.client.get("/nowhere%1b[31m")
+        own.post("/v1/completions", prompt=[1, 2, 3], temperature=-1)
+    whole, several, missing, refused = capsys.readouterr().out.splitlines()
+    for part in ("200 POST /v1/completions", "3 prompt tokens", "3 generated", "TTFT ", " tokens/s", "length"):
+        assert part in whole
+    assert "2 generated" in several and "404 GET /nowhere" in missing
+    assert "400 POST" in refused and "error: " in refused and "tokens" not in refused.split("error")[0]
+    assert "\x1b" not in missing
+
+
+def test_a_line_for_people_of_a_request_without_a_client() -> None:
+    record = {"time": 0, "client": "", "method": "GET", "path": "/", "request_id": "a", "status": 200, "seconds": 0.5}
+    assert text_line(record).split("  ")[1:] == ["200 GET /", "0.50 s", "from a socket", "a"]
 
 
 def test_logging_can_be_switched_off(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,8 @@ def test_detokenize_refuses_what_is_no_token(server: Running) -> None:
 
 def test_health_version_load(server: Running) -> None:
     assert server.client.get("/health").json() == {"status": "ok"}
+    root = server.client.get("/").json()
+    assert root["server"] == "forerun" and root["model"] == MODEL and root["chat"] == "/v1/chat/completions"
     assert server.client.get("/version").json() == {"version": "0.1.0"}
     assert server.client.get("/load").json()["server_load"] == 0
 

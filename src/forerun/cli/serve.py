@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,6 +222,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         caps=Caps(logprobs=NO_CAP if args.max_logprobs == -1 else args.max_logprobs, body_bytes=args.max_body_bytes),
         timeouts=Timeouts(shutdown=args.shutdown_timeout),
         request_log=args.enable_log_requests and not args.disable_log_requests,
+        request_log_form=args.request_log_format or ("text" if sys.stdout.isatty() else "json"),
         log_level=args.uvicorn_log_level,
         model_defaults=_model_defaults(args.generation_config),
         default_overrides=overrides,

@@ -192,7 +192,12 @@ def _add_log(group: argparse._ArgumentGroup) -> None:
         "--enable-log-requests",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="a JSON line per request on stdout (default: on)",
+        help="a line per request on stdout: tokens, TTFT, tokens/s (default: on)",
+    )
+    group.add_argument(
+        "--request-log-format",
+        choices=("json", "text"),
+        help="JSON, or text for people (default: text in a terminal, else json)",
     )
     group.add_argument("--disable-log-requests", action="store_true", help="the same as --no-enable-log-requests")
     group.add_argument(

@@ -45,6 +45,7 @@ def build_app(service: Service) -> FastAPI:
     ):
         app.add_route(path, handler, methods=["POST"])
     for path, handler in (
+        ("/", routes.root),
         ("/v1/models", routes.models),
         ("/v1/models/{name:path}", routes.model),
         ("/health", routes.health),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 import logging
 import re
 import secrets
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from forerun.engine import QueueFullError
 from forerun.server.api_error import CLIENT_GONE, ApiError, as_api_error
 from forerun.server.json_body import ClientGone
+from forerun.server.request_log import log_line, text_line
 from forerun.server.service import Service
 
 REQUEST_LOGGER = "forerun.requests"
@@ -27,7 +27,6 @@ _PROBES = frozenset(("/health", "/metrics", "/load"))
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _UNNAMELY = re.compile(r"[^A-Za-z0-9._\[\]\-]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _defects = logging.getLogger("forerun.server")
 _requests = logging.getLogger(REQUEST_LOGGER)
 
@@ -40,6 +39,7 @@ class Gate:
         self._service = service
         self._keys = [key.encode() for key in service.settings.api_keys]
         admin = service.settings.admin_api_key
+        self._log_line = text_line if service.settings.request_log_form == "text" else log_line
         self._admin = None if admin is None else admin.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +67,7 @@ class Gate:
             metrics.response(path, status)
             if self._service.settings.request_log and not (path in _PROBES and status == 200):
                 record["status"], record["seconds"] = status, round(time.monotonic() - started, 6)
-                _requests.info(log_line(record))
+                _requests.info(self._log_line(record))
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -151,17 +151,6 @@ class _Outgoing:
 def _header_list(names: Sequence[str]) -> bytes:
     """Names that came from outside as the value of a header: letters, digits and a few signs, and not too many."""
     return ", ".join(_UNNAMELY.sub("?", name) or "?" for name in names[:20]).encode()
-
-
-def log_line(record: MutableMapping[str, Any]) -> str:
-    """One JSON line; text that came from outside is freed of control characters."""
-    return json.dumps({name: _clean(value) for name, value in record.items()}, separators=(",", ":"))
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    return _CONTROL.sub("", value)[:500] if isinstance(value, str) else value
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from forerun.engine import Delta, EngineStoppedError, SamplingParams, Stream
 from forerun.engine.async_engine import SLOW_READER
+from forerun.engine.outputs import RequestTimes
 from forerun.engine.request_errors import NO_TOKEN
 from forerun.engine.stream import Writer
 from forerun.server.api_error import ApiError
@@ -48,6 +49,7 @@ class Generation:
         self._cached = [0] * len(prompts)
         self._open = [params.n] * len(prompts)
         self.finish_reasons: list[str] = []
+        self.times: list[RequestTimes] = []
         admission = service.engine.admission
         asked = [self._fitting(prompt) if yielding else params for prompt in prompts]
         admitted = [admission.check(prompt, own) for prompt, own in zip(prompts, asked, strict=True)]
@@ -122,6 +124,8 @@ class Generation:
     def _ended(self, place: int, delta: Delta) -> None:
         metrics = self.service.metrics
         self.finish_reasons.append(delta.finish_reason or "")
+        if delta.times is not None:
+            self.times.append(delta.times)
         if delta.index == 0:
             self._cached[place] = delta.num_cached_tokens
         metrics.finished(delta, self._generated.get((place, delta.index), 0))

@@ -42,6 +42,7 @@ _KNOWN_ROUTES = frozenset(
         "/invocations",
         "/tokenize",
         "/detokenize",
+        "/",
         "/health",
         "/version",
         "/load",

@@ -30,9 +30,10 @@ from forerun.server.protocol import (
     TokenizeRequest,
     parse_request,
 )
+from forerun.server.request_log import log_generation
 from forerun.server.sampling_params import sampling_params
 from forerun.server.service import Service
-from forerun.server.stream import EventStream, log_generation
+from forerun.server.stream import EventStream
 from forerun.server.text import Truncation
 
 
@@ -206,6 +207,13 @@ class Routes:
         if not health.ok:
             raise ApiError(503, health.reason)
         return json_response({"status": "ok"})
+
+    async def root(self, request: Request) -> Response:
+        """GET /: what this is, for who opens the address in a browser."""
+        service = self._service
+        links = {"models": "/v1/models", "health": "/health", "metrics": "/metrics", "openapi": "/openapi.json"}
+        server = {"server": "forerun", "version": service.version, "model": service.model}
+        return json_response({**server, "chat": "/v1/chat/completions", "completions": "/v1/completions", **links})
 
     async def version(self, request: Request) -> Response:
         """GET /version."""

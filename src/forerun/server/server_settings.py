@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from forerun.engine.params import Limits
 from forerun.errors import ConfigError
@@ -80,7 +80,8 @@ class ServerSettings:
     """Settings of one server. The first of ``served_names`` is the one that answers carry.
 
     ``api_keys`` empty: no key is asked for. ``admin_api_key`` None: admin routes are closed. ``pending_deltas``: news
-    of one request that may wait for a slow reader before it is aborted. ``request_log``: one JSON line per request.
+    of one request that may wait for a slow reader before it is aborted. ``request_log``: one line per request,
+    in ``request_log_form`` "json" or "text" (for people).
     ``log_level``: the least level of uvicorn's lines and ours. ``model_defaults``: whether requests are sampled as the
     model's generation_config.json says where they say nothing; ``default_overrides`` go over that.
     ``strict_requests``: unknown names in requests are refused. ``sse_keep_alive``: seconds without news after which a
@@ -97,6 +98,7 @@ class ServerSettings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     pending_deltas: int = 1024
     request_log: bool = True
+    request_log_form: Literal["json", "text"] = "json"
     log_level: str = "info"
     model_defaults: bool = True
     default_overrides: Mapping[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from forerun.server.api_error import ApiError
 from forerun.server.connection import ChunkWriter, chunk_writer
 from forerun.server.generation import Batch, DisconnectWatch, Generation
 from forerun.server.json_body import ClientGone
+from forerun.server.request_log import log_generation
 
 DONE = "data: [DONE]\n\n"
 KEEP_ALIVE = ": keep-alive\n\n"  # a comment, which readers of events skip
@@ -157,12 +158,3 @@ async def _finish(send: Send, direct: ChunkWriter | None, last: str) -> None:
     if direct is not None:
         direct.flush()
     await send({"type": "http.response.body", "body": last.encode(), "more_body": False})
-
-
-def log_generation(record: MutableMapping[str, Any], generation: Generation) -> None:
-    """Put what happened into the request's log record: numbers and reasons, never text."""
-    usage = generation.usage()
-    record["prompt_tokens"] = usage["prompt_tokens"]
-    record["cached_tokens"] = usage["prompt_tokens_details"]["cached_tokens"]
-    record["completion_tokens"] = usage["completion_tokens"]
-    record["finish_reasons"] = sorted(set(generation.finish_reasons))
