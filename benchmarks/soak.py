@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+IDLE_SECONDS = 1.5
 _RESIDENT = "process_resident_memory_bytes"
 WORDS = (
     "the",
@@ -170,7 +171,10 @@ class Soak:
             if not (load["num_requests_running"] or load["num_requests_waiting"] or load["server_load"]):
                 break
             await asyncio.sleep(0.05)
+        await asyncio.sleep(IDLE_SECONDS)  # the engine checks its KV memory when it has nothing else to do
         after = await self._totals()
+        if after["forerun:engine_failures_total"] != before.get("forerun:engine_failures_total", 0.0):
+            self.wrong.append("the engine found a defect; see the server's log")
         for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):
             if after[name] != 0:
                 self.wrong.append(f"{name} is {after[name]} at the end")

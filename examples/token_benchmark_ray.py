@@ -1,6 +1,8 @@
 """The load test under the name of the script that the tutorials call: ``python token_benchmark_ray.py FLAGS``."""
 
-from forerun.cli.bench_load import entry
+import sys
+
+from forerun.cli.programs import token_benchmark_ray
 
 if __name__ == "__main__":
-    entry()
+    sys.exit(token_benchmark_ray())

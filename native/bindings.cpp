@@ -18,8 +18,6 @@ namespace {
 
 template <class T, int Dims>
 using Array = nb::ndarray<const T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
-template <class T, int Dims>
-using Out = nb::ndarray<T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
 T lookup(const std::map<std::string, T>& names, const std::string& name, const char* what) {
@@ -33,15 +31,12 @@ const std::map<std::string, Format> kFormats = {
     {"int4_f32_min", Format::Int4F32Min}, {"int4_f16", Format::Int4F16},        {"int8_f16", Format::Int8F16},
     {"int8_f16_min", Format::Int8F16Min}, {"int8_channel", Format::Int8Channel}};
 const std::map<std::string, BufferType> kTypes = {{"f32", BufferType::F32}, {"q15", BufferType::Q15}};
-const std::map<std::string, Op> kOps = {
-    {"embed", Op::Embed},   {"norm", Op::Norm},      {"norm_quant", Op::NormQuant}, {"quantize", Op::Quantize},
-    {"linear", Op::Linear}, {"rope_kv", Op::RopeKv}, {"attention", Op::Attention},  {"select_rows", Op::SelectRows},
-    {"sample", Op::Sample}};
 const std::map<std::string, Epilogue> kEpilogues = {
     {"store", Epilogue::Store}, {"add", Epilogue::Add}, {"silu_mul", Epilogue::SiluMul}};
 
-// Executor plus the Python arrays whose memory it reads: those of the model, and those of the bound step.
+// Executor plus the Python objects that it needs: its team, the arrays of the model, and those of the bound step.
 struct BoundExecutor {
+  nb::object team;
   std::unique_ptr<Executor> executor;
   std::vector<nb::object> kept;
   StepArrays step{};
@@ -59,12 +54,11 @@ struct BoundExecutor {
 ExecutorLimits read_limits(const nb::dict& d) {
   ExecutorLimits l;
   const auto number = [&](const char* key) { return nb::cast<int>(d[key]); };
-  l.threads = number("threads");
-  l.cpus = nb::cast<std::vector<int>>(d["cpus"]);
   l.max_rows = number("max_rows");
   l.chunk_rows = number("chunk_rows");
   l.max_seqs = number("max_seqs");
   l.max_sample_rows = number("max_sample_rows");
+  l.head_rows = number("head_rows");
   l.max_model_len = number("max_model_len");
   l.num_blocks = number("num_blocks");
   l.block_size = number("block_size");
@@ -103,7 +97,7 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
     return d.contains(key) ? nb::cast<float>(d[key]) : otherwise;
   };
   const auto vector = [&](const char* key) -> nb::object { return d.contains(key) ? nb::object(d[key]) : nb::none(); };
-  i.op = lookup(kOps, nb::cast<std::string>(d["op"]), "operator");
+  i.op = Executor::op_named(nb::cast<std::string>(d["op"]));
   i.label = nb::cast<std::string>(d["label"]);
   i.input = number("input", -1);
   i.output = number("output", -1);
@@ -124,63 +118,87 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
   self.executor->add(i);
 }
 
-template <class A>
-void same_length(const A& array, size_t n, const char* name) {
-  if (array.shape(0) != n) throw std::invalid_argument(std::string("step: ") + name + " has a wrong length");
+// Takes the arrays of a step out of a dictionary, by their names in forerun.runtime.step.
+class StepReader {
+ public:
+  StepReader(const nb::dict& arrays, std::vector<nb::ndarray<>>& kept) : arrays_(arrays), kept_(kept) {}
+
+  // One row of the table below: an array of `length` (+ `more`) entries. The first array of a length says what it is.
+  template <class T>
+  void take(const char* name, T*& to, int& length, int more = 0) {
+    const auto array = cast<nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>>(name);
+    to = array.data();
+    fit(name, length, array.shape(0), more);
+  }
+  template <class T>
+  void take_matrix(const char* name, T*& to, int& length, int& width) {
+    const auto array = cast<nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>>(name);
+    to = array.data();
+    fit(name, length, array.shape(0), 0);
+    fit(name, width, array.shape(1), 0);
+  }
+  bool has(const char* name) const { return arrays_.contains(name) && !nb::object(arrays_[name]).is_none(); }
+
+ private:
+  static constexpr size_t kMost = 1u << 30;
+
+  template <class Array>
+  Array cast(const char* name) {
+    Array array;
+    if (!arrays_.contains(name) || !nb::try_cast<Array>(arrays_[name], array, false))
+      throw nb::type_error(
+          (std::string("step: ") + name + " must be a contiguous array of the type that step.py gives").c_str());
+    kept_.emplace_back(array);
+    return array;
+  }
+  static void fit(const char* name, int& length, size_t found, int more) {
+    const auto extra = static_cast<size_t>(more);
+    if (found < extra || found - extra > kMost || (length >= 0 && found - extra != static_cast<size_t>(length)))
+      throw std::invalid_argument(std::string("step: ") + name + " has " + std::to_string(found) + " entries" +
+                                  (length >= 0 ? " instead of " + std::to_string(length + more) : ""));
+    length = static_cast<int>(found - extra);
+  }
+
+  const nb::dict& arrays_;
+  std::vector<nb::ndarray<>>& kept_;
+};
+
+// Every array of a step: its name, its place, whose type is the array's, and its length.
+StepArrays read_step(StepReader& in, int vocab) {
+  StepArrays s;
+  s.rows = s.seqs = s.table_width = s.sampled = s.adjust_count = s.allow_count = s.top_width = -1;
+  in.take("token_ids", s.token_ids, s.rows);
+  in.take("positions", s.positions, s.rows);
+  in.take_matrix("block_tables", s.block_tables, s.seqs, s.table_width);
+  in.take("query_starts", s.query_starts, s.seqs, 1);
+  in.take("sample_rows", s.sample_rows, s.sampled);
+  in.take("temperature", s.temperature, s.sampled);
+  in.take("top_k", s.top_k, s.sampled);
+  in.take("top_p", s.top_p, s.sampled);
+  in.take("min_p", s.min_p, s.sampled);
+  in.take("seed", s.seed, s.sampled);
+  in.take("num_logprobs", s.num_logprobs, s.sampled);
+  in.take("adjust_starts", s.adjust_starts, s.sampled, 1);
+  in.take("adjust_ids", s.adjust_ids, s.adjust_count);
+  in.take("adjust_add", s.adjust_add, s.adjust_count);
+  in.take("adjust_rep", s.adjust_rep, s.adjust_count);
+  in.take("allow_starts", s.allow_starts, s.sampled, 1);
+  in.take("allow_ids", s.allow_ids, s.allow_count);
+  in.take("tokens", s.tokens, s.sampled);
+  in.take("logprobs", s.logprobs, s.sampled);
+  in.take_matrix("top_ids", s.top_ids, s.sampled, s.top_width);
+  in.take_matrix("top_logprobs", s.top_logprobs, s.sampled, s.top_width);
+  if (in.has("logits")) in.take_matrix("logits", s.logits, s.sampled, vocab);
+  return s;
 }
 
 // Remembers the arrays of a step, for any number of calls of `step`: their contents may change in between.
-void bind_step(BoundExecutor& self, Array<int32_t, 1> token_ids, Array<int32_t, 1> positions,
-               Array<int32_t, 1> query_starts, Array<int32_t, 2> block_tables, Array<int32_t, 1> sample_rows,
-               Array<float, 1> temperature, Array<int32_t, 1> top_k, Array<float, 1> top_p, Array<float, 1> min_p,
-               Array<uint64_t, 1> seed, Array<int32_t, 1> num_logprobs, Array<int32_t, 1> adjust_starts,
-               Array<int32_t, 1> adjust_ids, Array<float, 1> adjust_add, Array<float, 1> adjust_rep,
-               Array<int32_t, 1> allow_starts, Array<int32_t, 1> allow_ids, Out<int32_t, 1> tokens,
-               Out<float, 1> logprobs, Out<int32_t, 2> top_ids, Out<float, 2> top_logprobs, nb::object logits) {
+void bind_step(BoundExecutor& self, const nb::dict& arrays) {
   self.step_kept.clear();
-  const size_t sampled = sample_rows.shape(0), seqs = block_tables.shape(0);
-  same_length(positions, token_ids.shape(0), "positions");
-  same_length(query_starts, seqs + 1, "query_starts");
-  for (size_t n : {temperature.shape(0), top_k.shape(0), top_p.shape(0), min_p.shape(0), seed.shape(0),
-                   num_logprobs.shape(0), tokens.shape(0), logprobs.shape(0), top_ids.shape(0), top_logprobs.shape(0)})
-    if (n != sampled) throw std::invalid_argument("step: sampling and result arrays need one entry per sampled row");
-  same_length(adjust_starts, sampled + 1, "adjust_starts");
-  same_length(allow_starts, sampled + 1, "allow_starts");
-  same_length(adjust_add, adjust_ids.shape(0), "adjust_add");
-  same_length(adjust_rep, adjust_ids.shape(0), "adjust_rep");
-  if (top_ids.shape(1) != top_logprobs.shape(1)) throw std::invalid_argument("step: top arrays differ in width");
-  constexpr size_t kMost = 1u << 30;
-  if (token_ids.shape(0) > kMost || adjust_ids.shape(0) > kMost || allow_ids.shape(0) > kMost ||
-      block_tables.shape(1) > kMost)
-    throw std::invalid_argument("step: an array is too long");
-  StepArrays s;
-  s.rows = static_cast<int>(token_ids.shape(0));
-  s.seqs = static_cast<int>(seqs);
-  s.table_width = static_cast<int>(block_tables.shape(1));
-  s.sampled = static_cast<int>(sampled);
-  s.token_ids = token_ids.data(), s.positions = positions.data(), s.query_starts = query_starts.data();
-  s.block_tables = block_tables.data(), s.sample_rows = sample_rows.data();
-  s.temperature = temperature.data(), s.top_k = top_k.data(), s.top_p = top_p.data(), s.min_p = min_p.data();
-  s.seed = seed.data(), s.num_logprobs = num_logprobs.data();
-  s.adjust_starts = adjust_starts.data(), s.adjust_ids = adjust_ids.data();
-  s.adjust_add = adjust_add.data(), s.adjust_rep = adjust_rep.data();
-  s.allow_starts = allow_starts.data(), s.allow_ids = allow_ids.data();
-  s.adjust_count = static_cast<int>(adjust_ids.shape(0)), s.allow_count = static_cast<int>(allow_ids.shape(0));
-  s.tokens = tokens.data(), s.logprobs = logprobs.data();
-  s.top_width = static_cast<int>(top_ids.shape(1));
-  s.top_ids = top_ids.data(), s.top_logprobs = top_logprobs.data();
-  if (!logits.is_none()) {
-    const auto a = nb::cast<Out<float, 2>>(logits);
-    if (a.shape(0) != sampled || a.shape(1) != static_cast<size_t>(self.executor->limits().vocab))
-      throw std::invalid_argument("step: logits must have shape [sampled rows, vocabulary]");
-    s.logits = a.data();
-    self.step_kept.emplace_back(a);
-  }
-  const auto keep = [&](const auto&... arrays) { (self.step_kept.emplace_back(arrays), ...); };
-  keep(token_ids, positions, query_starts, block_tables, sample_rows, temperature, top_k, top_p, min_p, seed,
-       num_logprobs, adjust_starts, adjust_ids, adjust_add, adjust_rep, allow_starts, allow_ids, tokens, logprobs,
-       top_ids, top_logprobs);
-  self.step = s;
+  std::vector<nb::ndarray<>> kept;
+  StepReader reader(arrays, kept);
+  self.step = read_step(reader, self.executor->limits().vocab);
+  self.step_kept = std::move(kept);
 }
 
 void step(BoundExecutor& self) {
@@ -199,10 +217,14 @@ NB_MODULE(_native, m) {
   m.def(
       "block_bytes", [](const std::string& format) { return block_bytes(lookup(kFormats, format, "format")); },
       "Bytes of one packed block (16 columns x 64 of K) of a weight format.");
+  nb::class_<ThreadTeam>(m, "ThreadTeam")
+      .def(nb::init<int, const std::vector<int>&>())
+      .def_prop_ro("size", &ThreadTeam::size);
   nb::class_<BoundExecutor>(m, "Executor")
       .def("__init__",
-           [](BoundExecutor* self, const std::string& isa, const nb::dict& limits) {
-             new (self) BoundExecutor{std::make_unique<Executor>(kernels_for(isa), read_limits(limits)), {}, {}, {}};
+           [](BoundExecutor* self, const std::string& isa, const nb::dict& limits, nb::object team) {
+             auto made = std::make_unique<Executor>(kernels_for(isa), read_limits(limits), nb::cast<ThreadTeam&>(team));
+             new (self) BoundExecutor{std::move(team), std::move(made), {}, {}, {}};
            })
       .def("add_buffer",
            [](BoundExecutor& self, const std::string& type, int width, bool sampled) {
@@ -215,14 +237,7 @@ NB_MODULE(_native, m) {
              self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)));
            })
       .def("add", &add_instruction)
-      .def("bind_step", &bind_step, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
-           nb::arg("query_starts").noconvert(), nb::arg("block_tables").noconvert(), nb::arg("sample_rows").noconvert(),
-           nb::arg("temperature").noconvert(), nb::arg("top_k").noconvert(), nb::arg("top_p").noconvert(),
-           nb::arg("min_p").noconvert(), nb::arg("seed").noconvert(), nb::arg("num_logprobs").noconvert(),
-           nb::arg("adjust_starts").noconvert(), nb::arg("adjust_ids").noconvert(), nb::arg("adjust_add").noconvert(),
-           nb::arg("adjust_rep").noconvert(), nb::arg("allow_starts").noconvert(), nb::arg("allow_ids").noconvert(),
-           nb::arg("tokens").noconvert(), nb::arg("logprobs").noconvert(), nb::arg("top_ids").noconvert(),
-           nb::arg("top_logprobs").noconvert(), nb::arg("logits").none())
+      .def("bind_step", &bind_step, nb::arg("arrays"))
       .def("step", &step)
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })
       .def(

@@ -1,6 +1,5 @@
 #include "runtime/executor.hpp"
 
-#include <algorithm>
 #include <chrono>
 #include <cstring>
 
@@ -20,29 +19,34 @@ void Executor::set_profile(bool on) {
 }
 
 void Executor::step(const StepArrays& s) {
+  begin(s);
+  while (next_chunk()) team_.run([this](int thread) { work(thread); });
+}
+
+void Executor::begin(const StepArrays& s) {
   require(program_.size() > 1 && program_.back().op == Op::Sample, "the program does not end with sample");
   check_step(s, limits_);
-  sample_begin_ = 0;
-  for (int begin = 0; begin < s.rows; begin += limits_.chunk_rows) {
-    const int end = std::min(s.rows, begin + limits_.chunk_rows);
-    begin_chunk(s, begin, end);
-    run_chunk(s, begin, end);
-  }
+  step_ = &s;
+  chunk_end_ = sample_end_ = 0;
 }
 
-void Executor::begin_chunk(const StepArrays& s, int begin, int end) {
-  chunk_begin_ = begin;
-  positions_ = s.positions + begin;
+bool Executor::next_chunk() {
+  const StepArrays& s = *step_;
+  if (chunk_end_ == s.rows) return false;
+  chunk_begin_ = chunk_end_, sample_begin_ = sample_end_;
+  chunk_end_ = std::min(s.rows, chunk_begin_ + limits_.chunk_rows);
+  while (sample_end_ < s.sampled && s.sample_rows[sample_end_] < chunk_end_) ++sample_end_;
+  positions_ = s.positions + chunk_begin_;
   for (int q = 0; q < s.seqs; ++q) {
     const int32_t* table = s.block_tables + static_cast<size_t>(q) * s.table_width;
-    for (int r = std::max(begin, s.query_starts[q]); r < std::min(end, s.query_starts[q + 1]); ++r)
-      slots_[r - begin] = static_cast<int64_t>(table[s.positions[r] / limits_.block_size]) * limits_.block_size +
-                          s.positions[r] % limits_.block_size;
+    for (int r = std::max(chunk_begin_, s.query_starts[q]); r < std::min(chunk_end_, s.query_starts[q + 1]); ++r)
+      slots_[r - chunk_begin_] = static_cast<int64_t>(table[s.positions[r] / limits_.block_size]) * limits_.block_size +
+                                 s.positions[r] % limits_.block_size;
   }
-  plan_.cut(s, begin, end, state_floats());
+  plan_.cut(s, chunk_begin_, chunk_end_, state_floats());
+  stamp_ = profiling_ ? now_ns() : 0;
+  return true;
 }
-
-bool Executor::repeated(const Instruction& i, int rows) const { return rows <= kRepeatRows && row_wise_op(i.op); }
 
 void Executor::finish_instruction(size_t index, int thread) {
   if (!profiling_ || thread != 0) return;
@@ -51,77 +55,49 @@ void Executor::finish_instruction(size_t index, int thread) {
   stamp_ = t;
 }
 
-void Executor::run_chunk(const StepArrays& s, int begin, int end) {
-  int sample_end = sample_begin_;
-  while (sample_end < s.sampled && s.sample_rows[sample_end] < end) ++sample_end;
-  const int first = sample_begin_;
-  stamp_ = profiling_ ? now_ns() : 0;
-  team_.run([&](int thread) {
-    finish_instruction(program_.size(), thread);
-    for (size_t n = 0; n < head_begin_; ++n) {
-      const Instruction& i = program_[n];
-      if (i.op == Op::RopeKv && i.into_attention && plan_.self_contained()) continue;
-      run(i, s, end - begin, thread);
-      if (!repeated(i, end - begin)) team_.barrier();
-      finish_instruction(n, thread);
-    }
-    run_sampled(s, first, sample_end, thread);
-  });
-  sample_begin_ = sample_end;
+void Executor::work(int thread) {
+  finish_instruction(program_.size(), thread);
+  const Rows rows{chunk_begin_, chunk_end_ - chunk_begin_};
+  for (size_t n = 0; n < head_begin_; ++n) {
+    const Instruction& i = program_[n];
+    if (i.op == Op::RopeKv && i.into_attention && plan_.self_contained()) continue;
+    (this->*row_of(i.op).run)(i, rows, thread);
+    if (!repeated(i, rows.count)) team_.barrier();
+    finish_instruction(n, thread);
+  }
+  work_sampled(thread);
 }
 
-void Executor::run_sampled(const StepArrays& s, int first, int last, int thread) {
-  const int most = std::min(kSampleRows, limits_.max_sample_rows);
-  for (int at = first; at < last; at += most) {
-    const int rows = std::min(most, last - at);
-    const bool greedy = draws_greedily(s, at, rows);
+void Executor::work_sampled(int thread) {
+  for (int at = sample_begin_; at < sample_end_; at += head_rows()) {
+    const Rows rows{at, std::min(head_rows(), sample_end_ - at)};
+    const bool greedy = draws_greedily(rows);
     for (size_t n = head_begin_; n < program_.size(); ++n) {
       const Instruction& i = program_[n];
-      if (i.op == Op::SelectRows) {
-        select_rows(i, s, at, rows, thread);
-      } else if (i.op == Op::Sample) {
-        greedy ? sample_greedily(s, at, rows, thread) : sample(i, s, at, rows, thread);
+      if (greedy && i.op == Op::Sample) {
+        sample_greedily(rows, thread);
       } else if (greedy && n + 2 == program_.size()) {
-        lm_head_greedy(i, rows, thread);
+        lm_head_greedy(i, rows.count, thread);
       } else {
-        run(i, s, rows, thread);
+        (this->*row_of(i.op).run)(i, rows, thread);
       }
-      if (!repeated(i, rows)) team_.barrier();
+      if (!repeated(i, rows.count)) team_.barrier();
       finish_instruction(n, thread);
     }
   }
 }
 
-void Executor::run(const Instruction& i, const StepArrays& s, int rows, int thread) {
-  switch (i.op) {
-    case Op::Embed:
-      return embed(i, s, rows, thread);
-    case Op::Norm:
-    case Op::NormQuant:
-    case Op::Quantize:
-      return row_wise(i, rows, thread);
-    case Op::Linear:
-      return linear(i, rows, thread);
-    case Op::RopeKv:
-      return rope_kv(i, rows, thread);
-    case Op::Attention:
-      return attention(i, s, thread);
-    case Op::SelectRows:
-    case Op::Sample:
-      return;  // run_sampled
-  }
-}
-
-void Executor::embed(const Instruction& i, const StepArrays& s, int rows, int thread) {
+void Executor::embed(const Instruction& i, Rows rows, int thread) {
   Buffer& out = buffers_[i.output];
-  for (int r = thread; r < rows; r += team_.size()) {
+  for (int r = thread; r < rows.count; r += team_.size()) {
     float* x = out.f32 + static_cast<size_t>(r) * out.width;
-    kernels_.embedding_row(weights_[i.weight].args, s.token_ids[chunk_begin_ + r], x);
+    kernels_.embedding_row(weights_[i.weight].args, step_->token_ids[rows.first + r], x);
     std::fill(x + i.width, x + out.width, 0.0f);  // padding of K may hold minima
   }
 }
 
-void Executor::row_wise(const Instruction& i, int rows, int thread) {
+void Executor::row_wise(const Instruction& i, Rows all, int thread) {
+  const int rows = all.count;
   const Buffer& in = buffers_[i.input];
   Buffer& out = buffers_[i.output];
   const bool own = repeated(i, rows);
@@ -171,8 +147,8 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   return a;
 }
 
-void Executor::linear(const Instruction& i, int rows, int thread) {
-  const LinearArgs a = linear_args(i, rows, thread);
+void Executor::linear(const Instruction& i, Rows rows, int thread) {
+  const LinearArgs a = linear_args(i, rows.count, thread);
   if (a.panel_begin < a.panel_end) kernels_.linear(a);
 }
 
@@ -185,30 +161,31 @@ void Executor::lm_head_greedy(const Instruction& i, int rows, int thread) {
 }
 
 // The program ends with the LM head and sample, and the rows ask for nothing else than the largest logit.
-bool Executor::draws_greedily(const StepArrays& s, int first, int rows) const {
+bool Executor::draws_greedily(Rows rows) const {
   const Instruction &head = program_[program_.size() - 2], &last = program_.back();
   return head.op == Op::Linear && head.epilogue == Epilogue::Store && head.output == last.input &&
-         only_greedy(s, first, rows);
+         only_greedy(*step_, rows.first, rows.count);
 }
 
-void Executor::select_rows(const Instruction& i, const StepArrays& s, int first, int rows, int thread) {
+void Executor::select_rows(const Instruction& i, Rows rows, int thread) {
   const Buffer& in = buffers_[i.input];
   Buffer& out = buffers_[i.output];
-  for (int r = thread; r < rows; r += team_.size())
+  for (int r = thread; r < rows.count; r += team_.size())
     std::memcpy(out.f32 + static_cast<size_t>(r) * out.width,
-                in.f32 + static_cast<size_t>(s.sample_rows[first + r] - chunk_begin_) * in.width,
+                in.f32 + static_cast<size_t>(step_->sample_rows[rows.first + r] - chunk_begin_) * in.width,
                 sizeof(float) * in.width);
 }
 
-void Executor::sample_greedily(const StepArrays& s, int first, int rows, int thread) const {
-  for (int r = thread; r < rows; r += team_.size()) greedy_.finish(s, r, first + r);
+void Executor::sample_greedily(Rows rows, int thread) const {
+  for (int r = thread; r < rows.count; r += team_.size()) greedy_.finish(*step_, r, rows.first + r);
 }
 
-void Executor::sample(const Instruction& i, const StepArrays& s, int first, int rows, int thread) {
+void Executor::sample(const Instruction& i, Rows rows, int thread) {
+  const StepArrays& s = *step_;
   const Buffer& in = buffers_[i.input];
   SampleScratch scratch = carve_sample_scratch(sample_memory_[thread].data(), limits_.vocab);
-  for (int r = thread; r < rows; r += team_.size()) {
-    const int at = first + r, adjust = s.adjust_starts[at], allow = s.allow_starts[at];
+  for (int r = thread; r < rows.count; r += team_.size()) {
+    const int at = rows.first + r, adjust = s.adjust_starts[at], allow = s.allow_starts[at];
     SampleRow row;
     row.logits = in.f32 + static_cast<size_t>(r) * in.width;
     row.vocab = limits_.vocab;

@@ -1,6 +1,7 @@
 // Runs a program: one call per engine step, everything allocated before. Built through add_* calls, then used through
 // step.
 #pragma once
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -13,12 +14,16 @@
 
 namespace forerun {
 
-inline constexpr int kRepeatRows = 8;   // up to so many rows every thread does row-wise work itself and saves a barrier
-inline constexpr int kSampleRows = 16;  // rows of logits held at a time
+inline constexpr int kRepeatRows = 8;  // up to so many rows every thread does row-wise work itself and saves a barrier
 
 enum class BufferType { F32, Q15 };
 enum class Op { Embed, Norm, NormQuant, Quantize, Linear, RopeKv, Attention, SelectRows, Sample };
-inline bool row_wise_op(Op op) { return op == Op::Norm || op == Op::NormQuant || op == Op::Quantize; }
+
+// Rows that an instruction works on: of the chunk, or, behind select_rows, sampled ones.
+struct Rows {
+  int first;  // in the step, or among its sampled rows
+  int count;
+};
 
 struct WeightRef {
   LinearArgs args;  // weights, scales, format, blocks
@@ -49,7 +54,8 @@ struct Instruction {
 
 class Executor {
  public:
-  Executor(const Kernels& kernels, ExecutorLimits limits);
+  // Works with `team`, which outlives it and may serve others too.
+  Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& team);
 
   // Building. All throw std::invalid_argument for sizes that do not fit.
   int add_buffer(BufferType type, int width, bool sampled);
@@ -57,10 +63,18 @@ class Executor {
                  size_t channel_count);
   void set_rope(const float* inv_freq, int half);
   void add(Instruction instruction);
+  // Throws std::invalid_argument for an unknown name.
+  static Op op_named(const std::string& name);
   const std::vector<Instruction>& instructions() const { return program_; }
 
   // Checks every size and index, then runs; throws std::invalid_argument and changes nothing when the input is wrong.
   void step(const StepArrays& step);
+  // The same in parts, for whoever runs several programs within one call of the team: `begin` checks; then, for every
+  // chunk, one thread calls `next_chunk` (false: there is none) and, behind a barrier, all of them `work`, which ends
+  // with a barrier.
+  void begin(const StepArrays& step);
+  bool next_chunk();
+  void work(int thread);
 
   void set_profile(bool on);
   // Nanoseconds per instruction since profiling was switched on, and those spent outside instructions (last entry).
@@ -86,27 +100,46 @@ class Executor {
   };
   void link_linear();
   void link_rope();
-  void begin_chunk(const StepArrays& s, int begin, int end);
-  void run_chunk(const StepArrays& s, int begin, int end);
-  void run_sampled(const StepArrays& s, int first, int last, int thread);
-  void run(const Instruction& i, const StepArrays& s, int rows, int thread);
-  bool repeated(const Instruction& i, int rows) const;
+  // An operator in one row: its name in a program, what an instruction of it must fulfil (throws
+  // std::invalid_argument), and a thread's share of its work.
+  struct Operator {
+    Op op;
+    const char* name;
+    bool row_wise;  // from row to row, so that every thread may repeat it for few of them
+    void (Executor::*check)(const Instruction&) const;
+    void (Executor::*run)(const Instruction&, Rows, int thread);
+  };
+  static const Operator kOperators[];  // in the order of Op
+  static const Operator& row_of(Op op) { return kOperators[static_cast<int>(op)]; }
 
-  void embed(const Instruction& i, const StepArrays& s, int rows, int thread);
-  void row_wise(const Instruction& i, int rows, int thread);
+  void work_sampled(int thread);
+  bool repeated(const Instruction& i, int rows) const { return rows <= kRepeatRows && row_of(i.op).row_wise; }
+  int head_rows() const { return std::min(limits_.head_rows, limits_.max_sample_rows); }
+  BufferType type(int buffer) const { return buffers_[buffer].type; }
+  int width(int buffer) const { return buffer < 0 ? 0 : buffers_[buffer].width; }
+
+  void check_embed(const Instruction& i) const;
+  void check_row_wise(const Instruction& i) const;
+  void check_linear(const Instruction& i) const;
+  void check_rope_kv(const Instruction& i) const;
+  void check_attention(const Instruction& i) const;
+  void check_select_rows(const Instruction& i) const;
+  void check_sample(const Instruction& i) const;
+  void embed(const Instruction& i, Rows rows, int thread);
+  void row_wise(const Instruction& i, Rows rows, int thread);
+  void linear(const Instruction& i, Rows rows, int thread);
+  void rope_kv(const Instruction& i, Rows rows, int thread);
+  void attention(const Instruction& i, Rows rows, int thread);
+  void select_rows(const Instruction& i, Rows rows, int thread);
+  void sample(const Instruction& i, Rows rows, int thread);
   LinearArgs linear_args(const Instruction& i, int rows, int thread) const;
-  void linear(const Instruction& i, int rows, int thread);
-  bool draws_greedily(const StepArrays& s, int first, int rows) const;
+  bool draws_greedily(Rows rows) const;
   void lm_head_greedy(const Instruction& i, int rows, int thread);
-  void rope_kv(const Instruction& i, int rows, int thread);
-  void attention(const Instruction& i, const StepArrays& s, int thread);
-  void select_rows(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
-  void sample_greedily(const StepArrays& s, int first, int rows, int thread) const;
-  void sample(const Instruction& i, const StepArrays& s, int first, int rows, int thread);
+  void sample_greedily(Rows rows, int thread) const;
   KvLayer layer(int index) const;
   size_t state_floats() const;
   RopeKvArgs rope_args(const Instruction& i) const;
-  AttentionArgs attention_args(const Instruction& i, const StepArrays& s, const AttentionItem& item, float* own) const;
+  AttentionArgs attention_args(const Instruction& i, const AttentionItem& item, float* own) const;
   void rope_item(const RopeKvArgs& rope, const AttentionItem& item, float* q) const;
   int first_panel(const Instruction& i, int thread) const;
   void finish_instruction(size_t index, int thread);
@@ -114,7 +147,7 @@ class Executor {
   const Kernels& kernels_;
   ExecutorLimits limits_;
   KvShape shape_;
-  ThreadTeam team_;
+  ThreadTeam& team_;
   std::vector<Buffer> buffers_;
   std::vector<WeightRef> weights_;
   std::vector<Instruction> program_;
@@ -125,8 +158,9 @@ class Executor {
   std::vector<Pages> sample_memory_;
   size_t reserved_ = 0;
 
-  // Of the chunk under way.
-  int chunk_begin_ = 0, sample_begin_ = 0;
+  // Of the step and the chunk under way.
+  const StepArrays* step_ = nullptr;
+  int chunk_begin_ = 0, chunk_end_ = 0, sample_begin_ = 0, sample_end_ = 0;
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
   AttentionPlan plan_;

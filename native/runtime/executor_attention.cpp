@@ -25,10 +25,10 @@ RopeKvArgs Executor::rope_args(const Instruction& i) const {
   return a;
 }
 
-void Executor::rope_kv(const Instruction& i, int rows, int thread) {
+void Executor::rope_kv(const Instruction& i, Rows rows, int thread) {
   const RopeKvArgs a = rope_args(i);
   const Buffer& out = buffers_[i.output];
-  const int kv_heads = limits_.kv_heads, units = rows * kv_heads, group = i.heads / kv_heads;
+  const int kv_heads = limits_.kv_heads, units = rows.count * kv_heads, group = i.heads / kv_heads;
   for (int unit = units * thread / team_.size(); unit < units * (thread + 1) / team_.size(); ++unit) {
     const int row = unit / kv_heads, head = unit % kv_heads;
     float* q = out.f32 + static_cast<size_t>(row) * out.width + static_cast<size_t>(head) * group * shape_.padded_dim;
@@ -53,8 +53,7 @@ size_t Executor::state_floats() const {
   return static_cast<size_t>(max_heads_ / limits_.kv_heads) * kQueryRows * attention_state_floats(shape_.padded_dim);
 }
 
-AttentionArgs Executor::attention_args(const Instruction& i, const StepArrays& s, const AttentionItem& item,
-                                       float* own) const {
+AttentionArgs Executor::attention_args(const Instruction& i, const AttentionItem& item, float* own) const {
   const int group = i.heads / limits_.kv_heads;
   const Buffer& q = buffers_[i.input];
   AttentionArgs a;
@@ -71,7 +70,7 @@ AttentionArgs Executor::attention_args(const Instruction& i, const StepArrays& s
   a.first_position = item.first_position;
   a.tile_begin = item.tile_begin;
   a.tile_end = item.tile_end;
-  a.block_table = s.block_tables + static_cast<size_t>(item.seq) * s.table_width;
+  a.block_table = step_->block_tables + static_cast<size_t>(item.seq) * step_->table_width;
   a.layer = layer(i.layer);
   a.shape = shape_;
   a.state = item.parts > 1 ? states_.as<float>() + item.state + state_floats() * item.part : own;
@@ -89,7 +88,7 @@ void Executor::rope_item(const RopeKvArgs& rope, const AttentionItem& item, floa
   }
 }
 
-void Executor::attention(const Instruction& i, const StepArrays& s, int thread) {
+void Executor::attention(const Instruction& i, Rows, int thread) {
   float* own = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
   const int group = i.heads / limits_.kv_heads;
   // Behind the state and the scores of a whole item.
@@ -99,9 +98,9 @@ void Executor::attention(const Instruction& i, const StepArrays& s, int thread) 
   const AttentionItem* rotated = nullptr;  // whose queries are in own_q
   plan_.take(i.layer, thread, team_.size(), [&](int n, int next) {
     const AttentionItem& item = plan_.items()[n];
-    AttentionArgs a = attention_args(i, s, item, own), following;
+    AttentionArgs a = attention_args(i, item, own), following;
     if (next >= 0) {
-      following = attention_args(i, s, plan_.items()[next], own);
+      following = attention_args(i, plan_.items()[next], own);
       a.next = &following;
     }
     if (rotates) {

@@ -1,6 +1,4 @@
 // Building an executor: buffers, weights and instructions, each checked as it arrives.
-#include <algorithm>
-
 #include "runtime/executor.hpp"
 #include "runtime/rope_table.hpp"
 
@@ -11,10 +9,10 @@ constexpr size_t kStatesBytes = size_t{24} << 20;  // of attention that is split
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-ExecutorLimits checked_limits(ExecutorLimits l) {
-  require(l.threads >= 1 && l.threads <= 1024, "threads must be within 1..1024");
-  require(l.max_rows >= 1 && l.chunk_rows >= 1 && l.max_seqs >= 1 && l.max_sample_rows >= 1,
-          "max_rows, chunk_rows, max_seqs and max_sample_rows must be positive");
+ExecutorLimits checked_limits(ExecutorLimits l, int threads) {
+  l.threads = threads;
+  require(l.max_rows >= 1 && l.chunk_rows >= 1 && l.max_seqs >= 1 && l.max_sample_rows >= 1 && l.head_rows >= 1,
+          "max_rows, chunk_rows, max_seqs, max_sample_rows and head_rows must be positive");
   require(l.block_size >= 16 && l.block_size <= 4096 && l.block_size % 16 == 0 && kTile % l.block_size == 0,
           "block_size must be 16, 32, 64, 128 or 256");
   require(l.num_blocks >= 1 && l.max_model_len >= 1 && l.layers >= 1 && l.kv_heads >= 1 && l.vocab >= 1,
@@ -41,12 +39,12 @@ Pages make_quant(int rows, int k, QuantRows& out) {
 
 }  // namespace
 
-Executor::Executor(const Kernels& kernels, ExecutorLimits limits)
+Executor::Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& team)
     : kernels_(kernels),
-      limits_(checked_limits(std::move(limits))),
-      team_(limits_.threads, limits_.cpus),
+      limits_(checked_limits(limits, team.size())),
+      team_(team),
       plan_(limits_, kStatesBytes / sizeof(float)),
-      greedy_(limits_.threads, kSampleRows) {
+      greedy_(limits_.threads, head_rows()) {
   const ExecutorLimits& l = limits_;
   shape_ = {l.kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, __builtin_ctz(l.block_size), l.kv_int8};
   const size_t layer_bytes = shape_.block_stride() * l.num_blocks;
@@ -64,7 +62,7 @@ int Executor::add_buffer(BufferType type, int width, bool sampled) {
   b.type = type;
   b.width = round_up(width, kBlock);
   b.sampled = sampled;
-  const int rows = sampled ? std::min(kSampleRows, limits_.max_sample_rows) : limits_.chunk_rows;
+  const int rows = sampled ? head_rows() : limits_.chunk_rows;
   const auto make = [&](int n, float*& f32, QuantRows& quant) {
     if (type != BufferType::F32) return make_quant(n, b.width, quant);
     Pages pages(sizeof(float) * n * b.width);
@@ -114,59 +112,9 @@ void Executor::add(Instruction i) {
   const int buffers = static_cast<int>(buffers_.size());
   require(i.input < buffers && i.output < buffers && i.weight < static_cast<int>(weights_.size()),
           i.label + ": unknown buffer or weight");
-  const auto type = [&](int b) { return buffers_[b].type; };
-  const auto width = [&](int b) { return b < 0 ? 0 : buffers_[b].width; };
-  switch (i.op) {
-    case Op::Embed:
-      require(i.output >= 0 && i.weight >= 0 && type(i.output) == BufferType::F32 && i.width >= 1 &&
-                  i.width <= width(i.output) && width(i.output) == weights_[i.weight].args.blocks * kBlock,
-              i.label + ": embedding width differs");
-      break;
-    case Op::Norm:
-    case Op::NormQuant:
-    case Op::Quantize:
-      require(i.input >= 0 && i.output >= 0 && type(i.input) == BufferType::F32 && width(i.input) == width(i.output) &&
-                  (type(i.output) == BufferType::F32) == (i.op == Op::Norm) &&
-                  (i.op == Op::Quantize || (i.vector && i.width >= 1 && i.width <= width(i.input))),
-              i.label + ": buffers do not fit");
-      break;
-    case Op::Linear: {
-      require(i.input >= 0 && i.output >= 0 && i.weight >= 0 && type(i.output) == BufferType::F32,
-              i.label + ": buffers");
-      const WeightRef& w = weights_[i.weight];
-      const int out = i.epilogue == Epilogue::SiluMul ? w.n / 2 : w.n;
-      require(width(i.input) >= w.args.blocks * kBlock && width(i.output) >= out &&
-                  is_integer(w.args.format) == (type(i.input) != BufferType::F32) &&
-                  (!is_integer(w.args.format) || width(i.input) == w.args.blocks * kBlock) &&
-                  (i.epilogue != Epilogue::SiluMul || w.n % 32 == 0) && i.splits >= 1 && i.splits <= 8 &&
-                  (i.splits & (i.splits - 1)) == 0 && i.splits <= w.args.blocks,
-              i.label + ": widths, types or splits do not fit the weight");
-      break;
-    }
-    case Op::RopeKv:
-      require(i.input >= 0 && i.output >= 0 && i.layer >= 0 && i.layer < limits_.layers && i.heads >= 1 &&
-                  i.heads % limits_.kv_heads == 0 && rope_.data() &&
-                  width(i.input) >= (i.heads + 2 * limits_.kv_heads) * limits_.head_dim &&
-                  width(i.output) >= i.heads * shape_.padded_dim,
-              i.label + ": shapes do not fit");
-      break;
-    case Op::Attention:
-      require(i.input >= 0 && i.output >= 0 && i.layer >= 0 && i.layer < limits_.layers && i.window >= 0 &&
-                  i.heads >= 1 && i.heads % limits_.kv_heads == 0 && width(i.input) >= i.heads * shape_.padded_dim &&
-                  width(i.output) >= i.heads * limits_.head_dim,
-              i.label + ": shapes do not fit");
-      break;
-    case Op::SelectRows:
-      require(i.input >= 0 && i.output >= 0 && buffers_[i.output].sampled && !buffers_[i.input].sampled &&
-                  width(i.input) == width(i.output),
-              i.label + ": buffers do not fit");
-      break;
-    case Op::Sample:
-      require(i.input >= 0 && buffers_[i.input].sampled && width(i.input) >= limits_.vocab, i.label + ": buffers");
-      break;
-  }
+  (this->*row_of(i.op).check)(i);
   i.own_input = i.op == Op::Linear && buffers_[i.input].by_rows;
-  if (i.output >= 0) buffers_[i.output].by_rows = row_wise_op(i.op);
+  if (i.output >= 0) buffers_[i.output].by_rows = row_of(i.op).row_wise;
   i.sampled = i.op == Op::SelectRows || (i.input >= 0 && buffers_[i.input].sampled);
   const bool started = !program_.empty() && program_.back().sampled;
   require(!started || i.sampled, i.label + ": comes after the rows were selected");

@@ -3,17 +3,16 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace forerun {
 
 struct ExecutorLimits {
-  int threads = 1;
-  std::vector<int> cpus;
+  int threads = 1;       // those of the team that an executor was given
   int max_rows = 0;      // rows of a step
   int chunk_rows = 256;  // rows that pass through the layers together
   int max_seqs = 0;
   int max_sample_rows = 0;
+  int head_rows = 16;  // sampled rows that the LM head serves together: with that many, its weights are read once
   int max_model_len = 0;
   int num_blocks = 0;
   int block_size = 0;

@@ -6,6 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <stdexcept>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -29,6 +31,11 @@ void pause_briefly() {
 
 void futex_wait(std::atomic<uint32_t>& word, uint32_t expected) {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+}
+
+int checked_size(int size) {
+  if (size < 1 || size > 1024) throw std::invalid_argument("threads must be within 1..1024");
+  return size;
 }
 
 void futex_wake_all(std::atomic<uint32_t>& word) {
@@ -59,7 +66,10 @@ void Barrier::wait() {
 }
 
 ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus)
-    : size_(size), begin_(size, kIdleSpins, kIdleYields), inner_(size, kSpins, kYields), end_(size, kSpins, kYields) {
+    : size_(checked_size(size)),
+      begin_(size, kIdleSpins, kIdleYields),
+      inner_(size, kSpins, kYields),
+      end_(size, kSpins, kYields) {
   try {
     threads_.reserve(size);
     for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { loop(i); });
@@ -94,6 +104,7 @@ void ThreadTeam::loop(int index) {
 }
 
 void ThreadTeam::run(const std::function<void(int)>& work) {
+  const std::lock_guard<std::mutex> lock(one_caller_);
   work_ = &work;
   begin_.wait();
   work(0);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -27,14 +28,16 @@ class Barrier {
 class ThreadTeam {
  public:
   // `cpus`: processor of each thread (the caller's own, index 0, is left to the system); empty: unpinned.
-  // Throws std::system_error when the system grants too few threads.
+  // Throws std::invalid_argument for less than 1 or more than 1024 threads, std::system_error when the system grants
+  // too few threads.
   ThreadTeam(int size, const std::vector<int>& cpus);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   int size() const { return size_; }
-  // Runs work(thread) on all threads and returns when all are done. Called from one thread at a time.
+  // Runs work(thread) on all threads and returns when all are done. Several executors may share a team: callers from
+  // different threads wait for each other.
   void run(const std::function<void(int)>& work);
   void barrier() { inner_.wait(); }
 
@@ -43,6 +46,7 @@ class ThreadTeam {
   void dismiss();
 
   const int size_;
+  std::mutex one_caller_;
   const std::function<void(int)>* work_ = nullptr;
   bool stop_ = false;
   Barrier begin_, inner_, end_;

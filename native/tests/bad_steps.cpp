@@ -147,10 +147,12 @@ void test_bad_limits(Results& results) {
     l.max_rows = 8, l.max_seqs = 2, l.max_sample_rows = 2, l.max_model_len = 64, l.num_blocks = 2, l.block_size = 16;
     l.layers = 1, l.kv_heads = 1, l.head_dim = 16, l.vocab = 10;
     change(l);
-    results.refuses(name, [&] { Executor executor(kernels, l); });
+    ThreadTeam team(1, {});
+    results.refuses(name, [&] { Executor executor(kernels, l, team); });
   };
   for (int threads : {0, -1, 1025, INT_MAX, INT_MIN})
-    refuses("limit: threads", [threads](ExecutorLimits& l) { l.threads = threads; });
+    results.refuses("threads of a team", [threads] { ThreadTeam team(threads, {}); });
+  refuses("limit: head_rows", [](ExecutorLimits& l) { l.head_rows = 0; });
   refuses("limit: max_rows", [](ExecutorLimits& l) { l.max_rows = 0; });
   refuses("limit: chunk_rows", [](ExecutorLimits& l) { l.chunk_rows = -1; });
   refuses("limit: block_size", [](ExecutorLimits& l) { l.block_size = 48; });
@@ -167,7 +169,8 @@ void test_bad_steps(Results& results) {
   shape.layers = 1;
   const Model model(shape, Format::Int8F16, 4);
   for (bool kv_int8 : {false, true}) {
-    const auto executor = model.start(usable_isas().back(), 2, kv_int8);
+    ThreadTeam team(2, {});
+    const auto executor = model.start(usable_isas().back(), team, kv_int8);
     test_named_faults(results, *executor, shape);
     test_random_faults(results, *executor, shape);
   }

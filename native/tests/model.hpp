@@ -35,7 +35,7 @@ class Model {
  public:
   Model(const Shape& shape, Format format, uint64_t seed);
 
-  std::unique_ptr<Executor> start(const std::string& isa, int threads, bool kv_int8, int chunk_rows = 64) const;
+  std::unique_ptr<Executor> start(const std::string& isa, ThreadTeam& team, bool kv_int8, int chunk_rows = 64) const;
   const Shape& shape() const { return shape_; }
 
   static constexpr int kBlocks = 40, kBlockSize = 32, kMaxLen = 1100, kMaxRows = 640, kMaxSeqs = 16, kMaxSampled = 24;

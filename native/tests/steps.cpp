@@ -76,7 +76,8 @@ void compare(Results& results, const std::string& name, const Model& model, bool
   Bits expected;
   for (const std::string& isa : testable_isas())
     for (int threads : {1, 2, 3}) {
-      const auto executor = model.start(isa, threads, kv_int8, threads == 3 ? 17 : 64);
+      ThreadTeam team(threads, {});
+      const auto executor = model.start(isa, team, kv_int8, threads == 3 ? 17 : 64);
       if (threads == 2) executor->set_profile(true);
       const Bits bits = work(*executor, model.shape());
       if (expected.empty()) expected = bits;

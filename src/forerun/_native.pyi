@@ -74,10 +74,20 @@ class SuffixIndex:
     def entries(self) -> int:
         """Contexts and runs that are counted."""
 
+class ThreadTeam:
+    """Threads that run a step together, the caller among them; executors may share a team."""
+
+    def __init__(self, threads: int, cpus: list[int], /) -> None:
+        """``cpus[i]`` is the processor of thread i (0, the caller, stays free); empty: unpinned."""
+
+    @property
+    def size(self) -> int:
+        """Threads, the caller included."""
+
 class Executor:
     """Buffers, weights and instructions by index; one call of ``step`` runs them all."""
 
-    def __init__(self, isa: str, limits: Mapping[str, object], /) -> None: ...
+    def __init__(self, isa: str, limits: Mapping[str, object], team: ThreadTeam, /) -> None: ...
     def add_buffer(self, type: str, width: int, sampled: bool, /) -> int:
         """Index of a new buffer: "f32" or "q15" of ``width`` columns, one row per token or per sampled row."""
 
@@ -90,32 +100,9 @@ class Executor:
     def add(self, instruction: Mapping[str, object], /) -> None:
         """Append one instruction."""
 
-    def bind_step(
-        self,
-        token_ids: Int32,
-        positions: Int32,
-        query_starts: Int32,
-        block_tables: Int32,
-        sample_rows: Int32,
-        temperature: Float32,
-        top_k: Int32,
-        top_p: Float32,
-        min_p: Float32,
-        seed: UInt64,
-        num_logprobs: Int32,
-        adjust_starts: Int32,
-        adjust_ids: Int32,
-        adjust_add: Float32,
-        adjust_rep: Float32,
-        allow_starts: Int32,
-        allow_ids: Int32,
-        tokens: Int32,
-        logprobs: Float32,
-        top_ids: Int32,
-        top_logprobs: Float32,
-        logits: Float32 | None,
-    ) -> None:
-        """Remember the arrays of a step (forerun.runtime.step); the last five take the results."""
+    def bind_step(self, arrays: Mapping[str, object]) -> None:
+        """Remember the arrays of a step by their names in forerun.runtime.step: those of StepInput, SamplingRows and
+        StepOutput. ``logits`` may be None. Raises TypeError or ValueError for types and lengths that do not fit."""
 
     def step(self) -> None:
         """One engine step with the bound arrays, as their contents are now."""

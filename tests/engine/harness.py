@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from forerun.engine import Delta, Engine, RequestOutput, SamplingParams
+from forerun.engine import AsyncEngine, Delta, Engine, RequestOutput, SamplingParams
+from forerun.engine.request import Request
 from forerun.runtime.step import StepInput, StepOutput
 from tests.support import oracle
 from tests.support.oracle import Draw, OracleExecutor
 
 EOS = 0
+GREEDY = SamplingParams(temperature=0, max_tokens=6)
 
 
 class ByteDetokenizer:
@@ -71,6 +75,30 @@ class FaultyExecutor(OracleExecutor):
         self.steps += 1
         self._before(self.steps, batch)
         return self._after(self.steps, batch, super().step(batch))
+
+
+class QuietDrafter:
+    """A drafter by what it guesses for one request; it does not care about what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []  # the lengths that were granted, step by step
+
+    def guess(self, request: Request) -> Sequence[int]:
+        """Tokens that may follow."""
+        raise NotImplementedError
+
+    def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
+        return [len(self.guess(request)) for request in requests]
+
+    def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
+        self.calls.append(list(lengths))
+        return [self.guess(request)[:length] for request, length in zip(requests, lengths, strict=True)]
+
+    def verified(self, request: Request, proposed: int, accepted: int) -> None: ...
+
+    def preempted(self, request: Request) -> None: ...
+
+    def ended(self, request: Request) -> None: ...
 
 
 def run(engine: Engine, max_steps: int = 2000) -> dict[str, RequestOutput]:
@@ -142,3 +170,26 @@ def expected(
         if token in ends and place >= params.min_tokens:
             return tokens[: place + 1]
     return tokens
+
+
+class Gate:
+    """Lets steps pass only while it is open."""
+
+    def __init__(self, open_at_first: bool = False) -> None:
+        self.event = threading.Event()
+        self.entered = threading.Event()
+        if open_at_first:
+            self.event.set()
+
+    def __call__(self, number: int, batch: StepInput) -> None:
+        self.entered.set()
+        self.event.wait()
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def tokens_of(engine: AsyncEngine, prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
+    return [token async for delta in engine.generate(prompt, params) for token in delta.token_ids]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
 import pytest
 
@@ -13,40 +12,15 @@ from forerun.engine import (
     Delta,
     Engine,
     EngineSettings,
-    EngineStoppedError,
     QueueFullError,
     RequestError,
     SamplingParams,
+    async_engine,
 )
 from forerun.engine.async_engine import SLOW_READER
 from forerun.runtime.step import StepInput
-from tests.engine.harness import FaultyExecutor
+from tests.engine.harness import GREEDY, FaultyExecutor, Gate, tokens_of, until
 from tests.support.oracle import Draw, OracleExecutor, predict
-
-GREEDY = SamplingParams(temperature=0, max_tokens=6)
-
-
-async def tokens_of(engine: AsyncEngine, prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
-    return [token async for delta in engine.generate(prompt, params) for token in delta.token_ids]
-
-
-class Gate:
-    """Lets steps pass only while it is open."""
-
-    def __init__(self, open_at_first: bool = False) -> None:
-        self.event = threading.Event()
-        self.entered = threading.Event()
-        if open_at_first:
-            self.event.set()
-
-    def __call__(self, number: int, batch: StepInput) -> None:
-        self.entered.set()
-        self.event.wait()
-
-
-async def until(condition: Any) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 def free_blocks(engine: AsyncEngine) -> int:
@@ -160,44 +134,6 @@ def test_refusals_come_at_once_and_leave_nothing() -> None:
     asyncio.run(work())
 
 
-def test_shutdown_drains_within_its_time() -> None:
-    async def work() -> None:
-        engine = AsyncEngine(Engine(OracleExecutor()))
-        stream = engine.submit([1], GREEDY)
-        closing = asyncio.create_task(engine.shutdown(30))
-        await until(lambda: not engine.accepting)
-        with pytest.raises(EngineStoppedError):
-            engine.submit([1], GREEDY)
-        assert [token async for delta in stream for token in delta.token_ids] == predict([1], 6, 128)
-        assert await closing
-        assert not engine.health().ok
-        with pytest.raises(EngineStoppedError):
-            await engine.reset_prefix_cache()
-
-    asyncio.run(work())
-
-
-def test_shutdown_aborts_what_does_not_end_and_a_second_call_hurries() -> None:
-    async def work() -> None:
-        gate = Gate()
-        executor = FaultyExecutor(before=gate)
-        engine = AsyncEngine(Engine(executor))
-        streams = [engine.submit([number], SamplingParams(temperature=0, max_tokens=100)) for number in range(10)]
-        await until(gate.entered.is_set)
-        patient = asyncio.create_task(engine.shutdown(3600))
-        await until(lambda: not engine.accepting)
-        hurried = asyncio.create_task(engine.shutdown(0))
-        await until(lambda: engine._stopping)
-        gate.event.set()
-        assert [await patient, await hurried] == [False, False]
-        for stream in streams:
-            deltas = [delta async for delta in stream]
-            assert [delta.finished for delta in deltas].count(True) == 1 and deltas[-1].finish_reason == "abort"
-        assert engine.unfinished == 0 and not executor._open
-
-    asyncio.run(work())
-
-
 def test_health_notices_failures_and_standstill() -> None:
     async def work() -> None:
         now = [0.0]
@@ -244,29 +180,6 @@ def test_a_defect_of_the_engine_ends_its_requests_and_not_the_service() -> None:
         assert (deltas[-1].finish_reason, deltas[-1].error) == ("error", "the engine failed: ZeroDivisionError: a bug")
         assert await tokens_of(engine, [1]) == predict([1], 6, 128)
         await engine.shutdown()
-
-    asyncio.run(work())
-
-
-def test_no_stream_is_left_open_when_the_thread_dies() -> None:
-    async def work() -> None:
-        gate = Gate()
-        executor = FaultyExecutor(before=gate)
-
-        def close() -> None:
-            raise OSError("cannot close")
-
-        executor.close = close  # type: ignore[method-assign]
-        inner = Engine(executor)
-        engine = AsyncEngine(inner)
-        stream = engine.submit([1], SamplingParams(temperature=0, max_tokens=100))
-        await until(gate.entered.is_set)
-        closing = asyncio.create_task(engine.shutdown(0))
-        await until(lambda: engine._stopping)
-        gate.event.set()
-        await closing
-        assert [delta.finish_reason async for delta in stream][-1] in ("abort", "error")
-        assert not engine.health().ok
 
     asyncio.run(work())
 
@@ -326,12 +239,21 @@ def test_news_reach_their_reader_while_the_next_step_runs() -> None:
     asyncio.run(work())
 
 
-def test_no_thread_is_left_after_a_shutdown() -> None:
+def test_an_idle_engine_finds_lost_blocks_and_starts_afresh(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(async_engine, "_HEARTBEAT_SECONDS", 0.01)
+
     async def work() -> None:
-        before = set(threading.enumerate())
         engine = AsyncEngine(Engine(OracleExecutor()))
-        assert len(await tokens_of(engine, [3])) == 6
+        assert await tokens_of(engine, [1, 2, 3]) == predict([1, 2, 3], 6, 128)
+        engine._engine._kv._pool._spare.pop()
+        assert await tokens_of(engine, [4]) == predict([4], 6, 128)
+        await until(lambda: engine.stats().counters.failures)
+        assert free_blocks(engine) == 64 and engine.health().ok
+        assert await tokens_of(engine, [5]) == predict([5], 6, 128)
+        assert engine.stats().counters.failures == 1
         await engine.shutdown()
-        assert {thread.name for thread in set(threading.enumerate()) - before if "forerun" in thread.name} == set()
 
     asyncio.run(work())
+    assert "not in exactly one place" in caplog.text

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from forerun.engine import Engine, EngineSettings, RequestError, RequestOutput, SamplingParams
 from forerun.engine.request import Request
 from forerun.runtime.step import Executor
-from tests.engine.harness import EOS, ByteTokenizer, collect, expected
+from tests.engine.harness import EOS, ByteTokenizer, QuietDrafter, collect, expected
 from tests.oracle.worlds import NATIVE, NUMPY, VOCAB, WORLDS, World
 from tests.support.oracle import OracleExecutor
 
@@ -29,22 +29,19 @@ class Arrival:
     cancel_after: int | None
 
 
-class RandomDrafter:
+class RandomDrafter(QuietDrafter):
     """Right, wrong or mixed guesses: the truth is looked up, then spoiled."""
 
     def __init__(self, truths: dict[tuple[int, ...], list[int]], spoil: Sequence[bool], length: int) -> None:
-        self._truths, self._spoil, self._length, self._calls = truths, spoil, length, 0
+        super().__init__()
+        self._truths, self._spoil, self._length = truths, spoil, length
         self.proposed = self.accepted = 0
 
-    def propose(self, request: Request, limit: int) -> list[int]:
+    def guess(self, request: Request) -> list[int]:
         prompt = tuple(request.tokens[: request.num_prompt].tolist())
         truth = self._truths[(*prompt, -1 - int(request.request_id))][len(request.output) :]
-        draft = []
-        for token in truth[: min(limit, self._length)]:
-            self._calls += 1
-            wrong = self._spoil[self._calls % len(self._spoil)]
-            draft.append((token + 1) % VOCAB if wrong else token)
-        return draft
+        spoil = [self._spoil[(request.num_tokens + i) % len(self._spoil)] for i in range(self._length)]
+        return [(token + 1) % VOCAB if wrong else token for token, wrong in zip(truth, spoil, strict=False)]
 
     def verified(self, request: Request, proposed: int, accepted: int) -> None:
         self.proposed += proposed
@@ -110,15 +107,6 @@ def executor_and_settings(draw: st.DrawFn, world: World) -> tuple[Executor, Engi
     return executor, engine_settings
 
 
-def check_memory(engine: Engine) -> None:
-    """Every block is free or held exactly as often as running requests hold it; nobody else holds any."""
-    held = [block for request in engine._scheduler.running for block in request.kv.blocks]
-    pool = engine._kv._pool
-    assert [pool.refs(b) for b in range(pool.num_blocks)] == [held.count(b) for b in range(pool.num_blocks)]
-    assert pool.num_free + len(set(held)) == pool.num_blocks
-    assert not any(request.kv.blocks for request in engine._scheduler.waiting)
-
-
 def alone(world: World, item: Arrival) -> RequestOutput:
     """The same request in an engine of its own, with room for everything and no cache."""
     engine = Engine(world.executor(), settings=EngineSettings(enable_prefix_caching=False), eos_token_ids=(EOS,))
@@ -170,11 +158,11 @@ def check_random_load(world: World, data: st.DataObject) -> None:
                     assert not fits
             elif name in accepted and item.cancel_after is not None and item.step + item.cancel_after == step:
                 engine.abort(name)
-                check_memory(engine)
+                engine.check()
         if step in resets:
             engine.reset_prefix_cache()
         collect(outputs, engine.step())
-        check_memory(engine)
+        engine.check()
         step += 1
         assert step < 1500, "the load does not come to its end"
     check_outputs(world, load, accepted, truths, outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from forerun import _native
-from forerun.runtime.native import NativeExecutor, NativeOptions, PackedWeight, weights_formats
+from forerun.runtime.native import NativeExecutor, NativeOptions, PackedWeight
 from forerun.runtime.step import SamplingRows
 from tests.support.native_models import PackedModel
 from tests.support.reference_models import many_sequences, one_sequence, tiny_model
@@ -49,6 +50,7 @@ def test_what_the_engine_reads(executor: NativeExecutor, model: PackedModel) -> 
         ({"max_seqs": 0}, "max_seqs"),
         ({"chunk_rows": 0}, "chunk_rows"),
         ({"max_sample_rows": 0}, "max_sample_rows"),
+        ({"head_rows": 0}, "head_rows"),
         ({"max_model_len": 0}, "max_model_len"),
     ],
 )
@@ -112,8 +114,9 @@ def ints(*values: int) -> Any:
         ({"positions": ints(30, 31, 32)}, "table is too narrow"),
         ({"sample_rows": ints(0, 1, 3)}, "sample_rows"),
         ({"sample_rows": ints(0, 0, 1)}, "sample_rows"),
-        ({"sample_rows": ints(1)}, "one entry per sampled row"),
-        ({"sampling": SamplingRows.greedy(2)}, "one entry per"),
+        ({"sample_rows": ints(1)}, "temperature has 3 entries instead of 1"),
+        ({"sampling": SamplingRows.greedy(2)}, "temperature has 2 entries instead of 3"),
+        ({"query_starts": ints()}, "query_starts has 0 entries instead of 2"),
     ],
 )
 def test_steps_that_are_refused(executor: NativeExecutor, changes: dict[str, Any], words: str) -> None:
@@ -222,8 +225,35 @@ def test_closed_executors_refuse(model: PackedModel) -> None:
         executor.step(good())
 
 
-def test_weights_formats(model: PackedModel) -> None:
-    counts = weights_formats(model.program)
-    assert set(counts) == {"int8_f16"} and sum(counts.values()) == sum(
-        len(w.shape) == 2 for w in model.program.weights.values()
-    )
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("token_ids", np.array([1, 2, 3], np.int64)),
+        ("token_ids", np.array([[1, 2, 3]], np.int32)),
+        ("token_ids", ints(1, 0, 2, 0, 3)[::2]),
+        ("block_tables", ints(0, 1)),
+        ("positions", None),
+    ],
+)
+def test_arrays_of_another_kind_are_named(executor: NativeExecutor, name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"step: {name} must be"):
+        executor.step(good(**{name: value}))
+
+
+def test_executors_that_share_a_team_work_beside_each_other(model: PackedModel) -> None:
+    first = model.native(threads=2)
+    second = NativeExecutor(model.program, model.packed, NativeOptions(num_blocks=4, block_size=16), first.team)
+    alone = second.step(good()).tokens.tolist()
+    assert second.threads == 2 and first.step(good()).tokens.tolist() == alone
+    with ThreadPoolExecutor(2) as pool:
+        many = pool.map(lambda executor: [executor.step(good()).tokens.tolist() for _ in range(50)], (first, second))
+    assert list(many) == [[alone] * 50] * 2
+    first.close()
+    assert second.step(good()).tokens.tolist() == alone  # the team lives as long as one of them
+
+
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_the_head_serves_as_many_rows_as_it_is_told(model: PackedModel, rows: int) -> None:
+    batch = replace(one_sequence(list(range(1, 25)), table=[0, 1]), sampling=SamplingRows.greedy(24, 3))
+    expected, found = model.native().step(batch), model.native(head_rows=rows).step(batch)
+    assert np.array_equal(found.tokens, expected.tokens) and np.array_equal(found.logprobs, expected.logprobs)

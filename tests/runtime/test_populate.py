@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 
 import pytest
 
-from forerun.runtime.populate import PART, Populator, parts
+from forerun.runtime.populate import PART, LastStep, Populator, parts
 from tests.support.native_models import native_executor
 from tests.support.reference_models import one_sequence, tiny_model
 
@@ -23,9 +23,15 @@ def test_the_pool_is_populated_and_tokens_stay_the_same() -> None:
 
 def test_closing_ends_the_population() -> None:
     executor = native_executor(tiny_model("llama"), num_blocks=20_000)
-    thread = executor.populate_kv()
+    threads = [executor.populate_kv() for _ in range(2)]
     executor.close()
-    thread.join()
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_an_executor_that_nobody_holds_ends_the_population() -> None:
+    executor = native_executor(tiny_model("llama"), num_blocks=20_000)
+    thread = executor.populate_kv()
+    del executor
     assert not thread.is_alive()
 
 
@@ -43,22 +49,28 @@ def test_the_parts_cover_everything_and_the_beginnings_of_all_regions_come_first
 
 def test_population_waits_while_the_executor_works() -> None:
     taken: list[int] = []
-    last: list[float | None] = [float("inf")]
-    changed = threading.Event()
     seen = threading.Event()
 
-    def last_step() -> float | None:
-        seen.set()
-        return last[0]
+    class Busy(LastStep):
+        working = True
 
-    def populate(begin: int, size: int) -> None:
-        taken.append(size)
-        changed.set()
+        @property
+        def time(self) -> float:  # type: ignore[override]
+            seen.set()
+            return math.inf if self.working else -math.inf
 
-    thread = Populator(4 * PART, 2, populate, last_step)
+    busy = Busy()
+    thread = Populator(4 * PART, 2, lambda begin, size: taken.append(size), busy)
     seen.wait()
     assert not taken
-    last[0] = time.monotonic() - 10
-    changed.wait()
+    busy.working = False
     thread.join()
     assert sum(taken) == 4 * PART
+
+
+def test_population_ends_also_while_the_executor_works() -> None:
+    taken: list[int] = []
+    last = LastStep()
+    last.time = math.inf
+    Populator(4 * PART, 2, lambda begin, size: taken.append(size), last).stop()
+    assert not taken

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -224,9 +223,3 @@ def test_sampling_defaults(
 ) -> None:
     config = None if configured is None else OnDeviceSamplingConfig(**configured)
     assert sampling_defaults(config, generation) == expected
-
-
-def test_entry_point_is_the_vllm_module() -> None:
-    from forerun.entrypoints.openai import api_server
-
-    assert json.dumps(api_server.main.__name__) == '"main"'

@@ -266,8 +266,8 @@ class _Progress:
             self._bar.stop()
 
 
-def entry() -> None:
+def entry() -> int:
     """``token_benchmark_ray ...``: LLMPerf's command line, answered by ``forerun bench load``."""
     from forerun.cli.main import main
 
-    sys.exit(main(["bench", "load", *sys.argv[1:]]))
+    return main(["bench", "load", *sys.argv[1:]])

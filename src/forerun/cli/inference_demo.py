@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from forerun.cli.demo.parser import Arguments, parse_arguments
 from forerun.cli.demo.readers import DEFAULT_TOL_MAP, Tolerances, read_tol_map
 from forerun.cli.demo.settings import check_supported, no_effect_notices, requested_settings, sampling_notes
+from forerun.cli.ending import run_command
 from forerun.config import NeuronConfig
 from forerun.errors import ConfigError, ForerunError
 from forerun.measure.benchmark_report import benchmark_report, render_report, write_report
@@ -33,13 +34,12 @@ def main(argv: Sequence[str] | None = None, make_model: MakeModel | None = None)
     Returns 0, or 1 after one line on stderr for a user's mistake or a failed accuracy check. A command line that
     argparse refuses ends the process with status 2.
     """
-    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    try:
-        _Demo(arguments, make_model or _demo_model).run()
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def command() -> int:
+        _Demo(parse_arguments(sys.argv[1:] if argv is None else argv), make_model or _demo_model).run()
+        return 0
+
+    return run_command(command)
 
 
 def _demo_model(request: ModelRequest, say: Callable[[str], None]) -> DemoModel:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from forerun.errors import ForerunError, did_you_mean
+from forerun.cli.ending import run_command
+from forerun.errors import did_you_mean
 
 COMMANDS = {
     "compile": "prepare a checkpoint for this machine: an artifact folder",
@@ -57,16 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"forerun.cli.{words[0]}")
     parser = Parser(prog=f"forerun {words[0]}", allow_abbrev=False, description=COMMANDS[words[0]])
     module.add_arguments(parser)
-    try:
-        return int(module.run(parser.parse_args(words[1:])))
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader of our output has gone
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: int(module.run(parser.parse_args(words[1:]))))
 
 
 if __name__ == "__main__":

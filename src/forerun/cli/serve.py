@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.cli.progress import compile_progress
 from forerun.cli.serve_flags import SPECULATION_FLAGS, UNUSED_FLAGS, add_flags
-from forerun.errors import ArtifactError, ConfigError, ForerunError
+from forerun.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from forerun.compiler.compile import Progress
     from forerun.engine import EngineSettings
     from forerun.opening import ModelRequest, OpenedModel
+    from forerun.server.address import Address
     from forerun.server.settings import ServerSettings
 
     Open = Callable[[ModelRequest, Callable[[str], None], Progress], OpenedModel]
@@ -45,16 +46,26 @@ def run(args: argparse.Namespace, open_model: Open | None = None) -> int:
         from forerun import opening
 
         open_model = opening.open_model
-    with compile_progress(f"Compiling {args.model}") as progress:
-        model = open_model(request, _say, progress)
+    from forerun.server.address import bound
+
+    with bound(server) as address:
+        with compile_progress(f"Compiling {args.model}") as progress:
+            model = open_model(request, _say, progress)
+        return _serve(model, address, args.seed)
+
+
+def _serve(model: OpenedModel, address: Address, seed: int | None) -> int:
+    from contextlib import closing
 
     from forerun.server.banner import banner, package_version
     from forerun.server.run import run as run_server
     from forerun.server.service import Service
 
-    service = Service(model, server, seed=args.seed, version=package_version())
-    _say(banner(service))
-    return run_server(service)
+    with closing(model.executor):
+        service = Service(model, address.settings, seed=seed, version=package_version())
+        with closing(service.engine):
+            _say(banner(service))
+            return run_server(service, address)
 
 
 def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> ModelRequest:
@@ -209,17 +220,9 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None, open_model: Open | None = None) -> int:
     """The whole command by itself; see ``run``."""
-    import sys
-
+    from forerun.cli.ending import run_command
     from forerun.cli.main import Parser
 
     parser = Parser(prog="forerun serve", allow_abbrev=False, description="OpenAI-compatible server")
     add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv), open_model)
-    except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: run(parser.parse_args(argv), open_model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forerun.engine.drafts import Drafter, count_accepted
+from forerun.engine.drafts import DraftDesk, count_accepted
 from forerun.engine.outputs import FINISH_ERROR, FINISH_LENGTH, FINISH_STOP, Delta, TokenLogprob
 from forerun.engine.request import Request
 from forerun.engine.scheduler import Scheduled
@@ -19,10 +19,10 @@ _NOT_FINITE = "the model produced values that are not finite (NaN or infinity) f
 class Acceptor:
     """Applies step results to requests. It changes requests, their KV bookkeeping and counters, nothing else."""
 
-    def __init__(self, kv: KVCache, counters: EngineCounters, drafter: Drafter | None) -> None:
+    def __init__(self, kv: KVCache, counters: EngineCounters, desk: DraftDesk) -> None:
         self._kv = kv
         self._counters = counters
-        self._drafter = drafter
+        self._desk = desk
 
     def accept(
         self, plan: list[Scheduled], output: StepOutput, tokens: list[int], now: float
@@ -94,8 +94,7 @@ class Acceptor:
         self._counters.drafts += 1
         self._counters.draft_tokens += len(item.draft)
         self._counters.accepted_draft_tokens += right
-        if self._drafter is not None:
-            self._drafter.verified(item.request, len(item.draft), right)
+        self._desk.verified(item.request, len(item.draft), right)
 
 
 def delta_of(request: Request, error: str | None = None) -> Delta:

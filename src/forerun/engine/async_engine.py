@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import logging
 import threading
@@ -54,11 +55,13 @@ class AsyncEngine:
         self._unfinished = 0
         self._accepting = True
         self._stopping = False
+        self._drained = False  # whether nothing was left when the stop began
         self._ended = False
         self._numbers = itertools.count()
         self._beat = engine.clock()
         self._thread = threading.Thread(target=self._run, name="forerun-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread inside native code would take the ending process down
 
     @property
     def unfinished(self) -> int:
@@ -135,16 +138,24 @@ class AsyncEngine:
     async def shutdown(self, timeout: float = 0.0) -> bool:
         """Take no more requests, wait up to ``timeout`` seconds for those in flight, abort the rest, stop the thread.
 
-        Closes the executor. Returns whether everything ended by itself. A second call may cut the time short.
+        Closes the executor. Returns whether everything ended by itself. A second call may cut the time short, and
+        both return the same.
         """
         with self._wake:
             self._accepting = False
-        drained = await asyncio.to_thread(self._wait_idle, timeout)
+        await asyncio.to_thread(self._wait_idle, timeout)
+        await asyncio.to_thread(self.close)
+        return self._drained
+
+    def close(self) -> None:
+        """Abort what is left, close the executor and wait for the thread; at the interpreter's end at the latest."""
         with self._wake:
-            self._stopping = True
-            self._wake.notify_all()
-        await asyncio.to_thread(self._thread.join)
-        return drained
+            self._accepting = False
+            if not self._stopping:
+                self._stopping, self._drained = True, self._unfinished == 0
+                self._wake.notify_all()
+        self._thread.join()
+        atexit.unregister(self.close)
 
     def _check_room(self, name: str, answers: int) -> None:
         if not self._accepting or self._ended:
@@ -165,17 +176,18 @@ class AsyncEngine:
                 self._wake.notify_all()
             return not self._ended
 
-    def _wait_idle(self, timeout: float) -> bool:
+    def _wait_idle(self, timeout: float) -> None:
         with self._wake:
             self._wake.wait_for(lambda: self._unfinished == 0 or self._stopping, timeout)
-            return self._unfinished == 0
 
     # ---- the engine's thread ----
 
     def _run(self) -> None:
         try:
-            while self._next_commands():
+            while True:
                 try:
+                    if not self._next_commands():
+                        break
                     news = self._engine.step()
                 except Exception as error:
                     _log.exception("a defect of the engine; every request ends with it")
@@ -209,10 +221,13 @@ class AsyncEngine:
         """Wait for work and run what was posted; False when it is time to stop."""
         if self._engine.busy and not self._inbox and not self._stopping:
             return True  # most of the time; whoever posts after this look is heard after the step
+        checked = False
         with self._wake:
             while not (self._inbox or self._engine.busy or self._stopping):
                 self._beat = self._engine.clock()
-                self._wake.wait(_HEARTBEAT_SECONDS)
+                if not self._wake.wait(_HEARTBEAT_SECONDS) and not checked:
+                    self._engine.check()  # nobody waits for anything now
+                    checked = True
             commands, self._inbox = self._inbox, []
         for command in commands:
             command()

@@ -28,29 +28,36 @@ class BatchBuilder:
         self._sample_rows = np.zeros(samples, np.int32)
         self._count_up = np.arange(limits.rows, dtype=np.int32)
         self._sampling = SamplingBuilder()
-        self._decoded: list[Request] | None = None  # whom the last step decoded, when it did nothing else
+        self._decoded: list[Request] | None = None  # whom the last step decoded, when it did nothing else,
+        self._rows: list[int] = []  # with how many rows each
         self._blocks: list[tuple[list[int], int]] = []  # the blocks in its tables: each list, and how long it was
         self._input: StepInput | None = None
 
     def build(self, plan: list[Scheduled]) -> StepInput:
         """The step that computes ``plan``; sampled rows come in its order, scored rows before drawn ones."""
-        if any(item.rows != 1 or item.draws != 1 or item.scores for item in plan):
+        if any(item.rows != item.draws or item.scores for item in plan):
             self._decoded = None
             return self._general(plan)
-        requests = [item.request for item in plan]
-        if self._input is None or requests != self._decoded:
-            self._decoded, self._input = requests, self._general(plan)
+        requests, rows = [item.request for item in plan], [item.rows for item in plan]
+        if self._input is None or requests != self._decoded or rows != self._rows:
+            self._decoded, self._rows, self._input = requests, rows, self._general(plan)
             self._blocks = [_blocks_of(request) for request in requests]
             return self._input
         return self._again(plan, self._input)
 
     def _again(self, plan: list[Scheduled], batch: StepInput) -> StepInput:
-        """The next step of the same requests, each one token further."""
+        """The next step of the same requests with as many rows each: a token, and perhaps a draft behind it."""
         token_ids, positions = self._token_ids, self._positions
+        row = 0
         for place, item in enumerate(plan):
-            request = item.request
-            token_ids[place] = request.output[-1] if request.output else request.tokens[item.start]
-            positions[place] = item.start
+            request, end = item.request, row + item.rows
+            token_ids[row] = request.output[-1] if request.output else request.tokens[item.start]
+            if item.draft:
+                token_ids[row + 1 : end] = item.draft
+                np.add(self._count_up[: item.rows], item.start, out=positions[row:end])
+            else:
+                positions[row] = item.start
+            row = end
             blocks, length = self._blocks[place]
             if request.kv.blocks is not blocks or len(blocks) != length:
                 self._tables[place] = request.kv.row

@@ -11,7 +11,7 @@ from dataclasses import replace
 from forerun.engine.accept import Acceptor, delta_of
 from forerun.engine.admission import Admission, PromptIds
 from forerun.engine.batch import BatchBuilder
-from forerun.engine.drafts import Drafter
+from forerun.engine.drafts import DraftDesk, Drafter
 from forerun.engine.errors import QueueFullError, RequestError
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import Limits, SamplingParams
@@ -56,7 +56,7 @@ class Engine:
         self.failures_in_a_row = 0
         self._executor = executor
         self._prefix_stats = PrefixStats()
-        self._drafter = drafter
+        self._desk = DraftDesk(drafter, executor.vocab_size)
         self._requests: dict[str, dict[int, Request]] = {}
         self._unfinished = 0
         self._news: list[Delta] = []
@@ -135,12 +135,17 @@ class Engine:
         requests = [request for answers in self._requests.values() for request in answers.values()]
         self._start_afresh()
         self.failures_in_a_row += 1
+        self.counters.failures += 1
         for request in requests:
             self._close(request, delta_of(request, message), FINISH_ERROR)
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes; running requests go on."""
         self._kv.reset()
+
+    def check(self) -> None:
+        """Raise RuntimeError when the books of the KV memory do not agree with each other and with the requests."""
+        self._kv.check(request.kv for request in [*self._scheduler.running, *self._scheduler.waiting])
 
     def stats(self) -> EngineStats:
         """A reading of counters and load."""
@@ -173,11 +178,9 @@ class Engine:
             stats=self._prefix_stats,
         )
         by_priority = settings.policy == "priority"
-        self._scheduler = Scheduler(
-            self.step_limits, self._kv, self.counters, by_priority=by_priority, drafter=self._drafter
-        )
+        self._scheduler = Scheduler(self.step_limits, self._kv, self.counters, by_priority=by_priority, desk=self._desk)
         self._builder = BatchBuilder(self.step_limits, self.admission.table_width)
-        self._acceptor = Acceptor(self._kv, self.counters, self._drafter)
+        self._acceptor = Acceptor(self._kv, self.counters, self._desk)
 
     def _note_start(self, plan: list[Scheduled]) -> None:
         now = self.clock()
@@ -227,6 +230,7 @@ class Engine:
     def _close(self, request: Request, delta: Delta, reason: str) -> None:
         """Book the one end of a request whose blocks are free."""
         request.finish(reason)
+        self._desk.ended(request)
         answers = self._requests[request.request_id]
         del answers[request.index]
         if not answers:

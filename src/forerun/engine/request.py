@@ -26,11 +26,12 @@ class Request:
     """One sequence on its way through the engine.
 
     ``tokens`` int32 [max_total] holds prompt and output, ``num_tokens`` of them known and final; the KV of the
-    first ``num_computed`` is in ``kv``. ``stop_ids`` end it ("stop"), as does ``max_total`` ("length").
+    first ``num_computed`` is in ``kv``. ``stop_ids`` end it ("stop"), as does ``max_total`` ("length"). ``drafts``:
+    whether speculative tokens are asked for.
     """
 
     __slots__ = (
-        "_min_total", "adjust", "eos_ids", "finish_reason", "index", "kv", "max_total",
+        "_min_total", "adjust", "drafts", "eos_ids", "finish_reason", "index", "kv", "max_total",
         "num_cached", "num_computed", "num_prompt", "num_tokens", "output", "params", "prompt_scores",
         "request_id", "seed", "sort_key", "status", "stop_ids", "text", "times", "tokens", "was_admitted",
     )  # fmt: skip
@@ -71,6 +72,7 @@ class Request:
         self.times = RequestTimes(arrival)
         self.sort_key = (0, 0)
         self.was_admitted = False
+        self.drafts = True
         self.status = Status.WAITING
         self.finish_reason: str | None = None
 

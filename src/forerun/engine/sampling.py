@@ -17,21 +17,18 @@ class SamplingBuilder:
     """Builds SamplingRows; rows that stay the same from one step to the next are not built again."""
 
     def __init__(self) -> None:
-        self._last: list[Request] | None = None
+        self._last: list[tuple[Request, int]] | None = None  # who drew how many rows, when that says everything
         self._rows: SamplingRows | None = None
 
     def build(self, plan: list[Scheduled]) -> SamplingRows:
         """Parameters of all sampled rows of ``plan``, in its order. Valid until the next call."""
-        if any(item.scores or item.draft for item in plan):
+        if any(item.scores or (item.draws and item.request.adjust is not None) for item in plan):
             self._last = None
             return self._general(plan)
-        drawing = [item.request for item in plan if item.draws]
-        if self._rows is not None and drawing == self._last:
-            return self._rows
-        if any(request.adjust is not None for request in drawing):
-            self._last = None
-            return self._general(plan)
-        self._last, self._rows = drawing, _rows(drawing, None)
+        drawing = [(item.request, item.draws) for item in plan if item.draws]
+        if self._rows is None or drawing != self._last:
+            self._last = drawing
+            self._rows = _rows([request for request, draws in drawing for _ in range(draws)], None)
         return self._rows
 
     def _general(self, plan: list[Scheduled]) -> SamplingRows:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from forerun.engine.drafts import Drafter
+from forerun.engine.drafts import DraftDesk
 from forerun.engine.request import Request, Status
 from forerun.engine.settings import StepLimits
 from forerun.engine.stats import EngineCounters
@@ -36,12 +36,12 @@ class Scheduled:
 class Scheduler:
     """Continuous batching in the order of ``sort_key``: by arrival, or by priority and then arrival.
 
-    Every running request that decodes gets its row in every step; the oldest incomplete prompts share what is left of
-    the row budget; then new requests are admitted, the head of the queue first and never past it. A request gets
-    blocks for all its known tokens when it is admitted. When a decoding request finds no block, the last in the
-    order gives up its blocks and waits again (its tokens are kept, their KV is computed anew). The first in the
-    order can always go on, so everything ends as long as each request alone fits, which is the caller's duty to
-    check.
+    Every running request that decodes gets its row in every step; drafts are asked for, once for all of them, and get
+    theirs; the oldest incomplete prompts share what is left of the row budget; then new requests are admitted, the head
+    of the queue first and never past it. A request gets blocks for all its known tokens when it is admitted. When a
+    decoding request finds no block, the last in the order gives up its blocks and waits again (its tokens are kept,
+    their KV is computed anew). The first in the order can always go on, so everything ends as long as each request
+    alone fits, which is the caller's duty to check.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Scheduler:
         counters: EngineCounters,
         *,
         by_priority: bool = False,
-        drafter: Drafter | None = None,
+        desk: DraftDesk,
     ) -> None:
         self.running: list[Request] = []
         self.waiting: list[Request] = []
@@ -59,7 +59,7 @@ class Scheduler:
         self._kv = kv
         self._counters = counters
         self._by_priority = by_priority
-        self._drafter = drafter
+        self._desk = desk
         self._arrivals = 0
         self._blocked: tuple[Request, int] | None = None
 
@@ -80,36 +80,59 @@ class Scheduler:
     def schedule(self) -> list[Scheduled]:
         """The next step, empty when nothing can be done. Blocks for all its rows are allocated."""
         preemptions = self._counters.preemptions
-        plan, rows_left, extra_left = self._continue_running()
+        decoding = self._grow_decoding()
+        drafts = self._draft(decoding)
+        rows_left = self._limits.rows - len(decoding) - sum(map(len, drafts.values()))
+        extra_left = self._limits.extra_samples - sum(map(len, drafts.values()))
+        plan: list[Scheduled] = []
+        for request in self.running:
+            if request.pending == 1:
+                draft = drafts.get(request, ())
+                item = Scheduled(request, request.num_computed, 1 + len(draft), draft, draws=1 + len(draft))
+            else:
+                item = self._chunk(request, rows_left, extra_left)
+                rows_left -= item.rows
+                extra_left -= max(item.scores + item.draws - 1, 0)
+            if item.rows:
+                plan.append(item)
         if self._counters.preemptions == preemptions:
             self._admit_waiting(plan, rows_left, extra_left)
         return plan
 
-    def _continue_running(self) -> tuple[list[Scheduled], int, int]:
-        """Rows for running requests; also returns the rows and extra samples that are left."""
-        running = self.running
-        plan: list[Scheduled] = []
-        rows_left, extra_left = self._limits.rows, self._limits.extra_samples
-        decoding = sum(1 for request in running if request.num_tokens - request.num_computed == 1)
+    def _grow_decoding(self) -> list[Request]:
+        """The running requests that decode, each with a block for its next row; the last in the order may lose its
+        blocks for that."""
+        decoding: list[Request] = []
         place = 0
-        while place < len(running):
-            request = running[place]
-            if request.num_tokens - request.num_computed == 1:
-                decoding -= 1
-                draft = self._draft(request, min(rows_left - decoding - 1, extra_left)) if self._drafter else ()
-                if not self._kv.grow(request.kv, request.num_tokens + len(draft)):
-                    draft = ()
-                    if not self._grow_or_preempt(request):
-                        break
-                item = Scheduled(request, request.num_computed, 1 + len(draft), draft, draws=1 + len(draft))
-            else:
-                item = self._chunk(request, rows_left - decoding, extra_left)
+        while place < len(self.running):
+            request = self.running[place]
+            if request.pending == 1:
+                if not self._grow_or_preempt(request):
+                    break
+                decoding.append(request)
             place += 1
-            if item.rows:
-                plan.append(item)
-                rows_left -= item.rows
-                extra_left -= max(item.scores + item.draws - 1, 0)
-        return plan, rows_left, extra_left
+        return decoding
+
+    def _draft(self, decoding: list[Request]) -> dict[Request, list[int]]:
+        """Drafts of those that have one. Their rows and blocks are reserved by count before tokens are asked for;
+        nobody loses anything for a draft."""
+        asked = [request for request in decoding if self._desk.serves(request)]
+        most = min(self._limits.rows - len(decoding), self._limits.extra_samples)
+        if not asked or most <= 0:
+            return {}
+        limits = [max(0, request.max_total - request.num_tokens - 1) for request in asked]
+        lengths = self._desk.lengths(asked, [min(limit, most) for limit in limits], most)
+        granted = {request: self._reserve(request, length) for request, length in zip(asked, lengths, strict=True)}
+        granted = {request: length for request, length in granted.items() if length}
+        if not granted:
+            return {}
+        return dict(zip(granted, self._desk.propose(list(granted), list(granted.values())), strict=True))
+
+    def _reserve(self, request: Request, length: int) -> int:
+        """How many of ``length`` draft tokens get KV room: all, or what the present blocks hold."""
+        if self._kv.grow(request.kv, request.num_tokens + length):
+            return length
+        return max(0, len(request.kv.blocks) * self._kv.block_size - request.num_tokens)
 
     def _admit_waiting(self, plan: list[Scheduled], rows_left: int, extra_left: int) -> None:
         """Move requests from the head of the queue into the step while rows, places and blocks last."""
@@ -158,12 +181,6 @@ class Scheduler:
         draws = 1 if start + rows == request.num_tokens else 0
         return Scheduled(request, start, rows, (), score_start, scores, draws)
 
-    def _draft(self, request: Request, room: int) -> Sequence[int]:
-        room = min(room, request.max_total - request.num_tokens - 1)
-        if self._drafter is None or room <= 0:
-            return ()
-        return list(self._drafter.propose(request, room))[:room]
-
     def _grow_or_preempt(self, request: Request) -> bool:
         """Get the block for one more token, from the last in the order if need be; False: that was ``request``."""
         while not self._kv.grow(request.kv, request.num_tokens):
@@ -173,6 +190,7 @@ class Scheduler:
             victim.status = Status.WAITING
             insort(self.waiting, victim, key=_key)
             self._counters.preemptions += 1
+            self._desk.preempted(victim)
             if victim is request:
                 return False
         return True

@@ -11,7 +11,8 @@ class EngineCounters:
 
     Tokens: ``prompt_tokens`` of requests whose prompt is complete, ``cached_tokens`` of them found in the prefix
     cache, ``generation_tokens`` drawn. ``steps`` and ``step_rows`` count executor calls that succeeded and their rows,
-    ``steps_by_rows`` how many had how many, ``failures`` those that did not succeed.
+    ``steps_by_rows`` how many had how many, ``failures`` those that did not succeed, and defects that ended
+    everything.
     """
 
     accepted: int = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
 
 
 class BlockPool:
@@ -42,6 +42,10 @@ class BlockPool:
     def refs(self, block: int) -> int:
         """How many sequences hold ``block``."""
         return self._refs[block]
+
+    def labelled(self) -> set[int]:
+        """Blocks that carry a label, held or kept."""
+        return {block for block, label in enumerate(self._labels) if label is not None}
 
     def is_free(self, block: int) -> bool:
         """Whether nobody holds ``block``."""
@@ -101,6 +105,21 @@ class BlockPool:
             self._label_counts[label] = count
         else:
             del self._label_counts[label]
+
+    def check(self, held: Mapping[int, int]) -> None:
+        """Raise RuntimeError unless every block is held as often as ``held`` says (not at all where it says nothing),
+        spare, or kept under its label."""
+        refs = {block: count for block, count in enumerate(self._refs) if count}
+        if refs != dict(held):
+            odd = sorted(block for block in refs.keys() | held.keys() if refs.get(block) != held.get(block))
+            raise RuntimeError(f"KV blocks {odd[:5]} are not held by as many sequences as are counted")
+        if sorted([*refs, *self._spare, *self._kept]) != list(range(self.num_blocks)):
+            raise RuntimeError("a KV block is not in exactly one place: held, spare or kept")
+        filed = {block: label for label, blocks in self._kept_by_label.items() for block in blocks}
+        if filed != {block: self._labels[block] for block in self._kept}:
+            raise RuntimeError("kept KV blocks are filed under other labels than theirs")
+        if Counter(label for label in self._labels if label is not None) != self._label_counts:
+            raise RuntimeError("labelled KV blocks are not as many as are counted")
 
     def _victim(self, label: str) -> int:
         """The kept block to give up for ``label``: its own oldest when it is over its share, else the oldest of

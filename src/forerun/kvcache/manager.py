@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +151,21 @@ class KVCache:
             self._index.drop(block)
             self._pool.unlabel(block)
         self._epoch += 1
+
+    def check(self, sequences: Iterable[SequenceBlocks] = ()) -> None:
+        """Raise RuntimeError unless ``sequences`` are exactly those that hold blocks, every block is held, spare or
+        kept, and tables, pool and index agree. Takes milliseconds: for tests and idle times."""
+        held: Counter[int] = Counter()
+        for sequence in sequences:
+            used = len(sequence.blocks)
+            if sequence.row[:used].tolist() != sequence.blocks or (sequence.row[used:] != -1).any():
+                raise RuntimeError("a block table differs from the blocks of its sequence")
+            if len(set(sequence.blocks)) != used:
+                raise RuntimeError("a sequence has a KV block twice")
+            held.update(sequence.blocks)
+        self._pool.check(held)
+        if set(self._index.blocks()) != self._pool.labelled():
+            raise RuntimeError("the prefix index holds other KV blocks than the labelled ones")
 
     def _take(self, salt: str, count: int) -> list[int]:
         take = self._pool.take

@@ -15,12 +15,14 @@ from forerun.config import NeuronConfig
 from forerun.errors import ArtifactError, ConfigError
 from forerun.host.machine import Host, read_host
 from forerun.runtime.memory import blocks_for
-from forerun.runtime.native import LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions, PackedWeight
+from forerun.runtime.native import HEAD_ROWS, LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions, PackedWeight
 
 MAX_BATCHED_ROWS = 2048
 """Default rows of one engine step; the native layer cuts them into smaller chunks."""
 
 
+MOST_HEAD_ROWS = 128
+"""Sequences that get their next token from one pass over the LM head, as long as there are no more."""
 UNKNOWN_MEMORY = 2 << 30
 """Counted as available where the system does not say."""
 
@@ -57,6 +59,7 @@ def open_executor(
         max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),
         max_seqs=config.max_seqs,
         max_sample_rows=max(run.max_sample_rows, config.max_seqs),
+        head_rows=max(HEAD_ROWS, min(config.max_seqs, MOST_HEAD_ROWS)),
         kv_dtype=config.kv_cache_dtype,
         threads=threads,
         cpus=host.pin_cpus(threads),

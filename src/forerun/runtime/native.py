@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from forerun import _native
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, KvLayout, Program
-from forerun.runtime.populate import Populator
+from forerun.runtime.populate import LastStep, Populator
 from forerun.runtime.step import StepInput, StepOutput
 
 CHUNK_ROWS = 256
 """Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
 
+HEAD_ROWS = 16
 LOWEST_BLOCK_SIZE = 16
 
 
@@ -38,7 +40,8 @@ class NativeOptions:
     """Run-time choices of an executor; none of them changes a token.
 
     ``isa`` "" takes the highest usable one. ``cpus`` pins thread i to ``cpus[i]`` (thread 0 is the caller and stays
-    free). ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
+    free). ``head_rows``: sampled rows that the LM head serves together, reading its weights once; their logits take
+    memory. ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
     """
 
     num_blocks: int
@@ -47,6 +50,7 @@ class NativeOptions:
     max_rows: int = 512
     max_seqs: int = 64
     max_sample_rows: int = 512
+    head_rows: int = HEAD_ROWS
     kv_dtype: str = "bfloat16"
     threads: int = 1
     cpus: tuple[int, ...] = ()
@@ -58,16 +62,27 @@ class NativeOptions:
 
 class NativeExecutor:
     """An :class:`~forerun.runtime.step.Executor` that runs ``program`` natively. Raises ValueError for weights or
-    options that do not fit; MemoryError when the KV pool cannot be reserved."""
+    options that do not fit; MemoryError when the KV pool cannot be reserved.
 
-    def __init__(self, program: Program, weights: Mapping[str, PackedWeight], options: NativeOptions) -> None:
+    ``team``: threads that other executors work with too, which wait for each other; None: a team of its own, as
+    ``options`` says."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, PackedWeight],
+        options: NativeOptions,
+        team: _native.ThreadTeam | None = None,
+    ) -> None:
         layout = program.kv_layout
         self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, options.num_blocks, options.block_size
         self.max_model_len, self.max_rows = options.max_model_len, options.max_rows
         self.max_seqs, self.max_sample_rows = options.max_seqs, options.max_sample_rows
         self.isa = options.isa or _native.usable_isas()[-1]
-        self.threads, self.kv_dtype = options.threads, options.kv_dtype
-        core = _native.Executor(self.isa, _limits(program, layout, options))
+        team = team or _native.ThreadTeam(options.threads, list(options.cpus))
+        self.team: _native.ThreadTeam | None = team
+        self.threads, self.kv_dtype = team.size, options.kv_dtype
+        core = _native.Executor(self.isa, _limits(program, layout, options), team)
         core.set_rope(np.asarray(program.rope_inv_freq, np.float32))
         self._native: _native.Executor | None = core
         binder = _Binder(core, program, weights)
@@ -75,7 +90,8 @@ class NativeExecutor:
             binder.add(step)
         self.labels = binder.labels
         self._layout = layout
-        self._last_step: float | None = 0.0
+        self._last_step = LastStep()
+        self._populators: list[weakref.finalize[[], NativeExecutor]] = []
         self._bound: tuple[StepInput, StepOutput] | None = None  # whose arrays the core has
 
     def step(self, batch: StepInput) -> StepOutput:
@@ -87,11 +103,11 @@ class NativeExecutor:
         if bound is None or bound[0] is not batch:
             self._bound = None
             self._bound = bound = (batch, self._bind(core, batch))
-        self._last_step = math.inf  # as long as it lasts
+        self._last_step.time = math.inf  # as long as it lasts
         try:
             core.step()
         finally:
-            self._last_step = time.monotonic()
+            self._last_step.time = time.monotonic()
         return bound[1]
 
     def _bind(self, core: _native.Executor, batch: StepInput) -> StepOutput:
@@ -109,18 +125,15 @@ class NativeExecutor:
             top_logprobs=np.empty((rows, width), np.float32),
             logits=np.empty((rows, self.vocab_size), np.float32) if batch.want_logits else None,
         )
-        core.bind_step(
-            batch.token_ids, batch.positions, batch.query_starts, batch.block_tables, batch.sample_rows,
-            s.temperature, s.top_k, s.top_p, s.min_p, s.seed, s.num_logprobs,
-            s.adjust_starts, s.adjust_ids, s.adjust_add, s.adjust_rep, s.allow_starts, s.allow_ids,
-            out.tokens, out.logprobs, out.top_ids, out.top_logprobs, out.logits,
-        )  # fmt: skip
+        core.bind_step({**vars(batch), **vars(s), **vars(out)})
         return out
 
     def populate_kv(self) -> threading.Thread:
         """Take the KV pool from the system in the background and in pauses, instead of on first use."""
         core, layout = self._core(), self._layout
-        return Populator(core.kv_bytes, 2 * layout.layers, core.populate_kv, lambda: self._last_step)
+        populator = Populator(core.kv_bytes, 2 * layout.layers, core.populate_kv, self._last_step)
+        self._populators.append(weakref.finalize(self, populator.stop))  # at the interpreter's end at the latest
+        return populator
 
     def set_profile(self, on: bool) -> None:
         """Start (or stop) counting the time of each instruction."""
@@ -142,7 +155,9 @@ class NativeExecutor:
 
     def close(self) -> None:
         """Free the KV pool and the threads."""
-        self._native = self._last_step = self._bound = None
+        for stop in self._populators:
+            stop()
+        self._native = self._bound = self.team = None
 
     def _core(self) -> _native.Executor:
         if self._native is None:
@@ -154,12 +169,11 @@ def _limits(program: Program, layout: KvLayout, options: NativeOptions) -> dict[
     if options.kv_dtype not in ("bfloat16", "int8"):
         raise ValueError(f"kv_dtype '{options.kv_dtype}' is not supported: bfloat16 or int8")
     return {
-        "threads": options.threads,
-        "cpus": list(options.cpus),
         "max_rows": options.max_rows,
         "chunk_rows": options.chunk_rows,
         "max_seqs": options.max_seqs,
         "max_sample_rows": options.max_sample_rows,
+        "head_rows": options.head_rows,
         "max_model_len": options.max_model_len,
         "num_blocks": options.num_blocks,
         "block_size": options.block_size,
@@ -256,12 +270,3 @@ def _label(step: Instruction) -> str:
         return f"{step.op} {parts[-2]} l{parts[at + 1]}"
     layer = step.attrs.get("layer")
     return f"{step.op} l{layer}" if layer is not None else f"{step.op} {parts[-2]}" if weight else step.op
-
-
-def weights_formats(program: Program) -> dict[str, int]:
-    """How many matrices of a program are stored in each format."""
-    counts: dict[str, int] = {}
-    for entry in program.weights.values():
-        if len(entry.shape) == 2:
-            counts[entry.format] = counts.get(entry.format, 0) + 1
-    return counts

@@ -31,31 +31,43 @@ def parts(total: int, regions: int) -> Iterator[tuple[int, int]]:
                 yield begin, end - begin
 
 
+class LastStep:
+    """When an executor last worked: seconds, monotonic; infinity as long as a step lasts."""
+
+    time = 0.0
+
+
 class Populator(threading.Thread):
     """Calls ``populate(offset, bytes)`` for the whole pool, in pauses of the executor and behind everybody else.
 
-    ``last_step()`` is when the executor last worked (seconds, monotonic), None when it is closed, which ends the
-    thread.
+    It has to be stopped before the interpreter ends: a thread that comes back from native code after that is killed
+    there, and the process with it.
     """
 
-    def __init__(
-        self, total: int, regions: int, populate: Callable[[int, int], None], last_step: Callable[[], float | None]
-    ) -> None:
+    def __init__(self, total: int, regions: int, populate: Callable[[int, int], None], last_step: LastStep) -> None:
         super().__init__(name="forerun-populate", daemon=True)
         self._parts = parts(total, regions)
         self._populate = populate
         self._last_step = last_step
+        self._stopped = threading.Event()
         self.start()
 
     def run(self) -> None:
-        """Populate until everything is there or the executor is closed."""
+        """Populate until everything is there or the thread is stopped."""
         _step_back()
         for begin, size in self._parts:
-            while (last := self._last_step()) is not None and time.monotonic() - last < QUIET_SECONDS:
-                time.sleep(QUIET_SECONDS)
-            if last is None:
+            while time.monotonic() - self._last_step.time < QUIET_SECONDS:
+                if self._stopped.wait(QUIET_SECONDS):
+                    return
+            if self._stopped.is_set():
                 return
             self._populate(begin, size)
+
+    def stop(self) -> None:
+        """End the thread and wait for it: no longer than one part takes."""
+        self._stopped.set()
+        if threading.current_thread() is not self:  # which may be the one that collects garbage
+            self.join()
 
 
 def _step_back() -> None:

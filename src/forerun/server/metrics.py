@@ -152,6 +152,8 @@ class Collector:
         yield CounterMetricFamily(
             "forerun:slow_readers", "Requests aborted because their reader was too slow.", self._metrics.slow_readers
         )
+        failures = self._stats().counters.failures
+        yield CounterMetricFamily("forerun:engine_failures", "Steps that failed and defects of the engine.", failures)
         yield GaugeMetricFamily("forerun:http_requests_in_flight", "HTTP requests now.", self._metrics.in_flight)
 
 

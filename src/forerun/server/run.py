@@ -8,12 +8,15 @@ import logging
 import logging.config
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 
+from forerun.server.address import Address
 from forerun.server.app import build_app
 from forerun.server.connection import Connection, with_chunks
 from forerun.server.gate import REQUEST_LOGGER
@@ -52,16 +55,23 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT stop the server; nothing is raised again afterwards."""
         loop = asyncio.get_running_loop()
-        taken = []
+        before = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread
+                before[number] = signal.getsignal(number)
                 loop.add_signal_handler(number, self.stop, number)
-                taken.append(number)
         try:
             yield
         finally:
-            for number in taken:
-                loop.remove_signal_handler(number)
+            for number, handler in before.items():
+                if loop.remove_signal_handler(number):
+                    signal.signal(number, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn leaves the line that names the address to whoever made the sockets."""
+        await super().startup(sockets)
+        if sockets is not None:
+            self._log_started_message(sockets)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Stop in good order; the second call ends the process at once."""
@@ -109,11 +119,28 @@ def log_config() -> dict[str, Any]:
     }
 
 
-def run(service: Service) -> int:
-    """Serve until a signal. Returns the exit status."""
+def run(service: Service, address: Address) -> int:
+    """Serve at ``address`` until a signal. Returns the exit status; raises ConfigError when somebody else has it."""
     server = Server(service)
+    address.listen()
     try:
-        server.run()
+        with _abrupt():
+            server.run(address.sockets)
     except SystemExit:  # uvicorn could not start, and has said why
         return 1
     return 0 if server.started else 1
+
+
+@contextlib.contextmanager
+def _abrupt() -> Iterator[None]:
+    """Ctrl-C ends the process at once where the server does not hear it: in the event loop's own first and last
+    moments an exception would only make noise."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -31,11 +31,15 @@ class SpeculativeConfig:
         """Raise ConfigError for values out of range."""
         if self.method not in METHODS:
             known = ", ".join(METHODS)
-            raise ConfigError(f"speculative method '{self.method}': there is {known}{did_you_mean(self.method, METHODS)}")
+            raise ConfigError(
+                f"speculative method '{self.method}': there is {known}{did_you_mean(self.method, METHODS)}"
+            )
         for name, high in (("num_speculative_tokens", MOST_TOKENS), ("prompt_lookup_min", 8), ("prompt_lookup_max", 8)):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= high:
-                raise ConfigError(f"{name} of --speculative-config must be a whole number within 1..{high}, not {value}")
+                raise ConfigError(
+                    f"{name} of --speculative-config must be a whole number within 1..{high}, not {value}"
+                )
         if self.prompt_lookup_min > self.prompt_lookup_max:
             raise ConfigError("prompt_lookup_min of --speculative-config must not exceed prompt_lookup_max")
 

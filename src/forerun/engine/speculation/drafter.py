@@ -76,9 +76,7 @@ class _Speaker:
     """What is known about one request."""
 
     def __init__(self, request: Request, config: SpeculativeConfig) -> None:
-        self._lookup = Lookup(
-            request.tokens[: request.num_prompt], config.prompt_lookup_min, config.prompt_lookup_max
-        )
+        self._lookup = Lookup(request.tokens[: request.num_prompt], config.prompt_lookup_min, config.prompt_lookup_max)
         self._heard = 0
         self.acceptance = Acceptance(PRIOR)
         self.draft = Draft([], [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from forerun.cli.serve import main
+from forerun.cli.programs import serve
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve())
