@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from forerun.cli.progress import compile_progress
 from forerun.config import read_modules_to_not_convert
+from forerun.engine.settings import EngineSettings
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, Prepared, prepare
 from forerun.runtime.loader import RunSettings
@@ -44,6 +47,29 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=0, help="threads (default: physical cores within affinity and quota)"
     )
     group.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512, amx")
+    add_speculation_flag(group)
+
+
+def add_speculation_flag(group: argparse._ArgumentGroup) -> None:
+    """vLLM's flag; the value is checked when it is read."""
+    group.add_argument(
+        "--speculative-config",
+        type=speculative_config,
+        metavar="JSON",
+        help='draft tokens: {"method": "suffix"} or {"method": "ngram", "num_speculative_tokens": 8}; how many are '
+        "drafted is chosen step by step, and no token changes",
+    )
+
+
+def speculative_config(text: str) -> SpeculativeConfig:
+    """The value of --speculative-config. Raises ConfigError."""
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--speculative-config '{text}' is not JSON ({error})") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--speculative-config '{text}' is not a JSON object")
+    return SpeculativeConfig.from_dict(settings)
 
 
 def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -72,7 +98,8 @@ def model_request(args: argparse.Namespace) -> ModelRequest:
     """The model of the command line, how it is stored, how it runs."""
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads} must not be negative")
-    return ModelRequest(args.model, requested_settings(args), run=RunSettings(args.threads, args.isa))
+    engine = EngineSettings(speculative_config=args.speculative_config)
+    return ModelRequest(args.model, requested_settings(args), engine, RunSettings(args.threads, args.isa))
 
 
 def prepare_model(args: argparse.Namespace) -> Prepared:
