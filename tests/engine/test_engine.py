@@ -84,9 +84,9 @@ def test_without_text() -> None:
     ("prompt", "params", "message"),
     [
         ([], {}, "no tokens"),
-        ([1] * 256, {}, "the prompt has 256 tokens, which leaves no room in the context of 256 tokens"),
-        ([1] * 200, {"max_tokens": 57}, "200 tokens and max_tokens is 57: 257 in total, but the context takes 256"),
-        ([128], {}, "token id 128; ids are 0 to 127"),
+        ([1] * 256, {}, "maximum context length is 256 tokens. The prompt has 256 tokens, which leaves no room"),
+        ([1] * 200, {"max_tokens": 57}, "200 tokens and max_tokens is 57: 257 in total"),
+        ([128], {}, "token id 128 is out of vocabulary: ids are 0 to 127"),
         ([1, -1], {}, "token id -1"),
         ([1.5], {}, "list of token ids"),
         (["1"], {}, "list of token ids"),
@@ -104,9 +104,11 @@ def test_what_can_never_be_served_is_refused(prompt: list[Any], params: dict[str
 
 def test_a_request_larger_than_the_kv_cache_is_refused_and_the_largest_that_fits_is_served() -> None:
     engine = Engine(OracleExecutor(num_blocks=3, block_size=4))
-    with pytest.raises(RequestError, match="KV cache holds 12"):
+    with pytest.raises(RequestError, match="13 tokens, which leaves no room for an answer; the KV cache holds no more"):
         engine.add("r", [1] * 13, SamplingParams())
-    with pytest.raises(RequestError, match="14 in total, but the KV cache takes 13"):
+    with pytest.raises(
+        RequestError, match=r"maximum context length is 13 tokens\. .*14 in total; the KV cache holds no more"
+    ):
         engine.add("r", [1] * 10, SamplingParams(max_tokens=4))
     engine.add("r", [1] * 10, SamplingParams(max_tokens=3))
     engine.add("open", [1] * 10, SamplingParams(ignore_eos=True))

@@ -143,9 +143,11 @@ def test_stop_token_bias_allowed_and_bad_words(server: Running) -> None:
     assert without["choices"][0]["token_ids"] == [60] * 8
 
 
-def test_missing_max_tokens_goes_to_the_end_of_the_context(server: Running) -> None:
-    usage = server.complete(PROMPT, **GREEDY)["usage"]
-    assert usage["total_tokens"] == 512
+def test_missing_max_tokens_means_sixteen_or_what_the_context_has_left(server: Running) -> None:
+    for given in ({}, {"max_tokens": None}):
+        assert server.complete(PROMPT, **given, **GREEDY)["usage"]["completion_tokens"] == 16
+    usage = server.complete([PROMPT, [70] * 505], **GREEDY)["usage"]
+    assert usage["completion_tokens"] == 16 + 7
 
 
 def test_repeated_prompt_comes_from_the_cache(server: Running) -> None:

@@ -60,7 +60,7 @@ def test_models_and_errors(client: openai.OpenAI) -> None:
         client.completions.create(model="gpt-4", prompt="a")
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.completions.create(model="tiny", prompt="a", temperature=-1)
-    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+    with pytest.raises(openai.BadRequestError, match="tools: not supported"):
         client.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": "a"}],
             tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],

@@ -12,12 +12,13 @@ from tests.server.harness import MODEL, Running, make_service, running
 
 schemathesis = pytest.importorskip("schemathesis")
 
-schema = schemathesis.openapi.from_dict(document("0", keys=False))
+SETTINGS = ServerSettings(served_names=(MODEL, "tiny"), request_log=False)
+schema = schemathesis.openapi.from_dict(document("0", SETTINGS, make_service().bounds()))
 
 
 @pytest.fixture(scope="module")
 def target() -> Running:
-    with running(settings=ServerSettings(served_names=(MODEL, "tiny"), request_log=False)) as found:
+    with running(settings=SETTINGS) as found:
         yield found
         found.wait_idle()
 
@@ -46,4 +47,4 @@ def test_document_and_routes_agree() -> None:
     service = make_service()
     app = build_app(service)
     served = {route.path.replace(":path", "") for route in app.routes}  # type: ignore[attr-defined]
-    assert served - {"/openapi.json"} == set(document("0", keys=True)["paths"])
+    assert served - {"/openapi.json"} == set(document("0", SETTINGS, service.bounds())["paths"])

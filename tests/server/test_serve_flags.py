@@ -15,6 +15,7 @@ from forerun.config import OnDeviceSamplingConfig
 from forerun.errors import ArtifactError, ConfigError, ForerunError
 from forerun.opening import Prepared, prepare
 from forerun.server.sampling import SamplingDefaults, sampling_defaults
+from forerun.server.settings import Cors
 from tests.support.artifacts import tiny_artifact
 
 
@@ -176,9 +177,31 @@ def test_server_settings() -> None:
     assert found.host == "127.0.0.1" and found.port == 8000
     engine = engine_settings(parse("--max-queued-requests", "3", "--scheduling-policy", "priority"))
     assert (engine.max_queued_requests, engine.policy) == (3, "priority")
-    for words in (["--port", "70000"], ["--shutdown-timeout", "-1"], ["--max-logprobs", "-1"], ["--api-key", ""]):
+    for words in (
+        ["--port", "70000"],
+        ["--shutdown-timeout", "-1"],
+        ["--max-logprobs", "-2"],
+        ["--sse-keep-alive", "nan"],
+        ["--allowed-origins", "[1]"],
+        ["--allowed-methods", "[a"],
+        ["--api-key", ""],
+    ):
         with pytest.raises(ConfigError):
             server_settings(parse(*words))
+
+
+def test_pages_and_other_switches() -> None:
+    plain = server_settings(parse())
+    assert plain.cors is None and not plain.strict_requests and not plain.sse_keep_alive and not plain.tokenizer_info
+    found = server_settings(
+        parse("--allowed-origins", '["https://a", "https://b"]', "--allowed-methods", '["POST"]', "--allow-credentials",
+              "--strict-requests", "--sse-keep-alive", "15", "--enable-tokenizer-info-endpoint", "--max-logprobs", "-1")
+    )  # fmt: skip
+    assert found.cors == Cors(("https://a", "https://b"), ("POST",), ("*",), True)
+    assert found.strict_requests and found.sse_keep_alive == 15 and found.tokenizer_info
+    assert found.caps.logprobs > 1 << 20
+    one = server_settings(parse("--allowed-origins", "*")).cors
+    assert one is not None and one.origins == ("*",)
 
 
 def test_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_health_version_load(server: Running) -> None:
 
 
 def test_unknown_routes_and_methods_answer_with_error_objects(server: Running) -> None:
-    assert server.client.get("/nothing").json()["error"]["code"] == 404
+    assert server.client.get("/nothing").json()["error"]["code"] == "not_found"
     wrong = server.client.get("/v1/completions")
     assert wrong.status_code == 405 and wrong.json()["error"]["type"] == "invalid_request_error"
     assert server.client.get("/docs").status_code == 404

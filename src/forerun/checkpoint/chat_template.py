@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAX_TEMPLATE_BYTES = 256 << 10
 MAX_OUTPUT_BYTES = 4 << 20
+_OPEN_END = "\ue000open end\ue001 "  # private characters; what the template does with the space shows whether it trims
 _RESERVED = ("messages", "add_generation_prompt", "raise_exception", "strftime_now", "range", "dict", "namespace")
 
 
@@ -29,9 +30,11 @@ def render_chat(
     add_generation_prompt: bool,
     special_tokens: Mapping[str, str],
     variables: Mapping[str, Any],
+    continue_final_message: bool = False,
 ) -> str:
     """Return the prompt text of ``messages``.
 
+    continue_final_message: the text ends with the last message, whose end is left open for more.
     special_tokens: "bos_token" and its like, visible to the template. variables: further names for it ("tools",
     "documents", "enable_thinking" ...); they must be plain values and must not hide the template's own functions.
     Raises ChatTemplateError when the template fails, refuses the messages or passes a limit.
@@ -42,6 +45,8 @@ def render_chat(
     names = {**special_tokens, "tools": None, "documents": None, **variables}
     from jinja2 import TemplateError
 
+    if continue_final_message:
+        messages = _with_open_end(messages)
     pieces, size = [], 0
     try:
         compiled = _compile(template)
@@ -56,7 +61,23 @@ def render_chat(
         raise ChatTemplateError(f"chat template: {_one_line(error)}") from None
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError) as error:
         raise ChatTemplateError(f"chat template failed: {type(error).__name__}: {_one_line(error)}") from None
-    return "".join(pieces)
+    text = "".join(pieces)
+    return _up_to_open_end(text) if continue_final_message else text
+
+
+def _with_open_end(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    if not messages or not isinstance(messages[-1].get("content"), str):
+        raise ChatTemplateError("continue_final_message needs a last message whose content is text")
+    last = {**messages[-1], "content": messages[-1]["content"] + _OPEN_END}
+    return [*messages[:-1], last]
+
+
+def _up_to_open_end(text: str) -> str:
+    place = text.rfind(_OPEN_END.rstrip())
+    if place < 0:
+        raise ChatTemplateError("continue_final_message: the chat template does not show the last message")
+    trimmed = not text.startswith(_OPEN_END, place)
+    return text[:place].rstrip() if trimmed else text[:place]
 
 
 def _one_line(error: BaseException) -> str:

@@ -93,17 +93,24 @@ class Tokenizer:
         """Whether the model came with a chat template."""
         return bool(self._templates)
 
+    def description(self) -> dict[str, Any]:
+        """Return tokenizer_config.json with special tokens as texts, the class's name and the default chat template."""
+        template = {"chat_template": self._templates["default"]} if "default" in self._templates else {}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **self._config, **self.special_tokens, **template}
+
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         chat_template: str | None = None,
+        continue_final_message: bool = False,
         **variables: Any,
     ) -> str:
         """Return the prompt text for ``messages`` (dicts with role and content); encode it without special tokens.
 
-        chat_template replaces the model's own. variables reach the template by name (tools, documents,
-        enable_thinking ...). Raises ChatTemplateError when there is no template or it refuses the messages.
+        chat_template replaces the model's own; continue_final_message leaves the last message open. variables reach
+        the template by name (tools, documents, enable_thinking ...). Raises ChatTemplateError when there is no template
+        or it refuses the messages.
         """
         template = chat_template
         if template is None:
@@ -117,6 +124,7 @@ class Tokenizer:
             add_generation_prompt=add_generation_prompt,
             special_tokens=self.special_tokens,
             variables=variables,
+            continue_final_message=continue_final_message,
         )
 
     def _count(self, highest_added: int) -> int:

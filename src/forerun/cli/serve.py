@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from forerun.engine import EngineSettings
     from forerun.opening import ModelRequest, OpenedModel
     from forerun.server.address import Address
-    from forerun.server.settings import ServerSettings
+    from forerun.server.settings import Cors, ServerSettings
 
     Open = Callable[[ModelRequest, Callable[[str], None], Progress], OpenedModel]
 
@@ -168,14 +168,16 @@ def engine_settings(args: argparse.Namespace, prefix_caching: bool | None = None
 
 def server_settings(args: argparse.Namespace) -> ServerSettings:
     """Address, keys, caps, time-outs."""
-    from forerun.server.settings import Caps, ServerSettings, Timeouts
+    from forerun.server.settings import NO_CAP, Caps, ServerSettings, Timeouts
 
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port {args.port} is no port: use 0 to 65535")
     if args.shutdown_timeout < 0:
         raise ConfigError(f"--shutdown-timeout {args.shutdown_timeout} must not be negative")
-    if not 0 <= args.max_logprobs <= 1000:
-        raise ConfigError(f"--max-logprobs {args.max_logprobs} must be within 0 and 1000")
+    if args.max_logprobs < -1:
+        raise ConfigError(f"--max-logprobs {args.max_logprobs} must be 0 or more, or -1 for no cap")
+    if not 0 <= args.sse_keep_alive < float("inf"):
+        raise ConfigError(f"--sse-keep-alive {args.sse_keep_alive:g} must be a number of seconds, or 0 for never")
     keys = [key for group in args.api_key or [] for key in group]
     if not keys and os.environ.get(KEY_VARIABLE):
         keys = [os.environ[KEY_VARIABLE]]
@@ -187,10 +189,37 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         uds=args.uds,
         api_keys=tuple(keys),
         admin_api_key=args.admin_api_key,
-        caps=Caps(logprobs=args.max_logprobs, body_bytes=args.max_body_bytes),
+        caps=Caps(logprobs=NO_CAP if args.max_logprobs == -1 else args.max_logprobs, body_bytes=args.max_body_bytes),
         timeouts=Timeouts(shutdown=args.shutdown_timeout),
         request_log=not args.disable_log_requests,
+        strict_requests=args.strict_requests,
+        sse_keep_alive=args.sse_keep_alive,
+        tokenizer_info=args.enable_tokenizer_info_endpoint,
+        cors=_cors(args),
     )
+
+
+def _cors(args: argparse.Namespace) -> Cors | None:
+    """Which pages are let in; None: none, whatever the other flags say."""
+    from forerun.server.settings import Cors
+
+    origins = _names(args.allowed_origins, "--allowed-origins")
+    methods = _names(args.allowed_methods, "--allowed-methods")
+    headers = _names(args.allowed_headers, "--allowed-headers")
+    return Cors(origins, methods, headers, args.allow_credentials) if origins else None
+
+
+def _names(text: str, flag: str) -> tuple[str, ...]:
+    """A JSON list of strings; one name may stand alone."""
+    if not text.lstrip().startswith("["):
+        return (text,)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag} is not JSON: {error}") from None
+    if not all(isinstance(item, str) for item in value):
+        raise ConfigError(f'{flag} must be a JSON list of names such as ["*"], not {text}')
+    return tuple(value)
 
 
 def notices(args: argparse.Namespace) -> list[str]:

@@ -119,7 +119,13 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--seed", type=int, default=None, help="makes requests without a seed repeat from start to start"
     )
-    group.add_argument("--max-logprobs", type=int, default=20, metavar="N", help="cap on logprobs and top_logprobs")
+    group.add_argument(
+        "--max-logprobs",
+        type=int,
+        default=20,
+        metavar="N",
+        help="cap on logprobs, top_logprobs and prompt_logprobs; -1: none",
+    )
 
 
 def _add_server(group: argparse._ArgumentGroup) -> None:
@@ -143,6 +149,36 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="largest request body")
     group.add_argument("--disable-log-requests", action="store_true", help="no JSON line per request on stdout")
+    group.add_argument(
+        "--strict-requests",
+        action="store_true",
+        help="refuse unknown names in requests (default: ignore them, with a line in the log and a response header)",
+    )
+    group.add_argument(
+        "--sse-keep-alive",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="send a comment in streams after so long without news, for proxies that cut idle connections (0: never)",
+    )
+    group.add_argument("--enable-tokenizer-info-endpoint", action="store_true", help="adds GET /tokenizer_info")
+    _add_cors(group)
+
+
+def _add_cors(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--allowed-origins",
+        default="[]",
+        metavar="JSON",
+        help="""web pages that may use the server from a browser, such as '["http://localhost:3000"]' or '["*"]'""",
+    )
+    for what in ("methods", "headers"):
+        group.add_argument(
+            f"--allowed-{what}", default='["*"]', metavar="JSON", help=f"{what} that these pages may use (default: all)"
+        )
+    group.add_argument(
+        "--allow-credentials", action="store_true", help="these pages may send cookies and the browser's logins"
+    )
 
 
 def _add_accepted(group: argparse._ArgumentGroup) -> None:

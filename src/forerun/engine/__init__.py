@@ -2,7 +2,7 @@
 
 from forerun.engine.async_engine import AsyncEngine, Health
 from forerun.engine.engine import Engine
-from forerun.engine.errors import EngineStoppedError, QueueFullError, RequestError
+from forerun.engine.errors import ContextOverflowError, EngineStoppedError, QueueFullError, RequestError
 from forerun.engine.llm import LLM
 from forerun.engine.outputs import CompletionOutput, Delta, RequestOutput, RequestTimes, TokenLogprob
 from forerun.engine.params import Limits, SamplingParams
@@ -14,6 +14,7 @@ __all__ = [
     "LLM",
     "AsyncEngine",
     "CompletionOutput",
+    "ContextOverflowError",
     "Delta",
     "Engine",
     "EngineCounters",

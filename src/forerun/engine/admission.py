@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.engine.errors import RequestError
+from forerun.engine.errors import ContextOverflowError, RequestError
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.text import DetokenizerFactory, TextStream
@@ -93,34 +93,29 @@ class Admission:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.limits.vocab_size:
             wrong = low if low < 0 else high
-            raise RequestError(f"the prompt has token id {wrong}; ids are 0 to {self.limits.vocab_size - 1}", "prompt")
+            last = self.limits.vocab_size - 1
+            raise RequestError(f"the prompt's token id {wrong} is out of vocabulary: ids are 0 to {last}", "prompt")
         return ids.astype(np.int32)
 
     def _check_length(self, length: int) -> None:
         if length < self.max_total:
             return
-        if self.max_total < self.max_model_len:
-            raise RequestError(
-                f"the prompt has {length} tokens, but the KV cache holds {self.max_total - 1}; "
-                "shorten it or give the cache more blocks",
-                "prompt",
-            )
-        raise RequestError(
-            f"the prompt has {length} tokens, which leaves no room in the context of {self.max_model_len} tokens",
-            "prompt",
-        )
+        raise self._overflow(f"The prompt has {length} tokens, which leaves no room for an answer", "prompt")
 
     def _max_total(self, prompt: int, max_tokens: int | None) -> int:
         if max_tokens is None:
             return self.max_total
         if prompt + max_tokens > self.max_total:
-            what = "context" if self.max_total == self.max_model_len else "KV cache"
-            raise RequestError(
-                f"the prompt has {prompt} tokens and max_tokens is {max_tokens}: {prompt + max_tokens} in total, "
-                f"but the {what} takes {self.max_total}",
-                "max_tokens",
+            total = prompt + max_tokens
+            raise self._overflow(
+                f"The prompt has {prompt} tokens and max_tokens is {max_tokens}: {total} in total", "max_tokens"
             )
         return prompt + max_tokens
+
+    def _overflow(self, what: str, param: str) -> ContextOverflowError:
+        if self.max_total < self.max_model_len:
+            what += "; the KV cache holds no more (more blocks would)"
+        return ContextOverflowError(self.max_total, f"{what}.", param)
 
     def _text(self, params: SamplingParams) -> TextStream | None:
         if self._detokenizer is None or not params.detokenize:

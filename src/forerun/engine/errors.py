@@ -7,11 +7,22 @@ from forerun.errors import ForerunError
 
 class RequestError(ForerunError):
     """A request that can never be served as it stands (HTTP 400). ``param`` names the offending parameter, if one
-    does."""
+    does; ``code`` the kind of fault, if programs know one."""
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
+
+
+class ContextOverflowError(RequestError):
+    """More tokens than the context takes; worded as the OpenAI API words it, because clients look for that."""
+
+    def __init__(self, limit: int, what: str, param: str) -> None:
+        """``limit``: the context, in tokens. ``what``: what is too long, as a sentence."""
+        super().__init__(
+            f"This model's maximum context length is {limit} tokens. {what}", param, "context_length_exceeded"
+        )
 
 
 class QueueFullError(ForerunError):

@@ -14,12 +14,14 @@ FINISH_ERROR = "error"
 class TokenLogprob:
     """Log-probability of one token, and the ``top`` most probable (token id, log-probability) at its place.
 
-    Natural logarithm, of the distribution before temperature and cuts.
+    ``rank``: 1 for the most probable token, known for tokens of a prompt only. Natural logarithm, of the distribution
+    before temperature and cuts.
     """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
 
 
 @dataclass(slots=True)

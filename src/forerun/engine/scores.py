@@ -9,8 +9,8 @@ from forerun.engine.outputs import TokenLogprob
 
 
 def score_token(logits: NDArray[np.float32], token: int, top: int) -> TokenLogprob | None:
-    """The log-probability of ``token`` and of the ``top`` most probable ones (ties: lowest id first) from raw
-    ``logits`` [vocab].
+    """The log-probability and the rank of ``token``, and the ``top`` most probable ones (ties: lowest id first), from
+    raw ``logits`` [vocab].
 
     Computed in float64 over one row alone, so neighbours in the batch change nothing. None when a logit is not
     finite.
@@ -24,4 +24,5 @@ def score_token(logits: NDArray[np.float32], token: int, top: int) -> TokenLogpr
     if top:
         order = np.argsort(-row, kind="stable")[:top]
         best = tuple((int(i), float(np.float32(row[i] - total))) for i in order)
-    return TokenLogprob(token, float(np.float32(row[token] - total)), best)
+    before = np.count_nonzero(row > row[token]) + np.count_nonzero(row[:token] == row[token])
+    return TokenLogprob(token, float(np.float32(row[token] - total)), best, int(before) + 1)

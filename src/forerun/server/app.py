@@ -9,12 +9,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from forerun.server.errors import ApiError
-from forerun.server.gate import Gate
+from forerun.server.errors import ApiError, json_response
+from forerun.server.gate import IGNORED_HEADER, Gate
 from forerun.server.openapi import document
 from forerun.server.routes import Routes
 from forerun.server.service import Service
+from forerun.server.settings import Cors
 
 
 def build_app(service: Service) -> FastAPI:
@@ -29,6 +31,8 @@ def build_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="Forerun", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Gate, service=service)
+    if service.settings.cors is not None:
+        _open_to_pages(app, service.settings.cors)
     app.add_exception_handler(HTTPException, _http_error)
     routes = Routes(service)
     for path, handler in (
@@ -48,19 +52,31 @@ def build_app(service: Service) -> FastAPI:
         ("/metrics", routes.metrics),
     ):
         app.add_route(path, handler, methods=["GET"])
+    if service.settings.tokenizer_info:
+        app.add_route("/tokenizer_info", routes.tokenizer_info, methods=["GET"])
 
     described: dict[str, Any] = {}
 
     async def openapi(request: Request) -> Response:
         if not described:
-            described.update(document(service.version, keys=bool(service.settings.api_keys)))
-        from forerun.server.errors import json_response
-
+            described.update(document(service.version, service.settings, service.bounds()))
         return json_response(described)
 
     app.add_route("/openapi.json", openapi, methods=["GET"])
-    app.openapi = lambda: document(service.version, keys=bool(service.settings.api_keys))  # type: ignore[method-assign]
+    app.openapi = lambda: document(service.version, service.settings, service.bounds())  # type: ignore[method-assign]
     return app
+
+
+def _open_to_pages(app: FastAPI, cors: Cors) -> None:
+    """Let web pages of the named origins in. Outside of the gate: a preflight request carries no key."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=cors.origins,
+        allow_methods=cors.methods,
+        allow_headers=cors.headers,
+        allow_credentials=cors.credentials,
+        expose_headers=("X-Request-Id", IGNORED_HEADER.decode(), "Retry-After"),
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -7,19 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from forerun.engine import CompletionOutput, Delta, RequestOutput
-from forerun.server.protocol import ChatCompletionRequest, ChatMessage
+from forerun.server.protocol import ChatCompletionRequest
 from forerun.server.service import Service
+from forerun.server.usage import ChunkTail
 
-
-def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
-    """Messages as chat templates expect them; developer messages are what templates call system."""
-    found = []
-    for message in messages:
-        entry = {"role": "system" if message.role == "developer" else message.role, "content": message.content or ""}
-        if message.name is not None:
-            entry["name"] = message.name
-        found.append(entry)
-    return found
+_ASSISTANT = "assistant"
 
 
 class ChatShape:
@@ -28,14 +20,16 @@ class ChatShape:
     def __init__(
         self, service: Service, request: ChatCompletionRequest, response_id: str, created: int, ids: Sequence[int]
     ) -> None:
-        self._tokens = service.tokens
+        self._tokens = service.tokens_named(by_id=bool(request.return_tokens_as_token_ids))
         self._request = request
         self._ids = ids
         self._frame = {"id": response_id, "object": "chat.completion", "created": created, "model": service.model}
         chunk = {**self._frame, "object": "chat.completion.chunk"}
         self._head = "data: " + json.dumps(chunk, separators=(",", ":"))[:-1]
-        usage = bool(request.stream_options and request.stream_options.include_usage)
-        self._tail = ',"usage":null}\n\n' if usage else "}\n\n"
+        self._tail = ChunkTail(request.stream_options, [ids])
+        last = request.messages[-1]
+        self._role = _ASSISTANT if request.opens_answer else last.role
+        self._echo = last.text if request.echo and last.role == self._role else ""
         self._plain = not request.logprobs and not request.return_token_ids
         self._begun: set[int] = set()
 
@@ -44,30 +38,30 @@ class ChatShape:
     def whole(self, outputs: Sequence[RequestOutput], usage: dict[str, Any]) -> dict[str, Any]:
         """The response body."""
         (output,) = outputs
-        body = {**self._frame, "choices": [self._choice(answer) for answer in output.outputs], "usage": usage}
-        if self._request.prompt_logprobs is not None:
-            body["prompt_logprobs"] = self._tokens.prompt(output.prompt_logprobs or [])
-        if self._request.return_token_ids:
-            body["prompt_token_ids"] = list(self._ids)
-        return body
+        scored = self._request.prompt_logprobs is not None
+        return {
+            **self._frame,
+            "choices": [self._choice(answer) for answer in output.outputs],
+            "usage": usage,
+            "prompt_logprobs": self._tokens.prompt(output.prompt_logprobs or []) if scored else None,
+            "prompt_token_ids": list(self._ids) if self._request.return_token_ids else None,
+        }
 
     def _choice(self, answer: CompletionOutput) -> dict[str, Any]:
-        choice: dict[str, Any] = {
+        return {
             "index": answer.index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": {"role": self._role, "content": self._echo + answer.text, "refusal": None},
             "logprobs": self._tokens.chat(answer.logprobs or []) if self._request.logprobs else None,
             "finish_reason": answer.finish_reason,
             "stop_reason": answer.stop_reason,
+            "token_ids": answer.token_ids if self._request.return_token_ids else None,
         }
-        if self._request.return_token_ids:
-            choice["token_ids"] = answer.token_ids
-        return choice
 
     # ---- streamed ----
 
     def event(self, place: int, delta: Delta) -> str:
         """The events for one delta, the role first; empty when there is nothing to show yet."""
-        begin = ""
+        begin, tail = "", self._tail.after(place, delta)
         if delta.index not in self._begun:
             self._begun.add(delta.index)
             begin = self._begin(delta.index)
@@ -76,7 +70,7 @@ class ChatShape:
                 return begin
             return (
                 f'{begin}{self._head},"choices":[{{"index":{delta.index},"delta":{{"content":{json.dumps(delta.text)}}},'
-                f'"logprobs":null,"finish_reason":null}}]{self._tail}'
+                f'"logprobs":null,"finish_reason":null}}]{tail}'
             )
         choice: dict[str, Any] = {"index": delta.index, "delta": {"content": delta.text} if delta.text else {}}
         scored = self._request.logprobs and delta.logprobs
@@ -86,18 +80,18 @@ class ChatShape:
             choice["stop_reason"] = delta.stop_reason
         if self._request.return_token_ids:
             choice["token_ids"] = delta.token_ids
-        return begin + self._chunk(choice)
+        return begin + self._chunk(choice, tail)
 
     def _begin(self, index: int) -> str:
         """The first event of an answer."""
-        delta = {"role": "assistant", "content": ""}
+        delta = {"role": self._role, "content": self._echo}
         choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-        extra = f',"prompt_token_ids":{json.dumps(list(self._ids))}' if self._request.return_token_ids else ""
-        return self._chunk(choice, extra)
+        ids = f',"prompt_token_ids":{json.dumps(list(self._ids))}' if self._request.return_token_ids else ""
+        return self._chunk(choice, ids + self._tail.begin(0))
 
-    def _chunk(self, choice: dict[str, Any], extra: str = "") -> str:
+    def _chunk(self, choice: dict[str, Any], tail: str) -> str:
         text = json.dumps(choice, allow_nan=False, separators=(",", ":"))
-        return f'{self._head},"choices":[{text}]{extra}{self._tail}'
+        return f'{self._head},"choices":[{text}]{tail}'
 
     def usage_event(self, usage: dict[str, Any]) -> str:
         """The last event when usage was asked for."""

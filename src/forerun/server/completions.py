@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from forerun.engine import CompletionOutput, Delta, RequestOutput
-from forerun.server.protocol import CompletionRequest, Prompt
+from forerun.server.fields import Prompt
+from forerun.server.protocol import CompletionRequest
 from forerun.server.service import Service
 from forerun.server.token_text import CompletionLogprobs
+from forerun.server.usage import ChunkTail
 
 _OBJECT = "text_completion"
 
@@ -20,7 +22,7 @@ class CompletionShape:
     def __init__(
         self, service: Service, request: CompletionRequest, response_id: str, created: int, ids: Sequence[Sequence[int]]
     ) -> None:
-        self._tokens = service.tokens
+        self._tokens = service.tokens_named(by_id=bool(request.return_tokens_as_token_ids))
         self._tokenizer = service.tokenizer
         self._request = request
         self._ids = ids
@@ -28,14 +30,16 @@ class CompletionShape:
         self._hidden = request.max_tokens == 0
         self._frame = {"id": response_id, "object": _OBJECT, "created": created, "model": service.model}
         self._head = "data: " + json.dumps(self._frame, separators=(",", ":"))[:-1]
-        usage = bool(request.stream_options and request.stream_options.include_usage)
-        self._tail = ',"usage":null}\n\n' if usage else "}\n\n"
+        self._tail = ChunkTail(request.stream_options, ids, hidden=self._hidden)
         self._plain = request.logprobs is None and not request.return_token_ids
-        self._echoes = [self._echo(prompt) for prompt in request.prompt] if request.echo else None
+        self._echoes = list(map(self._echo, request.prompt, ids)) if request.echo else None
         self._begun: dict[tuple[int, int], CompletionLogprobs] = {}
 
-    def _echo(self, prompt: Prompt) -> str:
-        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt, skip_special_tokens=False)
+    def _echo(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        """The prompt as it was sent, or the text of its tokens where that is all there is or some were cut off."""
+        if isinstance(prompt, str) and self._request.truncate_prompt_tokens is None:
+            return prompt
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     # ---- whole ----
 
@@ -56,18 +60,17 @@ class CompletionShape:
                 (self._ids[place], output.prompt_logprobs or []) if self._echoes is not None else ([], [])
             )
             logprobs = self._new_logprobs().add([*prompt_ids, *token_ids], [*prompt_scores, *(scores or [])])
-        choice: dict[str, Any] = {
+        scored, with_ids = self._request.prompt_logprobs is not None, self._request.return_token_ids
+        return {
             "index": place * self._n + answer.index,
             "text": text if self._echoes is None else self._echoes[place] + text,
             "logprobs": logprobs,
             "finish_reason": answer.finish_reason,
             "stop_reason": answer.stop_reason,
+            "prompt_logprobs": self._tokens.prompt(output.prompt_logprobs or []) if scored else None,
+            "prompt_token_ids": list(self._ids[place]) if with_ids else None,
+            "token_ids": token_ids if with_ids else None,
         }
-        if self._request.prompt_logprobs is not None:
-            choice["prompt_logprobs"] = self._tokens.prompt(output.prompt_logprobs or [])
-        if self._request.return_token_ids:
-            choice |= {"prompt_token_ids": list(self._ids[place]), "token_ids": token_ids}
-        return choice
 
     def _new_logprobs(self) -> CompletionLogprobs:
         return CompletionLogprobs(
@@ -78,8 +81,9 @@ class CompletionShape:
 
     def event(self, place: int, delta: Delta) -> str:
         """The event for one delta; empty when there is nothing to show yet."""
+        tail = self._tail.after(place, delta)
         if self._plain and self._echoes is None and delta.finish_reason is None:
-            return self._text_event(place, delta) if delta.text else ""
+            return self._text_event(place, delta, tail) if delta.text else ""
         key = (place, delta.index)
         first = key not in self._begun
         if first:
@@ -99,12 +103,12 @@ class CompletionShape:
             choice["token_ids"] = token_ids
             if first:
                 choice["prompt_token_ids"] = list(self._ids[place])
-        return f'{self._head},"choices":[{json.dumps(choice, allow_nan=False, separators=(",", ":"))}]{self._tail}'
+        return f'{self._head},"choices":[{json.dumps(choice, allow_nan=False, separators=(",", ":"))}]{tail}'
 
-    def _text_event(self, place: int, delta: Delta) -> str:
+    def _text_event(self, place: int, delta: Delta, tail: str) -> str:
         return (
             f'{self._head},"choices":[{{"index":{place * self._n + delta.index},"text":{json.dumps(delta.text)},'
-            f'"logprobs":null,"finish_reason":null,"stop_reason":null}}]{self._tail}'
+            f'"logprobs":null,"finish_reason":null,"stop_reason":null}}]{tail}'
         )
 
     def usage_event(self, usage: dict[str, Any]) -> str:

@@ -11,24 +11,27 @@ from starlette.responses import Response
 from forerun.checkpoint import ChatTemplateError
 from forerun.engine import EngineStoppedError, QueueFullError, RequestError
 
-_TYPES: Mapping[int, str] = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    405: "invalid_request_error",
-    408: "timeout_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    429: "rate_limit_error",
-    431: "invalid_request_error",
-    503: "service_unavailable_error",
+# status -> the error's type, and its code where nothing more exact is known
+_KINDS: Mapping[int, tuple[str, str]] = {
+    400: ("invalid_request_error", "invalid_request"),
+    401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", "no_admin_key"),
+    404: ("not_found_error", "not_found"),
+    405: ("invalid_request_error", "method_not_allowed"),
+    408: ("timeout_error", "body_too_slow"),
+    413: ("invalid_request_error", "body_too_large"),
+    415: ("invalid_request_error", "unsupported_media_type"),
+    429: ("rate_limit_error", "queue_full"),
+    431: ("invalid_request_error", "headers_too_large"),
+    500: ("internal_server_error", "internal_error"),
+    503: ("service_unavailable_error", "unavailable"),
 }
 CLIENT_GONE = 499  # only seen in logs and metrics
 
 
 class ApiError(Exception):
-    """A refusal with its HTTP status. ``param`` names the request parameter at fault, if one is."""
+    """A refusal with its HTTP status. ``param`` names the request parameter at fault, if one is; ``code`` is what
+    programs go by: ``invalid_value`` for a parameter, else the status's own, unless it is given."""
 
     def __init__(
         self,
@@ -43,17 +46,21 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.param = param
-        self.code = code
+        self.code = code or ("invalid_value" if status == 400 and param else _kind(status)[1])
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
         """The OpenAI error object."""
-        kind = _TYPES.get(self.status, "internal_server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code or self.status}}
+        kind, _ = _kind(self.status)
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
         """The whole HTTP response."""
         return json_response(self.body(), self.status, self.headers)
+
+
+def _kind(status: int) -> tuple[str, str]:
+    return _KINDS.get(status, _KINDS[500])
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -67,9 +74,9 @@ def as_api_error(error: Exception) -> ApiError | None:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestError):
-        return ApiError(400, str(error), param=error.param)
+        return ApiError(400, str(error), param=error.param, code=error.code)
     if isinstance(error, ChatTemplateError):
-        return ApiError(400, str(error), param="messages")
+        return ApiError(400, str(error), param="messages", code="template_refused")
     if isinstance(error, QueueFullError):
         wait = max(1, round(error.retry_after))
         return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(wait)})

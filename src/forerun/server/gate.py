@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,9 +21,11 @@ REQUEST_LOGGER = "forerun.requests"
 OPEN_ROUTES = frozenset(("/health",))
 ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))
 GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions"))
+IGNORED_HEADER = b"x-ignored-parameters"
 _PROBES = frozenset(("/health", "/metrics", "/load"))
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+_UNNAMELY = re.compile(r"[^A-Za-z0-9._\[\]\-]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _defects = logging.getLogger("forerun.server")
 _requests = logging.getLogger(REQUEST_LOGGER)
@@ -47,7 +49,7 @@ class Gate:
         path, metrics = scope["path"], self._service.metrics
         record = self._new_record(scope)
         scope["forerun"] = record
-        watched = _Outgoing(send, record["request_id"].encode())
+        watched = _Outgoing(send, record)
         started, load = time.monotonic(), 1 if path in GENERATION_ROUTES else 0
         metrics.in_flight += load
         try:
@@ -95,7 +97,7 @@ class Gate:
         path = scope["path"]
         if path in OPEN_ROUTES:
             return
-        given = _bearer(_header(scope, b"authorization"))
+        given = _bearer(_header(scope, b"authorization")) or _header(scope, b"x-api-key") or b""
         is_admin = self._admin is not None and hmac.compare_digest(given, self._admin)
         if path in ADMIN_ROUTES:
             if self._admin is None:
@@ -125,25 +127,38 @@ class Gate:
 
 
 class _Outgoing:
-    """``send`` that adds the request id and remembers the status."""
+    """``send`` that adds the request's id and what of it was ignored, and remembers the status."""
 
-    def __init__(self, send: Send, request_id: bytes) -> None:
+    def __init__(self, send: Send, record: Mapping[str, Any]) -> None:
         self._send = send
-        self._id = (b"x-request-id", request_id)
+        self._record = record
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
         """Pass a message on."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), self._id]}
+            added = [(b"x-request-id", self._record["request_id"].encode())]
+            if "ignored" in self._record:
+                added.append((IGNORED_HEADER, _header_list(self._record["ignored"])))
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
         await self._send(message)
+
+
+def _header_list(names: Sequence[str]) -> bytes:
+    """Names that came from outside as the value of a header: letters, digits and a few signs, and not too many."""
+    return ", ".join(_UNNAMELY.sub("?", name) for name in names[:20]).encode()
 
 
 def log_line(record: MutableMapping[str, Any]) -> str:
     """One JSON line; text that came from outside is freed of control characters."""
-    clean = {k: _CONTROL.sub("", v)[:500] if isinstance(v, str) else v for k, v in record.items()}
-    return json.dumps(clean, separators=(",", ":"))
+    return json.dumps({name: _clean(value) for name, value in record.items()}, separators=(",", ":"))
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    return _CONTROL.sub("", value)[:500] if isinstance(value, str) else value
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:

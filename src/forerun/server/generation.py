@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from forerun.engine.stream import Writer
 from forerun.server.errors import ApiError
 from forerun.server.json_body import Receive
 from forerun.server.service import Service
+from forerun.server.usage import usage_of
 
 Batch = list[tuple[int, Delta]]  # (place of the prompt, news)
 
@@ -22,7 +24,8 @@ class Generation:
     """Submits every prompt with the same parameters; ``batches`` yields the news as it comes.
 
     Made in the event loop; raises RequestError, QueueFullError or EngineStoppedError, and nothing is running then.
-    ``hidden``: the drawn tokens are not shown (max_tokens 0), so usage does not count them.
+    ``hidden``: the drawn tokens are not shown (max_tokens 0), so usage does not count them. ``yielding``: nobody asked
+    for ``max_tokens``, so it gives way where the context takes less.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Generation:
         params: SamplingParams,
         *,
         hidden: bool = False,
+        yielding: bool = False,
     ) -> None:
         self.service = service
         self.prompts = prompts
@@ -45,17 +49,23 @@ class Generation:
         self.finish_reasons: list[str] = []
         self._streams: list[Stream] = []
         service.check_room(len(prompts) * params.n)
+        asked = [self._fitting(prompt) if yielding else params for prompt in prompts]
         if len(prompts) > 1:
-            for prompt in prompts:
-                service.core.admission.check(prompt, params)
+            for prompt, own in zip(prompts, asked, strict=True):
+                service.core.admission.check(prompt, own)
         try:
-            for prompt in prompts:
-                self._streams.append(service.engine.submit(prompt, params, service.unique_name(name)))
+            for prompt, own in zip(prompts, asked, strict=True):
+                self._streams.append(service.engine.submit(prompt, own, service.unique_name(name)))
         except BaseException:
             self.abort()
             raise
         for _ in prompts:
             service.metrics.submitted(params)
+
+    def _fitting(self, prompt: Sequence[int]) -> SamplingParams:
+        room = self.service.core.admission.max_total - len(prompt)
+        fits = self.params.max_tokens is None or self.params.max_tokens <= room
+        return self.params if fits or room < 1 else replace(self.params, max_tokens=room)
 
     def abort(self) -> None:
         """End whatever still runs; its last news still comes."""
@@ -132,12 +142,7 @@ class Generation:
         """Tokens so far, as the API reports them; complete after the last batch."""
         prompt = sum(map(len, self.prompts))
         completion = 0 if self._hidden else sum(self._generated.values())
-        return {
-            "prompt_tokens": prompt,
-            "total_tokens": prompt + completion,
-            "completion_tokens": completion,
-            "prompt_tokens_details": {"cached_tokens": sum(self._cached)},
-        }
+        return usage_of(prompt, completion, sum(self._cached))
 
     def problem(self, delta: Delta) -> ApiError | None:
         """The error that a delta ends its answer with, if it does."""

@@ -7,17 +7,20 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from forerun.server.fields import BOUND
 from forerun.server.protocol import (
     REQUESTS,
     ChatCompletionRequest,
     CompletionRequest,
     DetokenizeRequest,
+    TemplateArguments,
     TokenizeRequest,
 )
+from forerun.server.settings import ServerSettings
 
 _STRING: Mapping[str, Any] = {"type": "string"}
 _COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0}
-_OBJECT: Mapping[str, Any] = {"type": "object"}
+_UPPER = {"integer": "maximum", "array": "maxItems", "string": "maxLength", "object": "maxProperties"}
 _ERROR_STATUSES: Mapping[str, str] = {
     "400": "The request cannot be served as it stands.",
     "401": "The API key is missing or wrong.",
@@ -61,6 +64,7 @@ _ANSWERS: Mapping[str, dict[str, Any]] = {
     "Model": _object({"id": _STRING, "object": _STRING, "created": _COUNT, "owned_by": _STRING}),
     "Models": _object({"object": _STRING, "data": _list({"$ref": "#/components/schemas/Model"})}),
     "Load": _object({"server_load": _COUNT, "num_requests_running": _COUNT, "num_requests_waiting": _COUNT}),
+    "Tokenizer": _object({"tokenizer_class": _STRING}),
     "Version": _object({"version": _STRING}),
     "Status": _object({"status": _STRING}),
     "Error": _ERROR,
@@ -84,12 +88,31 @@ def _operation(summary: str, answer: str, request: str | None = None, *, stream:
     return operation
 
 
-def document(version: str, *, keys: bool) -> dict[str, Any]:
-    """The whole document. ``keys``: whether requests need an API key."""
+def _stated(schema: Any, bounds: Mapping[str, int], strict: bool) -> Any:
+    """``schema`` with the numbers of one server's bounds; where unknown names are ignored, more of them may come."""
+    if isinstance(schema, list):
+        return [_stated(item, bounds, strict) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _stated(item, bounds, strict) for name, item in schema.items() if name != BOUND}
+    if BOUND in schema:
+        word = _UPPER[schema["type"]]
+        found[word] = min(bounds[schema[BOUND]], found.get(word, bounds[schema[BOUND]]))
+    if not strict and found.get("additionalProperties") is False and found.get("title") != TemplateArguments.__name__:
+        del found["additionalProperties"]
+    return found
+
+
+def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, Any]:
+    """The whole document of one server. ``bounds``: its numbers by the names that schemas have for them."""
     _, definitions = models_json_schema(
         [(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}"
     )
-    schemas = {**definitions.get("$defs", {}), **_ANSWERS}
+    requests = _stated(definitions.get("$defs", {}), bounds, settings.strict_requests)
+    for kind in REQUESTS:
+        names = {"enum": [*settings.served_names, None]}
+        requests[kind.__name__]["properties"]["model"] = names
+    schemas = {**requests, **_ANSWERS}
     metrics = _operation("Metrics in Prometheus' text format.", "Status")
     metrics["responses"]["200"]["content"] = {"text/plain": {"schema": dict(_STRING)}}
     reset = _operation("Forget all cached prefixes (admin key).", "Status")
@@ -118,7 +141,9 @@ def document(version: str, *, keys: bool) -> dict[str, Any]:
         },
         "components": {"schemas": schemas},
     }
-    if keys:
+    if settings.tokenizer_info:
+        content["paths"]["/tokenizer_info"] = {"get": _operation("The tokenizer's configuration.", "Tokenizer")}
+    if settings.api_keys:
         content["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         content["security"] = [{"key": []}]
         content["paths"]["/health"]["get"]["security"] = []

@@ -10,27 +10,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from forerun.engine import RequestOutput, SamplingParams
-from forerun.server.chat import ChatShape, template_messages
+from forerun.server.chat import ChatShape
 from forerun.server.completions import CompletionShape
 from forerun.server.errors import ApiError, json_response
+from forerun.server.fields import as_ids
 from forerun.server.generation import DisconnectWatch, Generation, refuse_when_draining
 from forerun.server.json_body import ClientGone, read_object
+from forerun.server.messages import Messages, template_messages
 from forerun.server.metrics import render
+from forerun.server.names import Reading
 from forerun.server.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
     DetokenizeRequest,
     GenerationRequest,
-    Prompt,
+    Rendering,
     RequestT,
     TemplateArguments,
     TokenizeRequest,
-    is_id_list,
     parse_request,
 )
 from forerun.server.sampling import sampling_params
 from forerun.server.service import Service
 from forerun.server.stream import EventStream, log_generation
+from forerun.server.text import Truncation
 
 
 class Routes:
@@ -44,7 +47,7 @@ class Routes:
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
         asked = await self._generation_request(request, CompletionRequest)
-        ids = await self._prompt_ids(asked.prompt, asked.add_special_tokens is not False)
+        ids = await self._prompt_ids(asked)
         params = await self._params(request, asked)
         created = int(time.time())
         shape = CompletionShape(self._service, asked, f"cmpl-{_request_id(request)}", created, ids)
@@ -53,12 +56,7 @@ class Routes:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         asked = await self._generation_request(request, ChatCompletionRequest)
-        ids = await self._service.text.encode_chat(
-            template_messages(asked.messages),
-            add_generation_prompt=asked.add_generation_prompt,
-            add_special_tokens=asked.add_special_tokens is True,
-            variables=_template_variables(asked.chat_template_kwargs),
-        )
+        ids = await self._rendered(asked, asked.messages, self._truncation(asked))
         params = await self._params(request, asked)
         shape = ChatShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
         return await self._answer(request, asked, [ids], params, shape)
@@ -68,7 +66,7 @@ class Routes:
         self._service.check_room()
         asked = await self._parse(request, kind)
         if isinstance(asked, GenerationRequest):
-            if asked.stream_options is not None and not asked.stream:
+            if asked.stream_options is not None and asked.stream_options.model_fields_set and not asked.stream:
                 raise ApiError(400, "stream_options needs stream: true", param="stream_options")
             record = _record(request)
             record["stream"], record["n"] = bool(asked.stream), asked.n or 1
@@ -76,10 +74,39 @@ class Routes:
                 record["client_request_id"] = asked.request_id
         return asked
 
-    async def _prompt_ids(self, prompts: Sequence[Prompt], special: bool) -> list[list[int]]:
-        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        encoded = iter(await self._service.text.encode(texts, special)) if texts else iter(())
-        return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
+    async def _prompt_ids(self, asked: CompletionRequest) -> list[list[int]]:
+        """Token ids of each prompt."""
+        cut, special = self._truncation(asked), asked.add_special_tokens is not False
+        texts = [prompt for prompt in asked.prompt if isinstance(prompt, str)]
+        encoded = iter(await self._service.text.encode(texts, special, cut)) if texts else iter(())
+        return [
+            next(encoded) if isinstance(prompt, str) else prompt if cut is None else cut.of(prompt)
+            for prompt in asked.prompt
+        ]
+
+    async def _rendered(
+        self, asked: ChatCompletionRequest | TokenizeRequest, messages: Messages, cut: Truncation | None = None
+    ) -> list[int]:
+        """Token ids of a conversation."""
+        return await self._service.text.encode_chat(
+            template_messages(messages),
+            add_generation_prompt=asked.opens_answer,
+            continue_final_message=asked.continue_final_message,
+            add_special_tokens=asked.add_special_tokens is True,
+            variables=_template_variables(asked),
+            truncation=cut,
+        )
+
+    def _truncation(self, asked: CompletionRequest | ChatCompletionRequest) -> Truncation | None:
+        """What ``truncate_prompt_tokens`` leaves of a prompt; -1: as much as the context takes beside the answer."""
+        tokens = asked.truncate_prompt_tokens
+        if tokens is None:
+            return None
+        if tokens == -1:
+            tokens = self._service.max_model_len - (asked.max_tokens or 1)
+        if tokens < 1:
+            raise ApiError(400, "truncate_prompt_tokens leaves nothing of the prompt", param="truncate_prompt_tokens")
+        return Truncation(tokens, keeps_end=asked.truncation_side != "right")
 
     async def _params(self, request: Request, asked: CompletionRequest | ChatCompletionRequest) -> SamplingParams:
         words: list[list[int]] = []
@@ -87,7 +114,9 @@ class Routes:
             both = [text for word in asked.bad_words for text in (word, f" {word.lstrip()}")]
             words = [ids for ids in await self._service.text.encode(both, False) if ids]
         salt = self._service.salt_of(asked.cache_salt, request.scope.get("forerun.key"))
-        return sampling_params(asked, self._service.defaults, salt=salt, bad_words_ids=words)
+        return sampling_params(
+            asked, self._service.defaults, vocab_size=self._service.vocab_size, salt=salt, bad_words_ids=words
+        )
 
     async def _answer(
         self,
@@ -100,11 +129,13 @@ class Routes:
         hidden: bool = False,
     ) -> Response:
         refuse_when_draining(self._service)
-        generation = Generation(self._service, _request_id(request), ids, params, hidden=hidden)
+        yielding = isinstance(asked, CompletionRequest) and "max_tokens" not in asked.model_fields_set
+        generation = Generation(self._service, _request_id(request), ids, params, hidden=hidden, yielding=yielding)
         record = _record(request)
         if asked.stream:
             usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            return EventStream(generation, shape, include_usage=usage, record=record)
+            every = self._service.settings.sse_keep_alive
+            return EventStream(generation, shape, include_usage=usage, record=record, keep_alive=every)
         try:
             outputs = await _collect(request, generation)
         finally:
@@ -120,12 +151,7 @@ class Routes:
         if (asked.prompt is None) == (asked.messages is None):
             raise ApiError(400, "give either prompt or messages", param="prompt")
         if asked.messages is not None:
-            ids = await text.encode_chat(
-                template_messages(asked.messages),
-                add_generation_prompt=asked.add_generation_prompt,
-                add_special_tokens=asked.add_special_tokens is True,
-                variables=_template_variables(asked.chat_template_kwargs),
-            )
+            ids = await self._rendered(asked, asked.messages)
         else:
             (ids,) = await text.encode([asked.prompt or ""], asked.add_special_tokens is not False)
         spelled = [self._service.tokenizer.id_to_token(token) for token in ids] if asked.return_token_strs else None
@@ -135,13 +161,17 @@ class Routes:
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize."""
         asked = await self._parse(request, DetokenizeRequest)
-        service, tokens = self._service, asked.tokens
-        if not isinstance(tokens, list) or (tokens and not is_id_list(tokens)):
+        service, tokens = self._service, asked.tokens if asked.tokens == [] else as_ids(asked.tokens)
+        if tokens is None:
             raise ApiError(400, "tokens must be a list of token ids", param="tokens")
         if tokens and not (min(tokens) >= 0 and max(tokens) < service.vocab_size):
             raise ApiError(400, f"tokens: ids are 0 to {service.vocab_size - 1}", param="tokens")
         text = await service.text.run(lambda: service.tokenizer.decode(tokens, skip_special_tokens=False))
         return json_response({"prompt": text})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        """GET /tokenizer_info."""
+        return json_response(self._service.tokenizer.description())
 
     # ---- state ----
 
@@ -154,6 +184,8 @@ class Routes:
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}."""
         name = request.path_params["name"]
+        if not name:  # /v1/models/, which some clients make of their base URL
+            return await self.models(request)
         if not self._service.settings.serves(name) and self._service.settings.serves("/" + name):
             name = "/" + name
         self._service.check_model(name)
@@ -203,8 +235,12 @@ class Routes:
     async def _parse(self, request: Request, kind: type[RequestT]) -> RequestT:
         caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
         data = await read_object(request.receive, request.headers, caps.body_bytes, timeouts.body)
-        asked = parse_request(kind, data, caps)
-        self._service.check_model(getattr(asked, "model", None))
+        reading = Reading(caps, self._service.settings.strict_requests)
+        asked = parse_request(kind, data, reading)
+        self._service.check_model(asked.model)
+        if reading.ignored:
+            self._service.note_ignored(reading.ignored)
+            _record(request)["ignored"] = list(reading.ignored)
         return asked
 
 
@@ -238,5 +274,8 @@ def _request_id(request: Request) -> str:
     return name
 
 
-def _template_variables(arguments: TemplateArguments | None) -> dict[str, Any]:
-    return {} if arguments is None else arguments.model_dump(exclude_none=True)
+def _template_variables(asked: Rendering) -> dict[str, Any]:
+    """What the chat template gets besides the messages; no effort to reason means no thinking."""
+    effort = asked.reasoning_effort if isinstance(asked, ChatCompletionRequest) else None
+    quiet = {"enable_thinking": False} if effort == "none" else {}
+    return quiet | (asked.chat_template_kwargs or TemplateArguments()).model_dump(exclude_none=True)

@@ -65,10 +65,14 @@ def sampling_params(
     request: CompletionRequest | ChatCompletionRequest,
     defaults: SamplingDefaults,
     *,
+    vocab_size: int,
     salt: str,
     bad_words_ids: Sequence[Sequence[int]],
 ) -> SamplingParams:
-    """The parameters that the engine gets. Raises ApiError or RequestError for combinations that make no sense."""
+    """The parameters that the engine gets. Raises ApiError or RequestError for combinations that make no sense.
+
+    ``vocab_size`` is what -1 log-probabilities are.
+    """
     values: dict[str, Any] = {name: getattr(request, name) for name in _SHARED if getattr(request, name) is not None}
     for name in _DEFAULTED:
         given = getattr(request, name)
@@ -78,8 +82,8 @@ def sampling_params(
         max_tokens=_max_tokens(request),
         stop=tuple(request.stop or ()),
         logit_bias=_logit_bias(request),
-        logprobs=_logprobs(request),
-        prompt_logprobs=_prompt_logprobs(request),
+        logprobs=_of_all(_logprobs(request), vocab_size),
+        prompt_logprobs=_of_all(_prompt_logprobs(request), vocab_size),
         cache_salt=salt,
         bad_words_ids=tuple(tuple(word) for word in bad_words_ids),
         **values,
@@ -109,6 +113,10 @@ def _logprobs(request: CompletionRequest | ChatCompletionRequest) -> int | None:
     return None
 
 
+def _of_all(count: int | None, vocab_size: int) -> int | None:
+    return vocab_size if count == -1 else count
+
+
 def _prompt_logprobs(request: CompletionRequest | ChatCompletionRequest) -> int | None:
     """Scores of the prompt, for their own sake or because the prompt is echoed with scores."""
     asked = request.prompt_logprobs
@@ -117,16 +125,19 @@ def _prompt_logprobs(request: CompletionRequest | ChatCompletionRequest) -> int 
     if isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None:
         if request.stream and (request.n or 1) > 1:
             raise ApiError(400, "echo with logprobs and n > 1 cannot be streamed", param="echo")
-        return max(asked or 0, request.logprobs)
+        return -1 if -1 in (asked, request.logprobs) else max(asked or 0, request.logprobs)
     return asked
 
 
 def _logit_bias(request: GenerationRequest) -> dict[int, float]:
     """Token ids are JSON keys, so they come as text."""
+    given = request.logit_bias or {}
+    wrong = [key[:40] for key in given if not (key.isascii() and key.isdigit() and len(key) <= 10)]
+    if wrong:
+        named = ", ".join(f"'{key}'" for key in wrong[:8])
+        raise ApiError(400, f"logit_bias: {named} {'is' if len(wrong) == 1 else 'are'} no token id", param="logit_bias")
     bias: dict[int, float] = {}
-    for key, value in (request.logit_bias or {}).items():
-        if not (key.isascii() and key.isdigit() and len(key) <= 10):
-            raise ApiError(400, f"logit_bias: '{key[:40]}' is no token id", param="logit_bias")
+    for key, value in given.items():
         if int(key) in bias:
             raise ApiError(400, f"logit_bias: token {int(key)} is named twice", param="logit_bias")
         bias[int(key)] = value

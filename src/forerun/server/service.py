@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import count
 
 from forerun.engine import AsyncEngine, Engine, EngineSettings, QueueFullError
@@ -20,6 +22,9 @@ from forerun.server.text import TextWorker
 from forerun.server.token_text import TokenTexts
 
 _CHARS_PER_TOKEN = 32
+_NAMES_NOTED = 100
+
+_log = logging.getLogger("forerun.server")
 
 
 class Service:
@@ -51,9 +56,11 @@ class Service:
         self.block_size = executor.block_size
         self.vocab_size = executor.vocab_size
         chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * self.max_model_len
-        self.text = TextWorker(tokenizer, max_chars=chars, timeout=settings.timeouts.text)
+        self.text = TextWorker(
+            tokenizer, max_model_len=self.max_model_len, max_chars=chars, timeout=settings.timeouts.text
+        )
         self.tokenizer = tokenizer
-        self.tokens = TokenTexts(tokenizer)
+        self._tokens, self._token_names = TokenTexts(tokenizer), TokenTexts(tokenizer, by_id=True)
         self.defaults: SamplingDefaults = sampling_defaults(
             model.config.on_device_sampling_config, tokenizer.generation_config
         )
@@ -63,6 +70,7 @@ class Service:
             self.model, self.metrics, self.engine.stats, _cache_info(executor, self.core.settings)
         )
         self._numbers = count()
+        self._ignored: set[str] = set()
 
     @property
     def model(self) -> str:
@@ -103,6 +111,22 @@ class Service:
         if key is None or len(self.settings.api_keys) < 2:
             return ""
         return "key:" + hashlib.sha256(key).hexdigest()[:8]
+
+    def bounds(self) -> dict[str, int]:
+        """The numbers that the OpenAPI document states: the caps, token ids, the longest prompt."""
+        caps = {name: value for name, value in asdict(self.settings.caps).items() if isinstance(value, int)}
+        return {**caps, "token_id": self.vocab_size - 1, "prompt_tokens": self.core.admission.max_total - 1}
+
+    def tokens_named(self, *, by_id: bool) -> TokenTexts:
+        """The texts of tokens, with those or their ids as names in log-probabilities."""
+        return self._token_names if by_id else self._tokens
+
+    def note_ignored(self, names: Iterable[str]) -> None:
+        """Log the names of requests that are ignored, each once; there are bounds to what clients can make us say."""
+        for name in names:
+            if name not in self._ignored and len(self._ignored) < _NAMES_NOTED:
+                self._ignored.add(name)
+                _log.info("ignoring %s, which means nothing here (--strict-requests refuses it)", ascii(name))
 
     async def close(self, timeout: float = 0.0) -> bool:
         """Stop taking requests, let the present ones end for up to ``timeout`` seconds, then stop the engine."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from forerun.engine.params import Limits
 from forerun.errors import ConfigError
 
+NO_CAP = 2**31 - 1  # a number that no request passes
+
 
 @dataclass(frozen=True)
 class Caps:
@@ -62,11 +64,23 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
+class Cors:
+    """Which web pages may use the server from a browser; ``*`` among the names means all."""
+
+    origins: tuple[str, ...]
+    methods: tuple[str, ...] = ("*",)
+    headers: tuple[str, ...] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """Settings of one server. The first of ``served_names`` is the one that answers carry.
 
     ``api_keys`` empty: no key is asked for. ``admin_api_key`` None: admin routes are closed. ``pending_deltas``: news
     of one request that may wait for a slow reader before it is aborted. ``request_log``: one JSON line per request.
+    ``strict_requests``: unknown names in requests are refused. ``sse_keep_alive``: seconds without news after which a
+    stream gets a comment; 0: never. ``tokenizer_info``: whether /tokenizer_info is there.
     """
 
     served_names: tuple[str, ...] = ("model",)
@@ -79,6 +93,10 @@ class ServerSettings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     pending_deltas: int = 1024
     request_log: bool = True
+    strict_requests: bool = False
+    sse_keep_alive: float = 0.0
+    tokenizer_info: bool = False
+    cors: Cors | None = None
 
     def __post_init__(self) -> None:
         if not self.served_names:

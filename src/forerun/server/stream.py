@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -12,10 +13,11 @@ from starlette.types import Receive, Scope, Send
 from forerun.engine import Delta
 from forerun.server.connection import ChunkWriter, chunk_writer
 from forerun.server.errors import ApiError
-from forerun.server.generation import DisconnectWatch, Generation
+from forerun.server.generation import Batch, DisconnectWatch, Generation
 from forerun.server.json_body import ClientGone
 
 DONE = "data: [DONE]\n\n"
+KEEP_ALIVE = ": keep-alive\n\n"  # a comment, which readers of events skip
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -42,10 +44,20 @@ def event_of(content: dict[str, Any]) -> str:
 
 class EventStream(Response):
     """Streams a generation. Until the first news the status is open, so that a request which fails early fails with
-    an HTTP status; later errors are an error object in the stream."""
+    an HTTP status; later errors are an error object in the stream.
+
+    ``keep_alive``: seconds without news after which a comment is sent, which also opens the status; 0: never. The
+    courier then writes no events by itself, so that nobody writes between its bytes.
+    """
 
     def __init__(
-        self, generation: Generation, chunks: Chunks, *, include_usage: bool, record: MutableMapping[str, Any]
+        self,
+        generation: Generation,
+        chunks: Chunks,
+        *,
+        include_usage: bool,
+        record: MutableMapping[str, Any],
+        keep_alive: float = 0.0,
     ) -> None:
         self.background = None
         self.status_code = 200
@@ -53,16 +65,20 @@ class EventStream(Response):
         self._chunks = chunks
         self._include_usage = include_usage
         self._record = record
+        self._keep_alive = keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything. Raises ClientGone when nobody is there to read it."""
         generation = self._generation
         async with DisconnectWatch(receive, generation.abort) as watch:
             started, direct = False, chunk_writer(scope)
-            async for batch in generation.batches():
+            batches: AsyncIterator[Batch | None] = generation.batches()
+            if self._keep_alive:
+                batches = paced(generation.batches(), self._keep_alive)
+            async for batch in batches:
                 if watch.gone:
                     continue  # only waiting for the end
-                pieces, problem = self._events(batch)
+                pieces, problem = self._events(batch) if batch is not None else (KEEP_ALIVE, None)
                 if problem is not None and not started:
                     generation.abort()
                     raise problem
@@ -93,7 +109,7 @@ class EventStream(Response):
             event = self._chunks.event(0, delta)
             return not event or direct.write_now(event.encode())
 
-        if direct.idle:
+        if direct.idle and not self._keep_alive:
             self._generation.hand_over(write)
 
     def _events(self, batch: list[tuple[int, Delta]]) -> tuple[str, ApiError | None]:
@@ -113,6 +129,27 @@ class EventStream(Response):
 
     def _log(self) -> None:
         log_generation(self._record, self._generation)
+
+
+async def paced(batches: AsyncIterator[Batch], seconds: float) -> AsyncIterator[Batch | None]:
+    """``batches``, and None whenever none came for so many seconds."""
+    waiting: asyncio.Future[Batch] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(batches))
+            done, _ = await asyncio.wait({waiting}, timeout=seconds)
+            if not done:
+                yield None
+                continue
+            try:
+                batch = waiting.result()
+            except StopAsyncIteration:
+                return
+            waiting = None
+            yield batch
+    finally:
+        if waiting is not None:
+            waiting.cancel()
 
 
 async def _finish(send: Send, direct: ChunkWriter | None, last: str) -> None:

@@ -5,43 +5,70 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from forerun.checkpoint import Tokenizer
+from forerun.engine import ContextOverflowError
 from forerun.server.errors import ApiError
 
 T = TypeVar("T")
 
 
-class TextWorker:
-    """Runs a tokenizer in ``threads`` threads; ``max_chars`` bounds a text, ``timeout`` (seconds) a piece of work."""
+@dataclass(frozen=True)
+class Truncation:
+    """At most ``tokens`` of a prompt: its last ones, or its first."""
 
-    def __init__(self, tokenizer: Tokenizer, *, max_chars: int, timeout: float, threads: int = 2) -> None:
+    tokens: int
+    keeps_end: bool = True
+
+    def of(self, ids: list[int]) -> list[int]:
+        """What is left of ``ids``."""
+        if len(ids) <= self.tokens:
+            return ids
+        return ids[-self.tokens :] if self.keeps_end else ids[: self.tokens]
+
+
+class TextWorker:
+    """Runs a tokenizer in ``threads`` threads; ``max_chars`` bounds a text, ``timeout`` (seconds) a piece of work.
+
+    ``max_model_len``: the context in tokens, for the message about a text that is too long.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, max_model_len: int, max_chars: int, timeout: float, threads: int = 2
+    ) -> None:
         self.tokenizer = tokenizer
+        self._max_model_len = max_model_len
         self._max_chars = max_chars
         self._timeout = timeout
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="forerun-text")
 
-    async def encode(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """Token ids of each text. Raises ApiError for a text that is too long or takes too long."""
-        for text in texts:
-            self._check(text)
-        return await self.run(lambda: [self.tokenizer.encode(text, add_special_tokens) for text in texts])
+    async def encode(
+        self, texts: Sequence[str], add_special_tokens: bool = True, truncation: Truncation | None = None
+    ) -> list[list[int]]:
+        """Token ids of each text. Raises ContextOverflowError for a text that is too long, ApiError when it takes too
+        long."""
+        fitting = [self._fitting(text, truncation) for text in texts]
+        return await self.run(lambda: [self._encode(text, add_special_tokens, truncation) for text in fitting])
 
     async def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool,
+        continue_final_message: bool,
         add_special_tokens: bool,
         variables: Mapping[str, Any],
+        truncation: Truncation | None = None,
     ) -> list[int]:
         """Token ids of a conversation. Raises ChatTemplateError when the template refuses it, else as ``encode``."""
 
         def work() -> list[int]:
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt, **variables)
-            self._check(text)
-            return self.tokenizer.encode(text, add_special_tokens)
+            text = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt, continue_final_message=continue_final_message, **variables
+            )
+            return self._encode(self._fitting(text, truncation), add_special_tokens, truncation)
 
         return await self.run(work)
 
@@ -59,10 +86,18 @@ class TextWorker:
         """Take no more work; what runs ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _check(self, text: str) -> None:
-        if len(text) > self._max_chars:
-            raise ApiError(
-                400,
-                f"the prompt has {len(text)} characters, more than the {self._max_chars} that could fit the context",
-                param="prompt",
+    def _encode(self, text: str, add_special_tokens: bool, truncation: Truncation | None) -> list[int]:
+        ids = self.tokenizer.encode(text, add_special_tokens)
+        return ids if truncation is None else truncation.of(ids)
+
+    def _fitting(self, text: str, truncation: Truncation | None) -> str:
+        """``text``, or the part of it that can matter; what is cut anyway need not be tokenised."""
+        if len(text) <= self._max_chars:
+            return text
+        if truncation is None:
+            raise ContextOverflowError(
+                self._max_model_len,
+                f"The prompt has {len(text)} characters, more than the {self._max_chars} that could fit.",
+                "prompt",
             )
+        return text[-self._max_chars :] if truncation.keeps_end else text[: self._max_chars]

@@ -26,13 +26,21 @@ def finite(logprob: float) -> float:
 
 
 class TokenTexts:
-    """Spells single tokens: as text, or as ``bytes:\\x..`` when their bytes are no whole characters."""
+    """Spells single tokens: as text, or as ``bytes:\\x..`` when their bytes are no whole characters.
 
-    def __init__(self, tokenizer: TokenSpelling) -> None:
+    ``by_id``: in log-probabilities they are ``token_id:N``.
+    """
+
+    def __init__(self, tokenizer: TokenSpelling, by_id: bool = False) -> None:
         self.bytes_of = lru_cache(maxsize=8192)(tokenizer.token_bytes)
+        self._by_id = by_id
+
+    def name(self, token: int) -> str:
+        """How log-probabilities name ``token``."""
+        return f"token_id:{token}" if self._by_id else self.text(token)
 
     def text(self, token: int) -> str:
-        """How API answers name ``token``."""
+        """The text of ``token``."""
         raw = self.bytes_of(token)
         try:
             return raw.decode("utf-8")
@@ -41,7 +49,7 @@ class TokenTexts:
 
     def chat_entry(self, token: int, logprob: float) -> dict[str, Any]:
         """One token of a chat answer's log-probabilities."""
-        return {"token": self.text(token), "logprob": finite(logprob), "bytes": list(self.bytes_of(token))}
+        return {"token": self.name(token), "logprob": finite(logprob), "bytes": list(self.bytes_of(token))}
 
     def chat(self, scores: Iterable[TokenLogprob]) -> dict[str, Any]:
         """``logprobs`` of a chat choice."""
@@ -57,13 +65,13 @@ class TokenTexts:
         return [None if score is None else self._ranked(score) for score in scores]
 
     def _ranked(self, score: TokenLogprob) -> dict[str, Any]:
-        """The most probable tokens with their ranks, and the token itself; its rank is null when not among them."""
-        values: dict[str, Any] = {}
-        for rank, (token, value) in enumerate(score.top, 1):
-            values[str(token)] = {"logprob": finite(value), "rank": rank, "decoded_token": self.text(token)}
-        own = {"logprob": finite(score.logprob), "rank": None, "decoded_token": self.text(score.token_id)}
-        values.setdefault(str(score.token_id), own)
-        return values
+        """The token itself and the most probable ones, with their ranks."""
+        ranked = [(score.rank, score.token_id, score.logprob)]
+        ranked += [(rank, *best) for rank, best in enumerate(score.top, 1) if best[0] != score.token_id]
+        return {
+            str(token): {"logprob": finite(value), "rank": rank, "decoded_token": self.text(token)}
+            for rank, token, value in ranked
+        }
 
 
 class CompletionLogprobs:
@@ -84,7 +92,7 @@ class CompletionLogprobs:
         return {
             "text_offset": offsets,
             "token_logprobs": [None if score is None else finite(score.logprob) for score in scores],
-            "tokens": [self._texts.text(token) for token in token_ids],
+            "tokens": [self._texts.name(token) for token in token_ids],
             "top_logprobs": tops,
         }
 
@@ -92,6 +100,6 @@ class CompletionLogprobs:
         """Most probable first; the token itself is always there."""
         values: dict[str, float] = {}
         for token, value in score.top:
-            values.setdefault(self._texts.text(token), finite(value))
-        values.setdefault(self._texts.text(score.token_id), finite(score.logprob))
+            values.setdefault(self._texts.name(token), finite(value))
+        values.setdefault(self._texts.name(score.token_id), finite(score.logprob))
         return values
