@@ -12,6 +12,7 @@ from forerun.engine.llm import LLM as EngineLLM
 from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import SamplingParams
 from forerun.engine.settings import EngineSettings
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.text import Tokenizer
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, open_model
@@ -41,6 +42,8 @@ class LLM(EngineLLM):
         **settings: Any,
     ) -> None:
         engine = {name: settings.pop(name) for name in _ENGINE & settings.keys()}
+        if isinstance(drafts := engine.get("speculative_config"), Mapping):
+            engine["speculative_config"] = SpeculativeConfig.from_dict(drafts)
         if not isinstance(model, str | os.PathLike):
             if settings:
                 raise ConfigError(f"{', '.join(settings)}: settings of a model; this executor has its own")

@@ -54,6 +54,7 @@ def add_speculation_flag(group: argparse._ArgumentGroup) -> None:
     """vLLM's flag; the value is checked when it is read."""
     group.add_argument(
         "--speculative-config",
+        "--speculation",
         type=speculative_config,
         metavar="JSON",
         help='draft tokens: {"method": "suffix"} or {"method": "ngram", "num_speculative_tokens": 8}; how many are '
