@@ -42,12 +42,11 @@ struct BoundExecutor {
   StepArrays step{};
   std::vector<nb::ndarray<>> step_kept;
 
-  const float* keep_vector(nb::object array, size_t least, const char* what) {
-    if (array.is_none()) return nullptr;
-    const auto a = nb::cast<Array<float, 1>>(array);
-    if (a.shape(0) < least) throw std::invalid_argument(std::string(what) + " is too short");
-    kept.push_back(array);
-    return a.data();
+  std::span<const float> keep_vector(const nb::dict& d, const char* key) {
+    if (!d.contains(key)) return {};
+    const auto a = nb::cast<Array<float, 1>>(d[key]);
+    kept.push_back(nb::object(d[key]));
+    return {a.data(), a.shape(0)};
   }
 };
 
@@ -96,7 +95,6 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
   const auto real = [&](const char* key, float otherwise) {
     return d.contains(key) ? nb::cast<float>(d[key]) : otherwise;
   };
-  const auto vector = [&](const char* key) -> nb::object { return d.contains(key) ? nb::object(d[key]) : nb::none(); };
   i.op = Executor::op_named(nb::cast<std::string>(d["op"]));
   i.label = nb::cast<std::string>(d["label"]);
   i.input = number("input", -1);
@@ -112,9 +110,8 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
   i.window = number("window", 0);
   i.epilogue =
       d.contains("epilogue") ? lookup(kEpilogues, nb::cast<std::string>(d["epilogue"]), "epilogue") : Epilogue::Store;
-  const size_t least = static_cast<size_t>(number("vector_length", 0));
-  i.vector = self.keep_vector(vector("vector"), least, i.label.c_str());
-  i.vector2 = self.keep_vector(vector("vector2"), least, i.label.c_str());
+  i.vector = self.keep_vector(d, "vector");
+  i.vector2 = self.keep_vector(d, "vector2");
   self.executor->add(i);
 }
 
@@ -233,8 +230,8 @@ NB_MODULE(_native, m) {
       .def("add_weight", &add_weight, nb::arg("format"), nb::arg("n"), nb::arg("k"), nb::arg("data"),
            nb::arg("scales").none())
       .def("set_rope",
-           [](BoundExecutor& self, Array<float, 1> inv_freq) {
-             self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)));
+           [](BoundExecutor& self, Array<float, 1> inv_freq, float scale) {
+             self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)), scale);
            })
       .def("add", &add_instruction)
       .def("bind_step", &bind_step, nb::arg("arrays"))
@@ -249,5 +246,6 @@ NB_MODULE(_native, m) {
              self.executor->populate_kv(begin, bytes);
            })
       .def_prop_ro("reserved_bytes", [](BoundExecutor& self) { return self.executor->reserved_bytes(); })
+      .def_prop_ro("slots_used", [](BoundExecutor& self) { return self.executor->slots_used(); })
       .def_prop_ro("kv_bytes", [](BoundExecutor& self) { return self.executor->kv_bytes(); });
 }

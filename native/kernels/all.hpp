@@ -9,6 +9,7 @@
 #include "kernels/linear_float.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/kv.hpp"
+#include "kernels/attention_tile.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/sampling.hpp"
 // clang-format on

@@ -61,14 +61,13 @@ void kv_write(uint8_t* pool, float* scales, const KvShape& s, int64_t slot, int 
   kv_put<Key>(to, s, at, q);
 }
 
-// Rotates the two halves of a head in place: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s). `n` of 16 lanes count.
+// Rotates the first 2 * half columns of a head in place: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s). `n` of 16 lanes count.
 FORERUN_INLINE void rotate_lanes(float* x1, float* x2, const float* cos, const float* sin) {
   const f32x16 a = load(x1), b = load(x2), c = load(cos), s = load(sin);
   store(x1, fma(a, c, sub(set1(0.0f), mul(b, s))));
   store(x2, fma(b, c, mul(a, s)));
 }
-static void rotate(float* x, int head_dim, const float* cos, const float* sin) {
-  const int half = head_dim / 2;
+static void rotate(float* x, int half, const float* cos, const float* sin) {
   int i = 0;
   for (; i + 16 <= half; i += 16) rotate_lanes(x + i, x + half + i, cos + i, sin + i);
   if (i == half) return;
@@ -99,17 +98,17 @@ static void rope_kv(const RopeKvArgs& a, int row, int kv_head, float* q, bool wr
   const KvShape& s = a.shape;
   const int n = s.head_dim, group = a.heads / s.kv_heads;
   const float* qkv = a.qkv + static_cast<size_t>(row) * a.ldqkv;
-  const float* cos = a.cos + static_cast<size_t>(a.positions[row]) * (n / 2);
-  const float* sin = a.sin + static_cast<size_t>(a.positions[row]) * (n / 2);
+  const float* cos = a.cos + static_cast<size_t>(a.positions[row]) * a.pairs;
+  const float* sin = a.sin + static_cast<size_t>(a.positions[row]) * a.pairs;
   for (int g = 0; g < group; ++g, q += s.padded_dim) {
     take_head(a, qkv + (kv_head * group + g) * n, a.q_norm, q);
-    rotate(q, n, cos, sin);
+    rotate(q, a.pairs, cos, sin);
     for (int d = 0; d < s.padded_dim; d += 16) store(q + d, mul(load(q + d), set1(a.scale)));
   }
   if (!write) return;
   float key[512], value[512];
   take_head(a, qkv + (a.heads + kv_head) * n, a.k_norm, key);
-  rotate(key, n, cos, sin);
+  rotate(key, a.pairs, cos, sin);
   kv_write<true>(a.layer.k, a.layer.k_scale, s, a.slots[row], kv_head, key);
   take_head(a, qkv + (a.heads + s.kv_heads + kv_head) * n, nullptr, value);
   kv_write<false>(a.layer.v, a.layer.v_scale, s, a.slots[row], kv_head, value);

@@ -149,5 +149,6 @@ inline constexpr int kStreamRows = 4;
 inline constexpr int kStreamPanels[5] = {0, 2, 1, 1, 1};
 inline constexpr int kTileRows = 3, kTilePanels = 1;
 inline constexpr int kFineTile = 2;
+inline constexpr int kVectorRegisters = 8;
 
 }  // namespace forerun::avx2

@@ -99,5 +99,6 @@ inline constexpr int kStreamRows = 4;
 inline constexpr int kStreamPanels[5] = {0, 4, 4, 2, 2};
 inline constexpr int kTileRows = 6, kTilePanels = 2;
 inline constexpr int kFineTile = 8;
+inline constexpr int kVectorRegisters = 32;
 
 }  // namespace forerun::avx512

@@ -217,5 +217,6 @@ inline constexpr int kStreamRows = 1;                     // rows of one pass ov
 inline constexpr int kStreamPanels[5] = {0, 1, 1, 1, 1};  // panels taken together, by rows
 inline constexpr int kTileRows = 2, kTilePanels = 1;      // many rows
 inline constexpr int kFineTile = 2;                       // rows x panels that fit the registers with two planes
+inline constexpr int kVectorRegisters = 8;                // of sixteen lanes
 
 }  // namespace forerun::portable

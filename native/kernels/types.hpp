@@ -77,8 +77,9 @@ struct RopeKvArgs {
   const float* q_norm = nullptr;  // [head_dim] or null
   const float* k_norm = nullptr;
   float eps = 0.0f;
-  const float* cos = nullptr;  // [positions, head_dim / 2]
+  const float* cos = nullptr;  // [positions, pairs]
   const float* sin = nullptr;
+  int pairs = 0;                       // columns i and pairs + i turn together, those behind stay
   const int32_t* positions = nullptr;  // [rows]
   const int64_t* slots = nullptr;      // [rows]: block * block_size + offset
   KvLayer layer;

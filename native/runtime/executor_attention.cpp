@@ -13,11 +13,12 @@ RopeKvArgs Executor::rope_args(const Instruction& i) const {
   a.ldqkv = in.width;
   a.heads = i.heads;
   a.scale = i.scale;
-  a.q_norm = i.vector;
-  a.k_norm = i.vector2;
+  a.q_norm = i.vector.data();
+  a.k_norm = i.vector2.data();
   a.eps = i.eps;
   a.cos = rope_.as<float>();
-  a.sin = a.cos + static_cast<size_t>(limits_.max_model_len) * (limits_.head_dim / 2);
+  a.sin = a.cos + static_cast<size_t>(limits_.max_model_len) * rope_pairs_;
+  a.pairs = rope_pairs_;
   a.positions = positions_;
   a.slots = slots_.data();
   a.layer = layer(i.layer);

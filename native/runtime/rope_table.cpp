@@ -27,19 +27,19 @@ double cos_series(double x) {
 
 }  // namespace
 
-void fill_rope_table(const float* inv_freq, int half, int positions, float* cos, float* sin) {
+void fill_rope_table(const float* inv_freq, int pairs, float scale, int positions, float* cos, float* sin) {
   // pi / 2 in two parts; the first has 33 bits, so that its multiples up to 2^20 are exact.
   constexpr double kHalfPiHigh = 1.5707963267341256, kHalfPiLow = 6.0771005065061922e-11;
   for (int p = 0; p < positions; ++p)
-    for (int i = 0; i < half; ++i) {
+    for (int i = 0; i < pairs; ++i) {
       const double angle = static_cast<float>(p) * inv_freq[i];
       const double turns = std::nearbyint(angle * 0.63661977236758134);
       const double x = (angle - turns * kHalfPiHigh) - turns * kHalfPiLow;
       const double s = sin_series(x), c = cos_series(x);
       const int quarter = static_cast<int>(static_cast<int64_t>(turns) & 3);
       const double cosine[4] = {c, -s, -c, s}, sine[4] = {s, c, -s, -c};
-      cos[static_cast<long>(p) * half + i] = static_cast<float>(cosine[quarter]);
-      sin[static_cast<long>(p) * half + i] = static_cast<float>(sine[quarter]);
+      cos[static_cast<long>(p) * pairs + i] = static_cast<float>(cosine[quarter]) * scale;
+      sin[static_cast<long>(p) * pairs + i] = static_cast<float>(sine[quarter]) * scale;
     }
 }
 

@@ -4,6 +4,6 @@
 namespace forerun {
 
 // Fills cos and sin, float32 [positions, half]: the angle is a float32 product, its cosine is computed in double.
-void fill_rope_table(const float* inv_freq, int half, int positions, float* cos, float* sin);
+void fill_rope_table(const float* inv_freq, int pairs, float scale, int positions, float* cos, float* sin);
 
 }  // namespace forerun

@@ -94,8 +94,8 @@ class Executor:
     def add_weight(self, format: str, n: int, k: int, data: NDArray[np.uint8] | None, scales: Float32 | None) -> int:
         """Index of a packed matrix [n, k]; the arrays are kept and read where they are."""
 
-    def set_rope(self, inv_freq: Float32, /) -> None:
-        """Rotary frequencies, head_dim / 2 of them."""
+    def set_rope(self, inv_freq: Float32, scale: float, /) -> None:
+        """Rotary frequencies, at most head_dim / 2 of them, and what cosines and sines are multiplied by."""
 
     def add(self, instruction: Mapping[str, object], /) -> None:
         """Append one instruction."""
@@ -106,6 +106,10 @@ class Executor:
 
     def step(self) -> None:
         """One engine step with the bound arrays, as their contents are now."""
+
+    @property
+    def slots_used(self) -> int:
+        """Places of tokens in the KV pool that were ever written, from its beginning."""
 
     def populate_kv(self, begin: int, bytes: int) -> None:
         """Take a part of the KV pool from the system."""

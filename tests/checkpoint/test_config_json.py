@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from forerun.checkpoint import ModelConfig, RopeScaling
+from forerun.checkpoint import ModelConfig
 from forerun.checkpoint.config_json import parse_config
 from forerun.errors import CheckpointError
 from tests.support.tiny_checkpoints import tiny_config
-
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def parse(family: str, **overrides: Any) -> ModelConfig:
@@ -42,35 +40,12 @@ def parse(family: str, **overrides: Any) -> ModelConfig:
         ({"rms_norm_eps": 0}, "rms_norm_eps must be a positive number"),
         ({"rope_theta": float("inf")}, "rope_theta must be a positive number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' is not supported"),
-        ({"rope_scaling": [1]}, "rope_scaling must be an object"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
-        ({"rope_scaling": LLAMA3 | {"rope_type": "llama3", "low_freq_factor": 4.0}}, "must be below high_freq_factor"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "per layer type"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     ],
 )
 def test_impossible_configurations_give_one_line(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         parse("llama", **overrides)
     assert str(caught.value).startswith("config.json: ") and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("style", ["rope_scaling", "rope_parameters"])
-def test_both_spellings_of_rope_settings(style: str) -> None:
-    def rope(**values: Any) -> dict[str, Any]:
-        if style == "rope_scaling":
-            return {"rope_theta": 5e5, "rope_scaling": values or None}
-        return {"rope_theta": ..., "rope_parameters": {"rope_theta": 5e5, **(values or {"rope_type": "default"})}}
-
-    assert parse("llama", **rope()).rope_scaling is None
-    assert parse("llama", **rope(rope_type="linear", factor=2.0)).rope_scaling == RopeScaling("linear", 2.0)
-    found = parse("llama", **rope(rope_type="llama3", **LLAMA3))
-    assert found.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192) and found.rope_theta == 5e5
-
-
-def test_the_old_key_type_names_the_rope_scaling_too() -> None:
-    assert parse("llama", rope_scaling={"type": "linear", "factor": 4}).rope_scaling == RopeScaling("linear", 4.0)
 
 
 def test_head_dim_defaults() -> None:
@@ -113,11 +88,29 @@ def test_sliding_windows() -> None:
         window("mistral", layer_types=kinds)
 
 
-def test_ids_prefer_the_generation_config_and_drop_what_cannot_be() -> None:
-    values = tiny_config("llama", eos_token_id=2, pad_token_id=-1, bos_token_id=...)
+def test_ids_of_the_generation_config_count_and_what_cannot_be_is_dropped() -> None:
+    values = tiny_config("llama", eos_token_id=2, pad_token_id=-1, bos_token_id=1)
     config = parse_config(values, {"eos_token_id": [5, 2, 10**9, 5]}, "config.json")
-    assert (config.bos_token_id, config.eos_token_ids, config.pad_token_id) == (1, (5, 2), None)
-    assert parse("qwen2", eos_token_id=None, bos_token_id=None).eos_token_ids == ()
+    assert (config.bos_token_id, config.eos_token_ids, config.pad_token_id) == (None, (5, 2), None)
+    assert parse_config(values, {}, "config.json").eos_token_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "found"),
+    [
+        ("llama", 7, (7,)),
+        ("llama", [7, 5], (7, 5)),
+        ("llama", ..., (2,)),
+        ("mistral", ..., (2,)),
+        ("qwen2", [3], (3,)),
+        ("qwen2", ..., ()),
+        ("qwen3", None, ()),
+    ],
+)
+def test_without_a_generation_config_those_of_config_json_count(
+    family: str, given: Any, found: tuple[int, ...]
+) -> None:
+    assert parse_config(tiny_config(family, eos_token_id=given), None, "config.json").eos_token_ids == found
 
 
 def test_both_spellings_of_the_dtype() -> None:

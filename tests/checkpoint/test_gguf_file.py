@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forerun.checkpoint import RopeScaling, open_checkpoint
-from forerun.checkpoint.gguf_config import llama3_factors
+from forerun.checkpoint.gguf_rope import llama3_factors
 from forerun.errors import CheckpointError
 from tests.checkpoint.gguf_writing import gguf_config, write_gguf
 
@@ -76,22 +76,6 @@ def test_unknown_rope_factors_are_refused(tmp_path: Path) -> None:
         open_checkpoint(str(tmp_path / "m.gguf"))
 
 
-def test_linear_rope_scaling_is_read_and_yarn_refused(tmp_path: Path) -> None:
-    from gguf import RopeScalingType
-
-    def linear(writer: Any) -> None:
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(4.0)
-
-    write_gguf(tmp_path / "linear.gguf", gguf_config("llama"), edit=linear)
-    assert open_checkpoint(str(tmp_path / "linear.gguf")).config.rope_scaling == RopeScaling("linear", 4.0)
-    write_gguf(
-        tmp_path / "yarn.gguf", gguf_config("llama"), edit=lambda w: w.add_rope_scaling_type(RopeScalingType.YARN)
-    )
-    with pytest.raises(CheckpointError, match="'yarn' is not supported"):
-        open_checkpoint(str(tmp_path / "yarn.gguf"))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -115,6 +99,8 @@ def test_wrong_sets_of_tensors_give_one_line(tmp_path: Path, change: Any, messag
     [
         (lambda w: w.add_uint32("llama.expert_count", 8), "llama.expert_count"),
         (lambda w: w.add_uint32("llama.rope.dimension_count", 16), "part of the head"),
+        (lambda w: w.add_string("llama.rope.scaling.type", "longrope"), "'longrope' is not supported; supported: none"),
+        (lambda w: w.add_float32("llama.rope.scaling.alpha", 8.0), "llama.rope.scaling.alpha"),
         (lambda w: w.add_array("llama.attention.scale", [1.0, 2.0]), "must be one value"),
         (lambda w: w.add_bool("tokenizer.chat_template.tool", True), "must be a string"),
     ],

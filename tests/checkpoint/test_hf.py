@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forerun.checkpoint import open_checkpoint
+from forerun.checkpoint import Tokenizer, open_checkpoint
 from forerun.errors import CheckpointError
 from tests.support.tiny_checkpoints import (
     FAMILIES,
@@ -62,6 +62,43 @@ def test_tied_head_is_absent_even_when_it_is_stored(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", tensors)
     found = open_checkpoint(str(tmp_path)).tensors
     assert "lm_head.weight" not in found and not any("rotary" in name for name in found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("change", [lambda head: head * 2, lambda head: np.where(head == head.max(), 0, head)])
+def test_a_stored_head_that_differs_from_tied_embeddings_is_kept(tmp_path: Path, dtype: str, change: Any) -> None:
+    write_tiny(tmp_path, "qwen2", tie_word_embeddings=True, dtype=dtype)
+    tensors = tiny_tensors(tiny_config("qwen2", tie_word_embeddings=True))
+    tensors["lm_head.weight"] = change(tensors["model.embed_tokens.weight"]).astype(np.float32)
+    write_safetensors(tmp_path / "model.safetensors", tensors, dtype)
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert not checkpoint.config.tie_word_embeddings
+    assert "lm_head.weight differs from the embeddings" in checkpoint.notes[0]
+    head = checkpoint.tensors["lm_head.weight"].load()
+    assert encode_values(head, dtype) == encode_values(tensors["lm_head.weight"], dtype)
+
+
+def test_a_stored_head_of_another_shape_than_tied_embeddings_is_refused(tmp_path: Path) -> None:
+    write_tiny(tmp_path, "llama", tie_word_embeddings=True)
+    tensors = tiny_tensors(tiny_config("llama", tie_word_embeddings=True))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"][:-1]
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    refused(tmp_path, "'lm_head.weight' has shape")
+
+
+def ends(folder: Path) -> tuple[int, ...]:
+    return Tokenizer(open_checkpoint(str(folder)).tokenizer_files).eos_token_ids
+
+
+@pytest.mark.parametrize("given", [7, [7, 5]])
+def test_config_json_ends_a_generation_where_there_is_no_generation_config(tmp_path: Path, given: Any) -> None:
+    write_tiny(tmp_path, "qwen3", eos_token_id=given, temperature=0.25)
+    assert ends(tmp_path) == (2,)
+    (tmp_path / "generation_config.json").write_text("{}")
+    assert ends(tmp_path) == (2,)
+    (tmp_path / "generation_config.json").unlink()
+    assert ends(tmp_path) == ((7, 2) if given == 7 else (7, 5, 2))
+    assert open_checkpoint(str(tmp_path)).generation_config["temperature"] == 0.25
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def detokenizer(self, skip_special_tokens: bool) -> ByteDetokenizer:
+    def detokenizer(self, skip_special_tokens: bool, context: Sequence[int] = ()) -> ByteDetokenizer:
         return ByteDetokenizer()
 
 

@@ -40,8 +40,45 @@ def test_llama3_scaling_keeps_short_waves_and_slows_long_ones() -> None:
     assert ((scaled[between] < plain[between]) & (scaled[between] > plain[between] / 8)).all()
 
 
+YARN = RopeScaling("yarn", 4.0, original_max_position_embeddings=256)
+
+
+def test_yarn_keeps_short_waves_and_slows_long_ones() -> None:
+    plain = inverse_frequencies(CONFIG)
+    scaled = inverse_frequencies(replace(CONFIG, rope_scaling=YARN))
+    turns = 256 * plain / (2 * math.pi)
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(scaled[turns > 32], plain[turns > 32])
+    np.testing.assert_allclose(scaled[turns < 0.5], plain[turns < 0.5] / 4, rtol=1e-6)
+    assert ((scaled <= plain) & (scaled >= plain / np.float32(4.0001))).all() and (np.diff(scaled) < 0).all()
+
+
+def test_yarn_borders_may_lie_between_pairs() -> None:
+    whole = inverse_frequencies(replace(CONFIG, rope_scaling=YARN))
+    between = inverse_frequencies(replace(CONFIG, rope_scaling=replace(YARN, truncate=False)))
+    assert (whole != between).any() and np.allclose(whole, between, rtol=0.5)
+    sudden = inverse_frequencies(
+        replace(CONFIG, rope_scaling=replace(YARN, beta_fast=5.0, beta_slow=5.0, truncate=False))
+    )
+    assert np.isfinite(sudden).all()
+
+
+def test_dynamic_scaling_depends_on_the_longest_sequence_alone() -> None:
+    config = replace(CONFIG, rope_scaling=RopeScaling("dynamic", 2.0, original_max_position_embeddings=512))
+    for length in (0, 1, 512):
+        np.testing.assert_array_equal(inverse_frequencies(config, length), inverse_frequencies(CONFIG))
+    base = 10000.0 * (2.0 * 1000 / 512 - 1) ** (32 / 30)
+    grown = inverse_frequencies(replace(CONFIG, rope_theta=base))
+    np.testing.assert_allclose(inverse_frequencies(config, 1000), grown, rtol=1e-6)
+
+
+def test_a_part_of_the_head_has_fewer_frequencies() -> None:
+    partial = inverse_frequencies(replace(CONFIG, rotary_dim=16))
+    np.testing.assert_array_equal(partial, inverse_frequencies(replace(CONFIG, head_dim=16)))
+
+
 def test_unknown_or_impossible_scaling_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="'yarn' is not supported; supported: llama3, linear"):
-        inverse_frequencies(replace(CONFIG, rope_scaling=RopeScaling("yarn", 2.0)))
+    with pytest.raises(CheckpointError, match="'longrope' is not supported; supported: dynamic"):
+        inverse_frequencies(replace(CONFIG, rope_scaling=RopeScaling("longrope", 2.0)))
     with pytest.raises(CheckpointError, match="high_freq_factor"):
         inverse_frequencies(replace(CONFIG, rope_scaling=RopeScaling("llama3", 2.0, 4.0, 4.0)))

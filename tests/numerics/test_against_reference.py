@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from forerun import _native
 from forerun.compiler.formats import FORMATS
 from forerun.compiler.lower import lower
+from forerun.compiler.program import Program
 from forerun.compiler.trace import trace
 from forerun.runtime.native import NativeExecutor, NativeOptions
 from forerun.runtime.reference import ReferenceExecutor
 from tests.numerics.conftest import SHAPES, MakeModel, random_ids
 from tests.numerics.ways import alone, assert_same, together
 from tests.support.native_models import packed_weights
-from tests.support.reference_models import tiny_model, weights_of
+from tests.support.reference_models import TinyModel, tiny_model, weights_of
 
 ISAS = _native.testable_isas()
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 
 
 @pytest.mark.parametrize("family", SHAPES)
@@ -51,6 +55,22 @@ def test_formats_mixed_in_one_model(kv_dtype: str) -> None:
     expected = alone(reference, ids)
     options = NativeOptions(num_blocks=8, block_size=16, max_model_len=128, kv_dtype=kv_dtype, threads=2)
     assert_same(alone(NativeExecutor(program, packed_weights(program, weights), options), ids), expected)
+
+
+@pytest.mark.parametrize("rotary_dim", [0, 2, 14, 32])
+def test_scaled_rotations_of_a_part_of_the_head(rotary_dim: int) -> None:
+    """Cosines and sines carry a factor; columns that do not turn keep their bits."""
+    model = tiny_model("qwen3", seed=6, head_dim=36, rope_scaling=YARN)
+    model = TinyModel(replace(model.config, rotary_dim=rotary_dim), model.tensors)
+    program, ids = model.program("int8_f16"), random_ids(40)
+    weights = weights_of(program, model.tensors)
+    assert program.rope_scale > 1 and len(program.rope_inv_freq) == (rotary_dim or 36) // 2
+    expected = alone(ReferenceExecutor(program, weights, num_blocks=8, block_size=16), ids)
+    for isa in ISAS:
+        options = NativeOptions(num_blocks=8, block_size=16, max_model_len=64, isa=isa)
+        executor = NativeExecutor(Program.loads(program.dumps()), packed_weights(program, weights), options)
+        assert_same(alone(executor, ids), expected, isa)
+        executor.close()
 
 
 def test_a_batch_on_the_reference_is_the_native_batch(packed_model: MakeModel) -> None:

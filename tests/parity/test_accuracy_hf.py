@@ -11,12 +11,12 @@ import pytest
 
 from forerun.accuracy.checks import CheckOptions, check_ids, open_reference
 from forerun.accuracy.divergence import measure
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.golden import load_golden, save_golden
 from forerun.accuracy.huggingface import HuggingFaceModel
 from forerun.accuracy.record import main, record
 from forerun.accuracy.scoring import ExecutorScorer
 from forerun.checkpoint import Tokenizer, open_checkpoint
+from forerun.errors import AccuracyError
 from tests.checkpoint.gguf_writing import gguf_config, write_gguf
 from tests.support.reference_models import TinyModel
 from tests.support.tiny_checkpoints import write_tiny

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import httpx
 
@@ -23,8 +24,8 @@ from forerun.engine import EngineSettings
 from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor, StepInput, StepOutput
 from forerun.server.run import Server
+from forerun.server.server_settings import ServerSettings
 from forerun.server.service import Service
-from forerun.server.settings import ServerSettings
 from tests.support.oracle import Draw, OracleExecutor, predict
 from tests.support.tiny_checkpoints import write_tokenizer
 
@@ -41,14 +42,15 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 class PacedExecutor(OracleExecutor):
-    """An oracle whose steps take ``seconds`` each, that waits until ``gate`` is set, fails ``fail`` times, and draws
-    ``script[position]`` where there is one."""
+    """An oracle whose steps take ``seconds`` each, that waits until ``gate`` is set, closes it itself after the step
+    number ``pause_after``, fails ``fail`` times, and draws ``script[position]`` where there is one."""
 
     def __init__(self, seconds: float = 0.0, **limits: int) -> None:
         super().__init__(**{"vocab_size": VOCAB, "num_blocks": 256, "max_model_len": 512, **limits})
         self.seconds = seconds
         self.gate = threading.Event()
         self.gate.set()
+        self.pause_after = 0
         self.fail = 0
         self.script: dict[int, int] = {}
 
@@ -60,6 +62,9 @@ class PacedExecutor(OracleExecutor):
             self.fail -= 1
             raise RuntimeError("injected")
         output = super().step(batch)
+        self.pause_after -= 1
+        if self.pause_after == 0:
+            self.gate.clear()
         for row, at in enumerate(batch.positions[batch.sample_rows]):
             output.tokens[row] = self.script.get(int(at) + 1, int(output.tokens[row]))
         return output
@@ -70,6 +75,7 @@ class Running:
 
     def __init__(self, server: Server, service: Service, url: str, headers: dict[str, str]) -> None:
         self.server, self.service, self.url = server, service, url
+        self._gone: set[str] = set()  # requests whose clients have left
         self.client = httpx.Client(base_url=url, timeout=60, headers=headers)
 
     @property
@@ -92,7 +98,20 @@ class Running:
         lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
 
-    def wait_idle(self, seconds: float = 10.0) -> None:
+    def hang_up(self, raw: socket.socket) -> None:
+        """Close a client's connection, and wait until the engine has been told of it, which may be held in a step."""
+        told, plain = set[str](), self.service.engine.abort
+
+        def abort(request_id: str) -> None:
+            plain(request_id)
+            told.add(request_id)
+
+        with mock.patch.object(self.service.engine, "abort", abort):
+            raw.close()
+            wait_for(lambda: bool(told - self._gone))
+        self._gone |= told
+
+    def wait_idle(self, seconds: float = 120.0) -> None:
         """Wait until the engine has nothing left; every block must be free then."""
         end = time.monotonic() + seconds
         while self.service.engine.unfinished or self.service.metrics.in_flight:
@@ -150,11 +169,11 @@ def running(
     finally:
         found.client.close()
         server.should_exit = True
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     """Wait until ``condition`` holds; fails after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():

@@ -1,26 +1,42 @@
 """``forerun serve`` with the oracle model behind it, for tests that need a process of its own.
 
-``--step-seconds`` before all other flags: how long a step takes.
+Two flags of its own: ``--step-seconds`` says how long a step takes, ``--hold FILE`` lets no step end as long as there
+is that file.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from forerun.cli.serve import main
 from forerun.config import NeuronConfig
 from forerun.opening import ModelRequest, OpenedModel
+from forerun.runtime.step import StepInput, StepOutput
 from tests.server.harness import PacedExecutor, tiny_tokenizer
 
 
-def opener(seconds: float) -> Callable[..., OpenedModel]:
+class HeldExecutor(PacedExecutor):
+    """Goes on when ``hold`` is not there, or no more."""
+
+    hold: Path | None = None
+
+    def step(self, batch: StepInput) -> StepOutput:
+        while self.hold is not None and self.hold.exists():
+            time.sleep(0.005)
+        return super().step(batch)
+
+
+def opener(seconds: float = 0.0, hold: Path | None = None) -> Callable[..., OpenedModel]:
     """Takes the place of ``open_model``: every model is the oracle, with 8 sequences of 512 tokens."""
 
     def open_oracle(request: ModelRequest, *_: object) -> OpenedModel:
         config = NeuronConfig.from_dict({"batch_size": 8, "seq_len": 512, **request.settings})
-        executor = PacedExecutor(seconds, max_seqs=8, max_rows=request.run.max_rows)
+        executor = HeldExecutor(seconds, max_seqs=8, max_rows=request.run.max_rows)
+        executor.hold = hold
         return OpenedModel(
             request.model, Path(request.model), config, executor, tiny_tokenizer(), request.engine, "oracle", 1
         )
@@ -29,7 +45,8 @@ def opener(seconds: float) -> Callable[..., OpenedModel]:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    pause = float(words.pop(words.index("--step-seconds") + 1)) if "--step-seconds" in words else 0.0
-    words = [word for word in words if word != "--step-seconds"]
-    sys.exit(main(words, opener(pause)))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--step-seconds", type=float, default=0.0)
+    parser.add_argument("--hold", type=Path)
+    own, words = parser.parse_known_args()
+    sys.exit(main(words, opener(own.step_seconds, own.hold)))

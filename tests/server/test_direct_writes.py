@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from typing import Any
 
 import pytest
@@ -93,10 +92,12 @@ def test_a_reader_who_pauses_gets_every_byte_in_order(monkeypatch: pytest.Monkey
 
 
 def test_a_client_that_leaves_in_the_middle_frees_everything() -> None:
-    with running(PacedExecutor(0.001)) as own:
+    executor = PacedExecutor()
+    executor.pause_after = 50
+    with running(executor) as own:
         raw = open_request(own.port, max_tokens=400, **BODY)
         assert raw.recv(4096)
-        time.sleep(0.05)
-        raw.close()
+        own.hang_up(raw)
+        executor.gate.set()
         own.wait_idle()
         assert own.service.engine.stats().counters.ended["abort"] == 1

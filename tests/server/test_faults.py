@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from typing import Any
 
 import httpx
 import pytest
 
 from forerun.engine import EngineSettings
-from forerun.server.settings import ServerSettings, Timeouts
+from forerun.runtime.step import StepInput, StepOutput
+from forerun.server.server_settings import ServerSettings, Timeouts
 from tests.server.harness import PacedExecutor, Running, answer_ids, events, open_request, running, wait_for
 
 PROMPT = [70, 71, 72, 73]
@@ -26,7 +26,7 @@ def test_client_leaves(moment: str, streamed: bool, caplog: pytest.LogCaptureFix
     with running(executor, engine_settings=EngineSettings(max_num_seqs=1)) as own:
         stats = own.service.engine.stats
         if moment == "decode":
-            executor.seconds = 0.01
+            executor.pause_after = 12  # seven steps of the prompt, and some tokens
         else:
             executor.gate.clear()
         first = open_request(own.port, prompt=[5] * 100, max_tokens=300, stream=streamed, **GREEDY)
@@ -36,10 +36,8 @@ def test_client_leaves(moment: str, streamed: bool, caplog: pytest.LogCaptureFix
         if moment == "queue":
             second = open_request(own.port, prompt=PROMPT, max_tokens=300, stream=streamed, **GREEDY)
             wait_for(lambda: own.service.engine.unfinished == 2)
-            second.close()
-            time.sleep(0.05)
-        first.close()
-        time.sleep(0.05)
+            own.hang_up(second)
+        own.hang_up(first)
         before = stats().counters.steps
         executor.gate.set()
         own.wait_idle()
@@ -129,13 +127,16 @@ def test_failed_step_fails_its_requests_only() -> None:
 
 
 def test_failure_in_the_middle_of_a_stream_is_an_error_event() -> None:
-    executor = PacedExecutor(0.002)
+    executor = PacedExecutor()
+    executor.pause_after = 9
     with running(executor) as own:
         body = {"prompt": PROMPT, "max_tokens": 400, "stream": True, **GREEDY}
         with own.client.stream("POST", "/v1/completions", json=body) as response:
             lines = response.iter_lines()
             first = next(lines)
+            wait_for(lambda: not executor.gate.is_set())
             executor.fail = 1
+            executor.gate.set()
             chunks = events("\n".join([first, *lines]))
         assert response.status_code == 200 and "injected" in chunks[-1]["error"]["message"]
         own.wait_idle()
@@ -150,6 +151,20 @@ def test_values_that_are_not_finite_are_an_error_not_garbage() -> None:
         own.wait_idle()
 
 
+def test_nothing_left_to_draw_is_the_requests_fault() -> None:
+    """A bad word of two tokens forbids its second one only after the first: then no token is possible."""
+    executor = PacedExecutor()
+    with running(executor) as own:
+        (word,) = own.post("/tokenize", prompt="~", add_special_tokens=False).json()["tokens"]
+        pair = own.post("/tokenize", prompt="~~", add_special_tokens=False).json()["tokens"]
+        executor.script = {1: word, 2: -1}
+        body = {"prompt": [5], "max_tokens": 8, "allowed_token_ids": [word], "bad_words": ["~~"], **GREEDY}
+        refused = own.post("/v1/completions", **body)
+        assert pair == [word, word] and refused.status_code == 400
+        assert "no token that could be drawn" in refused.json()["error"]["message"]
+        own.wait_idle()
+
+
 def test_requests_that_can_never_fit_are_refused_at_once() -> None:
     with running(PacedExecutor(num_blocks=8)) as own:  # 32 tokens of KV for a context of 512
         refused = own.post("/v1/completions", prompt=[5] * 40, max_tokens=4)
@@ -159,7 +174,9 @@ def test_requests_that_can_never_fit_are_refused_at_once() -> None:
 
 
 def test_preemption_changes_no_token() -> None:
-    with running(PacedExecutor(num_blocks=12, max_seqs=4)) as own:
+    executor = PacedExecutor(num_blocks=12, max_seqs=4)
+    executor.gate.clear()  # until all are there
+    with running(executor) as own:
         results: dict[int, list[int]] = {}
 
         def client(number: int) -> None:
@@ -170,6 +187,8 @@ def test_preemption_changes_no_token() -> None:
         threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
         for thread in threads:
             thread.start()
+        wait_for(lambda: own.service.engine.unfinished == 6)
+        executor.gate.set()
         for thread in threads:
             thread.join()
         assert results == {number: answer_ids([*PROMPT, number], 30) for number in range(6)}
@@ -178,40 +197,28 @@ def test_preemption_changes_no_token() -> None:
 
 
 def test_priority_goes_first() -> None:
-    executor = PacedExecutor(max_seqs=1)
+    begun: list[int] = []
+
+    class Noting(PacedExecutor):
+        def step(self, batch: StepInput) -> StepOutput:
+            begun.extend(int(token) for token in batch.token_ids[batch.positions == len(PROMPT)])
+            return super().step(batch)
+
+    executor = Noting(max_seqs=1)
     with running(executor, engine_settings=EngineSettings(max_num_seqs=1, policy="priority")) as own:
         executor.gate.clear()
-        ended: list[int] = []
 
         def client(priority: int) -> None:
-            own.complete(PROMPT, max_tokens=3, priority=priority)
-            ended.append(priority)
+            own.complete([*PROMPT, priority], max_tokens=3, priority=priority)
 
         threads = [threading.Thread(target=client, args=(priority,)) for priority in (0, 9, 5, 1)]
         for place, thread in enumerate(threads, 1):
             thread.start()
             wait_for(lambda place=place: own.service.engine.unfinished == place)  # type: ignore[misc]
-        executor.seconds = 0.02
         executor.gate.set()
         for thread in threads:
             thread.join()
-        assert ended == [0, 1, 5, 9]
-
-
-def test_a_template_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(settings=ServerSettings(timeouts=Timeouts(text=0.2))) as own:
-        monkeypatch.setattr(own.service.text, "tokenizer", SlowTemplate())
-        messages = [{"role": "user", "content": "x"}]
-        refused = own.post("/v1/chat/completions", messages=messages, max_tokens=1)
-        assert refused.status_code == 503 and "0.2 s" in refused.json()["error"]["message"]
-
-
-class SlowTemplate:
-    """Renders for a second."""
-
-    def apply_chat_template(self, *_: Any, **__: Any) -> str:
-        time.sleep(1)
-        return ""
+        assert begun == [0, 1, 5, 9]
 
 
 def test_defects_are_logged_and_answered_without_details(

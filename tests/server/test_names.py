@@ -9,7 +9,7 @@ import pytest
 
 from forerun.server.names import REQUEST_NAMES, Reading
 from forerun.server.protocol import ChatCompletionRequest, CompletionRequest
-from forerun.server.settings import ServerSettings
+from forerun.server.server_settings import ServerSettings
 from tests.server.harness import Running, running
 
 USER = {"role": "user", "content": "a"}

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from forerun.server.app import build_app
 from forerun.server.openapi import document
-from forerun.server.settings import ServerSettings
+from forerun.server.server_settings import ServerSettings
 from tests.server.harness import MODEL, Running, make_service, running
 
 schemathesis = pytest.importorskip("schemathesis")

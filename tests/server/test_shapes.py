@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forerun.server.settings import Caps, ServerSettings
+from forerun.server.server_settings import Caps, ServerSettings
 from tests.server.harness import VOCAB, Running, events, running, tiny_tokenizer
 
 PROMPT = [70, 71, 72, 73]

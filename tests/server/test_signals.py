@@ -27,22 +27,19 @@ UP = (
 class Process:
     """A server process; ``lines`` is what it printed so far, on stdout and stderr together."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, open_files: int | None = None) -> None:
+        """``open_files``: the limit of the process, which it cannot raise."""
         environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "tests.server.oracle_server", "--model", "/x/artifact", "--port", "0", *flags]
+        limit = [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh"]
+        server = [sys.executable, "-m", "tests.server.oracle_server", "--model", "/x/artifact", "--port", "0", *flags]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            limit + server, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = ""
-        while not self.url:
-            assert self.process.poll() is None, self.lines
-            for line in self.lines:
-                if "Uvicorn running on " in line:
-                    self.url = line.split(" on ")[1].split(" ")[0]
-            time.sleep(0.01)
+        self.wait_for_line(UP[-1])
+        self.url = next(line.split(" on ")[1].split(" ")[0] for line in self.lines if UP[-1] in line)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -50,14 +47,19 @@ class Process:
             self.lines.append(line.rstrip("\n"))
 
     def wait(self) -> int:
-        status = self.process.wait(30)
-        self._reader.join(5)
+        status = self.process.wait(120)
+        self._reader.join()
         return status
+
+    def wait_for_line(self, text: str) -> None:
+        while not any(text in line for line in self.lines):
+            assert self.process.poll() is None, self.lines
+            time.sleep(0.01)
 
 
 @contextmanager
-def started(*flags: str) -> Iterator[Process]:
-    process = Process(*flags)
+def started(*flags: str, open_files: int | None = None) -> Iterator[Process]:
+    process = Process(*flags, open_files=open_files)
     try:
         yield process
     finally:
@@ -98,17 +100,20 @@ def test_start_prints_the_banner_and_the_four_lines() -> None:
         assert "Traceback" not in "\n".join(server.lines)
 
 
-def test_sigterm_drains_refuses_and_ends_with_zero() -> None:
-    with started("--step-seconds", "0.02") as server:
+def test_sigterm_drains_refuses_and_ends_with_zero(tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    with started("--hold", str(hold)) as server:
         thread, found = background(server.url, max_tokens=60, ignore_eos=True)
         while not running_requests(server.url):
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
+        server.wait_for_line("taking no more requests")
         health = httpx.get(f"{server.url}/health")
         refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": [5]})
         assert (health.status_code, refused.status_code) == (503, 503)
         assert refused.json()["error"]["type"] == "service_unavailable_error"
+        hold.unlink()
         thread.join()
         assert found[0].status_code == 200 and found[0].json()["usage"]["completion_tokens"] == 60
         assert server.wait() == 0
@@ -131,7 +136,7 @@ def test_a_second_signal_ends_now() -> None:
         while not running_requests(server.url):
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        server.wait_for_line("taking no more requests")
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 128 + signal.SIGTERM
         thread.join()

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.reference import Answer
 from forerun.checkpoint import Checkpoint, ModelConfig, open_checkpoint
+from forerun.errors import AccuracyError
 
 Float32 = NDArray[np.float32]
 
@@ -117,17 +117,17 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
 
 
 def _rope(config: ModelConfig) -> dict[str, Any]:
+    if config.rotary_dim:
+        raise AccuracyError("transformers turns whole heads in this architecture; the model turns a part of them")
     scaling = config.rope_scaling
     if scaling is None:
         return {}
-    values: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
-    if scaling.kind == "llama3":
-        values |= {
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_position_embeddings,
-        }
-    return {"rope_scaling": values}
+    names = {
+        "llama3": ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+        "yarn": ("attention_factor", "beta_fast", "beta_slow", "truncate", "original_max_position_embeddings"),
+    }
+    values = {name: getattr(scaling, name) for name in names.get(scaling.kind, ())}
+    return {"rope_scaling": {"rope_type": scaling.kind, "factor": scaling.factor, **values}}
 
 
 def _windows(config: ModelConfig) -> dict[str, Any]:

@@ -14,13 +14,22 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Rotary frequency scaling. ``kind`` is "llama3" or "linear"; unused fields keep their defaults."""
+    """Rotary frequency scaling. ``kind`` is "linear", "llama3", "yarn" or "dynamic"; unused fields keep their defaults.
+
+    original_max_position_embeddings: the context before the scaling (llama3, yarn, dynamic). attention_factor: what
+    cosines and sines are multiplied by. beta_fast, beta_slow: turns within the original context above which yarn keeps
+    a frequency and below which it divides it by ``factor``. truncate: whether the borders between are whole pairs.
+    """
 
     kind: str
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
+    attention_factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class ModelConfig:
     ``family`` is one of "llama", "mistral", "qwen2", "qwen3". ``qkv_bias``, ``o_bias`` and ``mlp_bias`` say which
     linear layers carry a bias. ``sliding_window`` is None when attention is full. ``layer_windows`` gives, per layer,
     whether the window applies (Qwen2's ``max_window_layers``); empty means: all layers when a window is set.
+    ``rotary_dim`` is how many columns of a head turn with the position; 0 means all.
     """
 
     family: str
@@ -56,6 +66,20 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
     torch_dtype: str = "bfloat16"
+    rotary_dim: int = 0
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a sequence may have: max_position_embeddings, stretched where the rotary scaling is made for it.
+
+        The factor of linear and dynamic scaling counts from max_position_embeddings, that of yarn from the original
+        context; llama3 names the stretched length itself.
+        """
+        scaling = self.rope_scaling
+        if scaling is None or scaling.kind == "llama3":
+            return self.max_position_embeddings
+        start = scaling.original_max_position_embeddings if scaling.kind == "yarn" else self.max_position_embeddings
+        return max(self.max_position_embeddings, int(start * scaling.factor))
 
 
 @dataclass(frozen=True)
@@ -97,6 +121,7 @@ class Checkpoint:
     ``tokenizer_files`` maps file names ("tokenizer.json", "tokenizer_config.json", "generation_config.json",
     "chat_template.jinja" ...) to their bytes; they are copied into the artifact as they are.
     ``source`` is the path or id as the user gave it; ``fingerprint`` is a SHA-256 over the identity of the weights.
+    ``notes`` are lines for the user: where the files contradict each other, and what was made of it.
     """
 
     source: str
@@ -105,3 +130,4 @@ class Checkpoint:
     tokenizer_files: Mapping[str, bytes]
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    notes: tuple[str, ...] = ()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from forerun.checkpoint.base import ModelConfig, RopeScaling
+from forerun.checkpoint.base import ModelConfig
+from forerun.checkpoint.config_fields import Fields
+from forerun.checkpoint.config_rope import read_rope
 from forerun.errors import CheckpointError
 
 ARCHITECTURES = {
@@ -16,59 +17,18 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
 }
 _DEFAULT_MAX_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
-_MAX_SIZE = 2**31 - 1
+_SAMPLING_KEYS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 MAX_LAYERS = 10_000
-_REQUIRED = object()
 
 
-class _Fields:
-    """Typed access to a config dict; every complaint names the file and the key."""
-
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.values, self.where = values, where
-
-    def fail(self, message: str) -> CheckpointError:
-        return CheckpointError(f"{self.where}: {message}")
-
-    def integer(self, key: str, default: Any = _REQUIRED, low: int = 1, high: int = _MAX_SIZE) -> int:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if value is _REQUIRED:
-            raise self.fail(f"{key} is missing")
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self.fail(f"{key} must be an integer from {low} to {high}, not {value!r:.60}")
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise self.fail(f"{key} must be a positive number, not {value!r:.60}")
-        return float(value)
-
-    def boolean(self, key: str, default: bool = False) -> bool:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if not isinstance(value, bool):
-            raise self.fail(f"{key} must be true or false, not {value!r:.60}")
-        return value
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        value = self.values.get(key)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise self.fail(f"{key} must be an object, not {value!r:.60}")
-        return value
-
-
-def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any], where: str) -> ModelConfig:
+def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any] | None, where: str) -> ModelConfig:
     """Return the hyper-parameters of config.json (``values``) and generation_config.json (``generation``).
 
-    ``where`` names the file in errors. Raises CheckpointError for an unsupported architecture, a quantised checkpoint,
-    missing or contradictory values, and settings that would change the mathematics in a way that is not built.
+    Without a generation_config.json (None) the token ids of config.json count, with one they do not. ``where`` names
+    the file in errors. Raises CheckpointError for an unsupported architecture, a quantised checkpoint, missing or
+    contradictory values, and settings that would change the mathematics in a way that is not built.
     """
-    fields = _Fields(values, where)
+    fields = Fields(values, where)
     family = _family(fields)
     _refuse_unsupported(fields)
     heads = fields.integer("num_attention_heads")
@@ -77,7 +37,7 @@ def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any], where
     vocab = fields.integer("vocab_size")
     kv_heads = fields.integer("num_key_value_heads", _default_kv_heads(fields, family, heads))
     positions = fields.integer("max_position_embeddings", _DEFAULT_MAX_POSITIONS[family])
-    theta, scaling = _rope(fields, positions)
+    theta, scaling = read_rope(fields, positions)
     window, layer_windows = _windows(fields, family, layers)
     attention_bias = family in ("llama", "qwen3") and fields.boolean("attention_bias")
     config = ModelConfig(
@@ -109,6 +69,14 @@ def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any], where
     return config
 
 
+def implied_generation_config(values: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """What generation_config.json would say, where there is none: config.json's token ids and sampling settings."""
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids) or None}
+    ids["pad_token_id"] = config.pad_token_id
+    found = ids | {key: values.get(key) for key in _SAMPLING_KEYS}
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def check_config(config: ModelConfig, where: str) -> None:
     """Raise CheckpointError when the hyper-parameters contradict each other."""
     if config.num_attention_heads % config.num_key_value_heads:
@@ -122,11 +90,11 @@ def check_config(config: ModelConfig, where: str) -> None:
         raise CheckpointError(f"{where}: num_hidden_layers {config.num_hidden_layers} is not plausible")
 
 
-def _default_kv_heads(fields: _Fields, family: str, heads: int) -> int:
+def _default_kv_heads(fields: Fields, family: str, heads: int) -> int:
     return 8 if family == "mistral" and "num_key_value_heads" not in fields.values else heads
 
 
-def _family(fields: _Fields) -> str:
+def _family(fields: Fields) -> str:
     names = fields.values.get("architectures")
     model_type = fields.values.get("model_type")
     supported = ", ".join(ARCHITECTURES)
@@ -144,7 +112,7 @@ def _family(fields: _Fields) -> str:
     return family
 
 
-def _refuse_unsupported(fields: _Fields) -> None:
+def _refuse_unsupported(fields: Fields) -> None:
     for key in ("quantization_config", "compression_config"):
         quantization = fields.mapping(key)
         if quantization:
@@ -156,11 +124,9 @@ def _refuse_unsupported(fields: _Fields) -> None:
     activation = fields.values.get("hidden_act") or "silu"
     if activation not in ("silu", "swish"):
         raise fields.fail(f"hidden_act {activation!r:.60} is not supported; supported: silu")
-    if fields.number("partial_rotary_factor", 1.0) != 1.0:
-        raise fields.fail("partial_rotary_factor other than 1 is not supported")
 
 
-def _head_dim(fields: _Fields, family: str, hidden: int, heads: int) -> int:
+def _head_dim(fields: Fields, family: str, hidden: int, heads: int) -> int:
     if fields.values.get("head_dim") is not None:
         return fields.integer("head_dim")
     if family == "qwen3":
@@ -170,34 +136,7 @@ def _head_dim(fields: _Fields, family: str, hidden: int, heads: int) -> int:
     return hidden // heads
 
 
-def _rope(fields: _Fields, positions: int) -> tuple[float, RopeScaling | None]:
-    """Read rope_theta + rope_scaling, or rope_parameters which holds both."""
-    parameters = fields.mapping("rope_parameters")
-    scaling = parameters or fields.mapping("rope_scaling")
-    if any(isinstance(value, dict) for value in scaling.values()):
-        raise fields.fail("rope_parameters per layer type are not supported")
-    theta = _Fields(parameters, fields.where).number("rope_theta", fields.number("rope_theta", 10000.0))
-    inner = _Fields(scaling, f"{fields.where}: rope scaling")
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if inner.number("partial_rotary_factor", 1.0) != 1.0:
-        raise fields.fail("partial_rotary_factor other than 1 is not supported")
-    if kind in ("default", None):
-        return theta, None
-    if kind == "linear":
-        return theta, RopeScaling("linear", inner.number("factor", 1.0))
-    if kind != "llama3":
-        raise fields.fail(f"rope scaling {kind!r:.40} is not supported; supported: default, linear, llama3")
-    missing = [key for key in ("factor", "low_freq_factor", "high_freq_factor") if scaling.get(key) is None]
-    if missing:
-        raise inner.fail(f"{missing[0]} is missing")
-    low, high = inner.number("low_freq_factor", 1.0), inner.number("high_freq_factor", 4.0)
-    if low >= high:
-        raise inner.fail(f"low_freq_factor {low} must be below high_freq_factor {high}")
-    original = inner.integer("original_max_position_embeddings", positions)
-    return theta, RopeScaling("llama3", inner.number("factor", 1.0), low, high, original)
-
-
-def _windows(fields: _Fields, family: str, layers: int) -> tuple[int | None, tuple[bool, ...]]:
+def _windows(fields: Fields, family: str, layers: int) -> tuple[int | None, tuple[bool, ...]]:
     """Return (window, per layer whether it applies); (None, ()) when attention is full everywhere."""
     if family == "llama":
         return None, ()
@@ -226,19 +165,29 @@ def _windows(fields: _Fields, family: str, layers: int) -> tuple[int | None, tup
 
 
 def _ids(
-    values: Mapping[str, Any], generation: Mapping[str, Any], key: str, family: str, default: int | None, vocab: int
+    values: Mapping[str, Any],
+    generation: Mapping[str, Any] | None,
+    key: str,
+    family: str,
+    default: int | None,
+    vocab: int,
 ) -> tuple[int, ...]:
-    """Token ids from generation_config.json, else config.json, else the family's default, if possible."""
-    found = generation.get(key)
-    if found is None:
-        fallback = default if family in ("llama", "mistral") else None
-        found = values.get(key, fallback)
+    """Token ids from generation_config.json; where there is none, from config.json or the family's default."""
+    if generation is None:
+        found = values.get(key, default if family in ("llama", "mistral") else None)
+    else:
+        found = generation.get(key)
     ids = found if isinstance(found, list) else [found]
     return tuple(dict.fromkeys(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab))
 
 
 def _first_id(
-    values: Mapping[str, Any], generation: Mapping[str, Any], key: str, family: str, default: int | None, vocab: int
+    values: Mapping[str, Any],
+    generation: Mapping[str, Any] | None,
+    key: str,
+    family: str,
+    default: int | None,
+    vocab: int,
 ) -> int | None:
     ids = _ids(values, generation, key, family, default, vocab)
     return ids[0] if ids else None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
 
 from forerun.checkpoint.base import ModelConfig, SourceTensor
 from forerun.errors import CheckpointError
@@ -68,6 +71,22 @@ def select_tensors(config: ModelConfig, found: Mapping[str, SourceTensor], where
                 f"{where}: tensor '{name:.120}' contradicts the configuration, which has no such tensor"
             )
     return {name: found[name] for name in wanted}
+
+
+def with_own_head(config: ModelConfig, found: Mapping[str, SourceTensor]) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Return (configuration, notes): no longer tied, and a note, where a head is stored that is not the embeddings.
+
+    A stored head with the values of the embeddings is a second copy, which ``select_tensors`` leaves out.
+    """
+    head, table = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
+    if not config.tie_word_embeddings or head is None or table is None or _same_values(head, table):
+        return config, ()
+    note = "tie_word_embeddings is true, but the stored lm_head.weight differs from the embeddings: it is used"
+    return replace(config, tie_word_embeddings=False), (note,)
+
+
+def _same_values(one: SourceTensor, other: SourceTensor) -> bool:
+    return one.shape == other.shape and np.array_equal(one.load(), other.load())
 
 
 def _changes_the_model(name: str, config: ModelConfig) -> bool:

@@ -12,8 +12,8 @@ from forerun.bench.datasets import DATASETS, Request, make_sessions
 from forerun.bench.sonnets import SEED, Lengths
 from forerun.checkpoint.tokenizer import Tokenizer
 from forerun.cli.model_flags import prepare_model
+from forerun.engine.engine_settings import EngineSettings
 from forerun.engine.params import SamplingParams
-from forerun.engine.settings import EngineSettings
 from forerun.errors import ConfigError
 
 

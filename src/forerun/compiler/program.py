@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from forerun.compiler.opset import INPUT, spec_of
-from forerun.compiler.validate import validate
 from forerun.errors import ArtifactError, did_you_mean
+from forerun.json_text import ARTIFACT_JSON
 
 Attr = str | int | float | None
 
@@ -68,16 +68,17 @@ class KvLayout:
 
 @dataclass(frozen=True)
 class Program:
-    """Instructions in execution order. ``rope_inv_freq``: the rotary frequencies, head_dim / 2 float32 values."""
+    """Instructions in execution order.
+
+    rope_inv_freq: the rotary frequencies, one float32 for each pair of columns that turns, at most head_dim / 2.
+    rope_scale: what the cosines and sines are multiplied by.
+    """
 
     instructions: tuple[Instruction, ...]
     buffers: Mapping[str, Buffer]
     weights: Mapping[str, Weight]
     rope_inv_freq: tuple[float, ...]
-
-    def validate(self) -> None:
-        """Raise ArtifactError with one line when an instruction, buffer or weight does not fit the others."""
-        validate(self)
+    rope_scale: float = 1.0
 
     @property
     def is_final(self) -> bool:
@@ -94,6 +95,12 @@ class Program:
         return KvLayout(len(steps), int(steps[0]["kv_heads"] or 0), int(steps[0]["head_dim"] or 0))
 
     @property
+    def head(self) -> Instruction:
+        """The LM head: the instruction that makes the logits."""
+        logits = self.instructions[-1].inputs[0]
+        return next(step for step in reversed(self.instructions) if logits in step.outputs)
+
+    @property
     def vocab_size(self) -> int:
         """Columns of the logits."""
         return self.buffers[self.instructions[-1].inputs[0]].width
@@ -105,12 +112,13 @@ class Program:
             "buffers": [asdict(buffer) for buffer in self.buffers.values()],
             "weights": [asdict(weight) for weight in self.weights.values()],
             "rope_inv_freq": list(self.rope_inv_freq),
+            "rope_scale": self.rope_scale,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Program:
-        """Read what ``to_json`` wrote, also after a trip through text. Raises ArtifactError for unknown, missing or
-        contradictory entries."""
+        """Read what ``to_json`` wrote, also after a trip through text; ``validate`` says whether it fits together.
+        Raises ArtifactError for unknown or missing entries."""
         _check_keys("program", data, {item.name for item in fields(Program)})
         buffers = [_read_buffer(item) for item in _entries(data, "buffers", Mapping)]
         weights = [_read_weight(item) for item in _entries(data, "weights", Mapping)]
@@ -119,10 +127,10 @@ class Program:
             buffers={buffer.name: buffer for buffer in buffers},
             weights={weight.name: weight for weight in weights},
             rope_inv_freq=tuple(float(value) for value in _entries(data, "rope_inv_freq", (int, float))),
+            rope_scale=float(_scalar(data, "rope_scale", (int, float), "program")),
         )
         if len(program.buffers) != len(buffers) or len(program.weights) != len(weights):
             raise ArtifactError("program: two buffers or two weights share one name")
-        program.validate()
         return program
 
     def dumps(self) -> str:
@@ -130,18 +138,17 @@ class Program:
         data = self.to_json()
         parts = []
         for key, value in data.items():
-            items = ",\n".join("  " + json.dumps(item) for item in value)
-            parts.append(f'"{key}": [\n{items}\n ]' if key != "rope_inv_freq" else f'"{key}": {json.dumps(value)}')
+            if key in ("rope_inv_freq", "rope_scale"):
+                parts.append(f'"{key}": {json.dumps(value)}')
+            else:
+                items = ",\n".join("  " + json.dumps(item) for item in value)
+                parts.append(f'"{key}": [\n{items}\n ]')
         return "{\n " + ",\n ".join(parts) + "\n}\n"
 
     @staticmethod
-    def loads(text: str) -> Program:
+    def loads(text: bytes | str) -> Program:
         """Read JSON text. Raises ArtifactError when it is not JSON or not a program."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ArtifactError(f"program is not JSON ({error}); compile again") from error
-        return Program.from_json(data)
+        return Program.from_json(ARTIFACT_JSON.parse(text, "program"))
 
     def format(self) -> str:
         """One line per instruction, for people."""
@@ -213,4 +220,6 @@ def _read_instruction(data: Mapping[str, Any]) -> Instruction:
     _check_keys(what, data, {item.name for item in fields(Instruction)})
     inputs, outputs = (tuple(_entries(data, key, str, what)) for key in ("inputs", "outputs"))
     weights, attrs = (_scalar(data, key, Mapping, what) for key in ("weights", "attrs"))
+    if not all(isinstance(name, str) for name in weights.values()):
+        raise ArtifactError(f"{what}: 'weights' names something that is no weight; compile again")
     return Instruction(_scalar(data, "op", str, what), inputs, outputs, dict(weights), dict(attrs))

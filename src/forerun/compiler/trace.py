@@ -5,6 +5,7 @@ from __future__ import annotations
 from forerun.checkpoint.base import ModelConfig
 from forerun.compiler.opset import INPUT
 from forerun.compiler.program import Attr, Buffer, Instruction, Program, Weight
+from forerun.compiler.validate import validate
 from forerun.models.ops import Value
 from forerun.models.registry import model_for
 from forerun.models.rope import inverse_frequencies
@@ -21,11 +22,15 @@ def k_splits(role: str, k: int) -> int:
     return splits
 
 
-def trace(config: ModelConfig) -> Program:
-    """Record the decoder of ``config``. Raises CheckpointError when no description covers it."""
+def trace(config: ModelConfig, length: int = 0) -> Program:
+    """Record the decoder of ``config`` for sequences of up to ``length`` tokens (0: what the model was made for).
+
+    Raises CheckpointError when no description covers it.
+    """
     tracer = Tracer()
     model_for(config)(tracer, config)
-    return tracer.program(tuple(float(value) for value in inverse_frequencies(config)))
+    frequencies = tuple(float(value) for value in inverse_frequencies(config, length))
+    return tracer.program(frequencies, config.rope_scaling.attention_factor if config.rope_scaling else 1.0)
 
 
 class Tracer:
@@ -36,10 +41,10 @@ class Tracer:
         self._weights: dict[str, Weight] = {}
         self._steps: list[Instruction] = []
 
-    def program(self, rope_inv_freq: tuple[float, ...]) -> Program:
+    def program(self, rope_inv_freq: tuple[float, ...], rope_scale: float = 1.0) -> Program:
         """What was recorded, validated."""
-        program = Program(tuple(self._steps), dict(self._buffers), dict(self._weights), rope_inv_freq)
-        program.validate()
+        program = Program(tuple(self._steps), dict(self._buffers), dict(self._weights), rope_inv_freq, rope_scale)
+        validate(program)
         return program
 
     def embedding(self, weight: str, vocab_size: int, width: int) -> Value:

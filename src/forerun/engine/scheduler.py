@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from forerun.engine.drafts import DraftDesk
+from forerun.engine.engine_settings import StepLimits
 from forerun.engine.request import Request, Status
-from forerun.engine.settings import StepLimits
 from forerun.engine.stats import EngineCounters
 from forerun.kvcache import KVCache
 

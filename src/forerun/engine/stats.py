@@ -11,7 +11,8 @@ class EngineCounters:
 
     Tokens: ``prompt_tokens`` of requests whose prompt is complete, ``cached_tokens`` of them found in the prefix
     cache, ``generation_tokens`` drawn. ``steps`` and ``step_rows`` count executor calls that succeeded and their rows,
-    ``steps_by_rows`` how many had how many, ``failures`` those that did not succeed, and defects that ended
+    ``steps_by_rows`` how many had how many, ``accepted_by_position`` how many drafts were right at their first, second,
+    ... token, ``failures`` those that did not succeed, and defects that ended
     everything.
     """
 
@@ -28,6 +29,7 @@ class EngineCounters:
     drafts: int = 0
     draft_tokens: int = 0
     accepted_draft_tokens: int = 0
+    accepted_by_position: dict[int, int] = field(default_factory=dict)
 
     def count_step(self, rows: int) -> None:
         """Note one executor call of ``rows`` rows that succeeded."""
@@ -37,7 +39,20 @@ class EngineCounters:
 
     def copy(self) -> EngineCounters:
         """A reading; may be taken while a step is counted."""
-        return replace(self, ended=dict(self.ended), steps_by_rows=self.steps_by_rows.copy())
+        return replace(
+            self,
+            ended=dict(self.ended),
+            steps_by_rows=self.steps_by_rows.copy(),
+            accepted_by_position=self.accepted_by_position.copy(),
+        )
+
+    def count_draft(self, proposed: int, accepted: int) -> None:
+        """Note one draft and how many of its leading tokens were right."""
+        self.drafts += 1
+        self.draft_tokens += proposed
+        self.accepted_draft_tokens += accepted
+        for position in range(accepted):
+            self.accepted_by_position[position] = self.accepted_by_position.get(position, 0) + 1
 
 
 @dataclass(frozen=True)

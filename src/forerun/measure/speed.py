@@ -123,7 +123,7 @@ def kernel_table(executor: NativeExecutor, program: Program, rows: Sequence[int]
 
 
 def _head_name(program: Program) -> str:
-    return program.instructions[-2].weights["weight"].split(".")[-2]
+    return program.head.weights["weight"].split(".")[-2]
 
 
 def _matrix_work(program: Program) -> dict[str, tuple[float, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def cached_artifact(
         "format": VERSION,
         "version": version("forerun"),
         "weights": checkpoint.fingerprint,
+        "model": asdict(checkpoint.config),
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in checkpoint.tokenizer_files.items()},
+        "generation": dict(checkpoint.generation_config),
         "config": config.to_dict(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]

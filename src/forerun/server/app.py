@@ -11,12 +11,12 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from forerun.server.errors import ApiError, json_response
+from forerun.server.api_error import ApiError, json_response
 from forerun.server.gate import IGNORED_HEADER, Gate
 from forerun.server.openapi import document
 from forerun.server.routes import Routes
+from forerun.server.server_settings import Cors
 from forerun.server.service import Service
-from forerun.server.settings import Cors
 
 
 def build_app(service: Service) -> FastAPI:

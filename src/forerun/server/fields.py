@@ -24,7 +24,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from forerun.server.names import Names, Reading
-from forerun.server.settings import Caps
+from forerun.server.server_settings import Caps
 
 INT32 = 2**31 - 1
 INT64 = 2**63

@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from forerun.server.errors import CLIENT_GONE, ApiError, as_api_error
+from forerun.server.api_error import CLIENT_GONE, ApiError, as_api_error
 from forerun.server.json_body import ClientGone
 from forerun.server.service import Service
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from forerun.server.settings import Caps
+from forerun.server.server_settings import Caps
 
 NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
 _NEAR = 0.82  # how alike two names are when one is taken for a misspelling of the other

@@ -16,7 +16,7 @@ from forerun.server.protocol import (
     TemplateArguments,
     TokenizeRequest,
 )
-from forerun.server.settings import ServerSettings
+from forerun.server.server_settings import ServerSettings
 
 _STRING: Mapping[str, Any] = {"type": "string"}
 _COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0}

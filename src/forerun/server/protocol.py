@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
 
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 from forerun.server.fields import (
     ID_SCHEMA,
     INT32,

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from forerun.engine import RequestOutput, SamplingParams
+from forerun.server.api_error import ApiError, json_response
 from forerun.server.chat import ChatShape
 from forerun.server.completions import CompletionShape
-from forerun.server.errors import ApiError, json_response
 from forerun.server.fields import as_ids
 from forerun.server.generation import DisconnectWatch, Generation, refuse_when_draining
 from forerun.server.json_body import ClientGone, read_object
@@ -30,7 +30,7 @@ from forerun.server.protocol import (
     TokenizeRequest,
     parse_request,
 )
-from forerun.server.sampling import sampling_params
+from forerun.server.sampling_params import sampling_params
 from forerun.server.service import Service
 from forerun.server.stream import EventStream, log_generation
 from forerun.server.text import Truncation
@@ -48,6 +48,8 @@ class Routes:
         """POST /v1/completions."""
         asked = await self._generation_request(request, CompletionRequest)
         ids = await self._prompt_ids(asked)
+        for prompt in ids:
+            self._service.engine.admission.prompt_ids(prompt)
         params = await self._params(request, asked)
         created = int(time.time())
         shape = CompletionShape(self._service, asked, f"cmpl-{_request_id(request)}", created, ids)
@@ -63,7 +65,7 @@ class Routes:
 
     async def _generation_request(self, request: Request, kind: type[RequestT]) -> RequestT:
         refuse_when_draining(self._service)
-        self._service.check_room()
+        self._service.engine.check_room()
         asked = await self._parse(request, kind)
         if isinstance(asked, GenerationRequest):
             if asked.stream_options is not None and asked.stream_options.model_fields_set and not asked.stream:
@@ -166,7 +168,7 @@ class Routes:
             raise ApiError(400, "tokens must be a list of token ids", param="tokens")
         if tokens and not (min(tokens) >= 0 and max(tokens) < service.vocab_size):
             raise ApiError(400, f"tokens: ids are 0 to {service.vocab_size - 1}", param="tokens")
-        text = await service.text.run(lambda: service.tokenizer.decode(tokens, skip_special_tokens=False))
+        text = await service.text.decode(tokens)
         return json_response({"prompt": text})
 
     async def tokenizer_info(self, request: Request) -> Response:

@@ -14,20 +14,20 @@ TILE = 256
 """Keys per tile; tiles start at multiples of it in absolute position."""
 
 
-def rope_tables(positions: NDArray[np.int32], inv_freq: Float32) -> tuple[Float32, Float32]:
-    """cos and sin, float32 [T, head_dim / 2]: the angle is a float32 product, the functions are double precision."""
+def rope_tables(positions: NDArray[np.int32], inv_freq: Float32, scale: float = 1.0) -> tuple[Float32, Float32]:
+    """cos and sin times ``scale``, float32 [T, pairs]: angles are float32 products, the functions double precision."""
     angles = (positions.astype(np.float32)[:, None] * inv_freq).astype(np.float64)
     cos = np.array([math.cos(angle) for angle in angles.flat], np.float32)
     sin = np.array([math.sin(angle) for angle in angles.flat], np.float32)
-    return cos.reshape(angles.shape), sin.reshape(angles.shape)
+    return cos.reshape(angles.shape) * np.float32(scale), sin.reshape(angles.shape) * np.float32(scale)
 
 
 def rope(x: Float32, cos: Float32, sin: Float32) -> Float32:
-    """Rotate [T, heads, head_dim]: column i turns with column i + head_dim / 2."""
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
+    """Rotate [T, heads, head_dim]: column i turns with column i + pairs; those from 2 * pairs on stay."""
+    pairs = cos.shape[1]
+    first, second, rest = np.split(x, [pairs, 2 * pairs], axis=-1)
     c, s = cos[:, None], sin[:, None]
-    return np.concatenate([fma32(first, c, -(second * s)), fma32(second, c, first * s)], axis=-1)
+    return np.concatenate([fma32(first, c, -(second * s)), fma32(second, c, first * s), rest], axis=-1)
 
 
 def attention(q: Float32, positions: Int, pool: KvPool, layer: int, table: Int, window: int | None) -> Float32:
