@@ -8,7 +8,7 @@ _WEIGHTS = "weights are mapped from the artifact as they are"
 _ONE_PROCESS = "the server is one process on one machine"
 _GRAPHS = "programs are compiled ahead into the artifact"
 _BLOCKS = "memory of the KV cache is set by --num-gpu-blocks-override"
-_SPECULATION = "draft models are not in this version; --speculative-config has drafts without a model"
+_SPECULATION = "draft models are not in this version, tokens are the same without; --speculative-config drafts without"
 _VERSION = "is not in this version"
 
 NO_EFFECT: tuple[Foreign, ...] = (

@@ -43,8 +43,8 @@ class Delta:
     string or stop token id that ended it (None for end of sequence). ``error``: why it failed. ``text`` never ends
     inside a character, nor inside what may become a stop string. ``logprobs``: one per token, if asked for.
     ``prompt_logprobs``: one per prompt token (None for the first), in the first delta with a token. ``index``
-    counts the answers to one prompt. ``num_drafted_tokens``, ``num_accepted_tokens``: speculative tokens so far, and how
-    many of them were right.
+    counts the answers to one prompt. ``num_drafted_tokens``, ``num_accepted_tokens``: speculative tokens so far, and
+    how many of them were right.
     """
 
     request_id: str

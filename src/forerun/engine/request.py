@@ -32,7 +32,8 @@ class Request:
 
     __slots__ = (
         "_min_total", "adjust", "drafts", "eos_ids", "finish_reason", "index", "kv", "max_total",
-        "num_accepted", "num_cached", "num_computed", "num_drafted", "num_prompt", "num_tokens", "output", "params", "prompt_scores",
+        "num_accepted", "num_cached", "num_computed", "num_drafted",
+        "num_prompt", "num_tokens", "output", "params", "prompt_scores",
         "request_id", "seed", "sort_key", "status", "stop_ids", "text", "times", "tokens", "was_admitted",
     )  # fmt: skip
 
