@@ -236,6 +236,7 @@ NB_MODULE(_native, m) {
       .def("add", &add_instruction)
       .def("bind_step", &bind_step, nb::arg("arrays"))
       .def("step", &step)
+      .def("set_repeat_rows", [](BoundExecutor& self, int rows) { self.executor->set_repeat_rows(rows); })
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })
       .def(
           "profile", [](BoundExecutor& self) { return self.executor->profile(); },

@@ -13,6 +13,11 @@ int64_t now_ns() {
 
 }  // namespace
 
+void Executor::set_repeat_rows(int rows) {
+  require(rows >= 0 && rows <= kRepeatRows, "repeat_rows must be within 0.." + std::to_string(kRepeatRows));
+  repeat_rows_ = rows;
+}
+
 void Executor::set_profile(bool on) {
   profiling_ = on;
   profile_.assign(program_.size() + 1, 0);
@@ -130,7 +135,7 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   const Buffer& out = buffers_[i.output];
   const WeightRef& w = weights_[i.weight];
   LinearArgs a = w.args;
-  const bool own = rows <= kRepeatRows && i.own_input;
+  const bool own = rows <= repeat_rows_ && i.own_input;
   a.bias = i.vector.data();
   a.splits = i.splits;
   a.quant = own ? in.own_quant[thread] : in.quant;

@@ -16,7 +16,7 @@
 
 namespace forerun {
 
-inline constexpr int kRepeatRows = 8;  // up to so many rows every thread does row-wise work itself and saves a barrier
+inline constexpr int kRepeatRows = 8;  // set_repeat_rows takes at most
 
 enum class BufferType { F32, Q15 };
 enum class Op { Embed, Norm, NormQuant, Quantize, Linear, RopeKv, Attention, SelectRows, Sample };
@@ -79,6 +79,11 @@ class Executor {
   bool next_chunk();
   void work(int thread);
 
+  // Up to so many rows every thread does row-wise work itself and saves a barrier. Throws std::invalid_argument outside
+  // 0..kRepeatRows.
+  void set_repeat_rows(int rows);
+  int repeat_rows() const { return repeat_rows_; }
+
   void set_profile(bool on);
   // Nanoseconds per instruction since profiling was switched on, and those spent outside instructions (last entry).
   const std::vector<int64_t>& profile() const { return profile_; }
@@ -124,7 +129,7 @@ class Executor {
 
   void work_sampled(int thread);
   const Instruction& head() const { return program_[program_.size() - 2]; }  // makes what sample reads
-  bool repeated(const Instruction& i, int rows) const { return rows <= kRepeatRows && row_of(i.op).row_wise; }
+  bool repeated(const Instruction& i, int rows) const { return rows <= repeat_rows_ && row_of(i.op).row_wise; }
   int head_rows() const { return std::min(limits_.head_rows, limits_.max_sample_rows); }
 
   bool embed_fits(const Instruction& i) const;
@@ -177,6 +182,7 @@ class Executor {
   AttentionPlan plan_;
   GreedyRows greedy_;
 
+  int repeat_rows_ = kRepeatRows;
   bool profiling_ = false;
   std::vector<int64_t> profile_;
   int64_t stamp_ = 0;

@@ -32,15 +32,12 @@ ExecutorLimits checked_limits(ExecutorLimits l, int threads) {
 
 // Carves arrays for `rows` quantised rows of k elements out of one allocation.
 Pages make_quant(int rows, int k, QuantRows& out) {
-  const size_t n = static_cast<size_t>(rows) * k, groups = n / kGroup;
-  Pages pages(n * 2 + groups * 13);
-  out.high = reinterpret_cast<int8_t*>(pages.data());
-  out.low = out.high + n;
-  out.scale = reinterpret_cast<float*>(out.low + n);
-  out.scaled_sum = out.scale + groups;
-  out.sum = reinterpret_cast<int32_t*>(out.scaled_sum + groups);
-  out.fine = reinterpret_cast<uint8_t*>(out.sum + groups);
-  out.k = k;
+  const size_t groups = static_cast<size_t>(rows) * (k / kGroup);
+  Pages pages(groups * 2 * sizeof(QuantGroup) + rows * sizeof(int32_t));
+  out.high = reinterpret_cast<QuantGroup*>(pages.data());
+  out.low = out.high + groups;
+  out.fine = reinterpret_cast<int32_t*>(out.low + groups);
+  out.groups = k / kGroup;
   return pages;
 }
 

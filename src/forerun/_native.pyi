@@ -84,6 +84,9 @@ class ThreadTeam:
     def size(self) -> int:
         """Threads, the caller included."""
 
+def mix_rate(isa: str, threads: int) -> float:
+    """GOPS of an instruction set's bare vector operations for int4 layers, everything in the first caches."""
+
 class Executor:
     """Buffers, weights and instructions by index; one call of ``step`` runs them all."""
 
@@ -113,6 +116,9 @@ class Executor:
 
     def populate_kv(self, begin: int, bytes: int) -> None:
         """Take a part of the KV pool from the system."""
+
+    def set_repeat_rows(self, rows: int, /) -> None:
+        """Up to how many rows (0..8) every thread does row-wise work itself and saves a barrier."""
 
     def set_profile(self, on: bool, /) -> None:
         """Start or stop counting the time of each instruction."""

@@ -58,7 +58,7 @@ def test_contradictions(shell: Shell, model: Path, flags: str, words: str) -> No
 
 
 def test_longer_than_the_model(shell: Shell, model: Path) -> None:
-    words = "1024 is longer than the model's context of 512 tokens"
+    words = "1024 is longer than the model's max_position_embeddings 512"
     assert words in shell.demo_refuses(model, "--seq-len", "1024")
     assert words in shell.refuses("compile", model, "--output", shell.folder / "out", "--seq-len", "1024")
     assert words in shell.refuses("generate", model, "--prompt", "x", "--seq-len", "1024")

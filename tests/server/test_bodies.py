@@ -108,7 +108,7 @@ WRONG_VALUES: dict[str, Any] = {
     "priority": [1.5, 2**40, "x"],
     "cache_salt": ["", "x" * 201, 5],
     "stream": ["yes", 1],
-    "stream_options": [{"include_usage": True}, {"include_usage": False}, 5],
+    "stream_options": [{"include_usage": True}, {"include_usage": False}, {"include_usage": None}, 5],
     "echo": ["x", 1],
     "model": [5, [], ""],
     "request_id": ["", "x" * 129, 5],

@@ -62,19 +62,19 @@ def plan_compile(checkpoint: Checkpoint, config: NeuronConfig) -> CompilePlan:
     model = checkpoint.config
     if config.max_length > model.context_length:
         raise ConfigError(
-            f"seq_len {config.max_length} is longer than the model's context of {model.context_length} tokens "
-            f"({_reason(model)}): lower seq_len (and the buckets)"
+            f"seq_len {config.max_length} is longer than the model's {_context(model)}: lower seq_len (and the buckets)"
         )
     fused = fuse(trace(model, config.max_length))
     program = lower_fused(fused, format_chooser(config, fused, checkpoint.tensors))
     return CompilePlan(program, plan_buckets(config), InferenceConfig(config, _model_json(checkpoint)))
 
 
-def _reason(model: ModelConfig) -> str:
-    """Where the context length comes from, for people."""
-    scaling = model.rope_scaling
-    stretched = f", rope scaling {scaling.kind} by {scaling.factor:g}" if scaling else ""
-    return f"max_position_embeddings {model.max_position_embeddings}{stretched}"
+def _context(model: ModelConfig) -> str:
+    """The context length and where it comes from, for people."""
+    positions, scaling = f"max_position_embeddings {model.max_position_embeddings}", model.rope_scaling
+    if scaling is None or model.context_length == model.max_position_embeddings:
+        return positions
+    return f"context of {model.context_length} tokens ({positions}, rope scaling {scaling.kind} by {scaling.factor:g})"
 
 
 def _model_json(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -214,11 +214,13 @@ class Engine:
         now, before = self.clock(), self.counters.generation_tokens
         self.failures_in_a_row = 0
         self.counters.count_step(rows)
+        tokens = self.counters.tokens
         for request, delta in self._acceptor.accept(plan, output, drawn, now):
             if delta.finish_reason is None:
                 self._news.append(delta)
             else:
                 self._end(request, delta, delta.finish_reason)
+        self.counters.count_tokens(tokens)
         if all(item.rows == item.draws for item in plan):
             self._desk.stepped(rows, self.counters.generation_tokens - before, seconds)
 

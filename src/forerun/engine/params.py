@@ -165,7 +165,7 @@ class Limits:
         """Raise RequestError unless all ``ids`` are token ids of the vocabulary."""
         for token in ids:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.vocab_size:
-                raise RequestError(f"{name}: {token!r} is no token id; ids are 0 to {self.vocab_size - 1}", name)
+                raise RequestError(f"{name}: {token!r} is no token id of a vocabulary of {self.vocab_size}", name)
 
 
 def _normalise(params: SamplingParams) -> None:

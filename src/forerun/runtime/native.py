@@ -23,6 +23,8 @@ CHUNK_ROWS = 256
 
 HEAD_ROWS = 16
 LOWEST_BLOCK_SIZE = 16
+MOST_REPEAT_ROWS = 8
+"""What ``set_repeat_rows`` takes at most."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ class NativeExecutor:
         )
         self._populators.append(weakref.finalize(self, populator.stop))  # at the interpreter's end at the latest
         return populator
+
+    def set_repeat_rows(self, rows: int) -> None:
+        """Up to how many rows every thread does norms and quantisation itself instead of sharing them out and meeting;
+        no bit depends on it. Raises ValueError outside 0..MOST_REPEAT_ROWS."""
+        self._core().set_repeat_rows(rows)
 
     def set_profile(self, on: bool) -> None:
         """Start (or stop) counting the time of each instruction."""

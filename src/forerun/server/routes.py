@@ -63,6 +63,11 @@ class Routes:
         shape = ChatShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
         return await self._answer(request, asked, [ids], params, shape)
 
+    async def invocations(self, request: Request) -> Response:
+        """POST /invocations, the one route of some hosting services: messages make it a chat."""
+        data = await self._read(request)
+        return await (self.chat if "messages" in data else self.completions)(request)
+
     async def _generation_request(self, request: Request, kind: type[RequestT]) -> RequestT:
         refuse_when_draining(self._service)
         self._service.engine.check_room()
@@ -229,16 +234,23 @@ class Routes:
         await self._service.engine.reset_prefix_cache()
         return json_response({"status": "ok"})
 
+    async def _read(self, request: Request) -> dict[str, Any]:
+        """The body, which is read once."""
+        caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
+        if "forerun.body" not in request.scope:
+            body = await read_object(request.receive, request.headers, caps.body_bytes, timeouts.body)
+            request.scope["forerun.body"] = body
+        found: dict[str, Any] = request.scope["forerun.body"]
+        return found
+
     def _card(self, name: str) -> dict[str, Any]:
         service = self._service
         card = {"id": name, "object": "model", "created": service.created, "owned_by": "forerun"}
         return {**card, "root": service.opened.source, "parent": None, "max_model_len": service.max_model_len}
 
     async def _parse(self, request: Request, kind: type[RequestT]) -> RequestT:
-        caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
-        data = await read_object(request.receive, request.headers, caps.body_bytes, timeouts.body)
-        reading = Reading(caps, self._service.settings.strict_requests)
-        asked = parse_request(kind, data, reading)
+        reading = Reading(self._service.settings.caps, self._service.settings.strict_requests)
+        asked = parse_request(kind, await self._read(request), reading)
         self._service.check_model(asked.model)
         if reading.ignored:
             self._service.note_ignored(reading.ignored)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import count
 
-from forerun.engine import AsyncEngine, Engine, EngineSettings
+from forerun.engine import AsyncEngine, Engine
 from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor
 from forerun.server.api_error import ApiError
@@ -67,7 +67,7 @@ class Service:
         self.created = int(time.time())
         self.draining = False
         self.collector = Collector(
-            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.engine.settings)
+            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.engine, model.config.kv_cache_dtype)
         )
         self._numbers = count()
         self._ignored: set[str] = set()
@@ -126,10 +126,15 @@ class Service:
         return await self.engine.shutdown(timeout)
 
 
-def _cache_info(executor: Executor, settings: EngineSettings) -> Mapping[str, str]:
+def _cache_info(executor: Executor, engine: AsyncEngine, dtype: str) -> Mapping[str, str]:
+    tokens, longest = executor.num_blocks * executor.block_size, engine.admission.max_model_len
     return {
+        "engine": "0",
         "block_size": str(executor.block_size),
+        "cache_dtype": dtype,
         "num_gpu_blocks": str(executor.num_blocks),
-        "enable_prefix_caching": str(settings.enable_prefix_caching),
-        "max_model_len": str(executor.max_model_len),
+        "kv_cache_size_tokens": str(tokens),
+        "kv_cache_max_concurrency": f"{tokens / longest:.2f}",
+        "enable_prefix_caching": str(engine.settings.enable_prefix_caching),
+        "max_model_len": str(longest),
     }
