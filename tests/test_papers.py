@@ -19,6 +19,21 @@ TREE = [
 ]
 
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text("utf-8")):
+        name, _, place = target.partition("#")
+        found = (page.parent / name).resolve() if name else page
+        assert found.exists(), f"{page.name} links to {target}"
+        if place:
+            titles = re.findall(r"^#+ (.*)$", found.read_text("utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert place in anchors, f"{page.name} links to {target}, where there is no such heading"
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_paths_exist(path: str) -> None:
     assert any(fnmatch(found, f"*/{path}") for found in TREE), "docs/structure.md names something that is gone"
