@@ -18,7 +18,7 @@ template <int Rows>
 struct TileInput {
   const int8_t *high, *low;
   const float *scale, *scaled_sum;
-  const int32_t* sum;
+  const int32_t *sum, *half_sum;
   const uint8_t* fine;
   size_t k, groups;
   FORERUN_METHOD explicit TileInput(const QuantRows& q, int row)
@@ -27,31 +27,47 @@ struct TileInput {
         k(q.k),
         groups(k / kGroup) {
     const size_t at = row * groups;
-    scale = q.scale + at, scaled_sum = q.scaled_sum + at, sum = q.sum + at, fine = q.fine + at;
+    scale = q.scale + at, scaled_sum = q.scaled_sum + at, fine = q.fine + at;
+    sum = q.sum + at, half_sum = q.half_sum + at;
   }
   FORERUN_METHOD bool any_fine(int g) const {
     int any = 0;
     for (int r = 0; r < Rows; ++r) any |= fine[r * groups + g];
     return any != 0;
   }
+  // Of a whole group (Parts 1) or of one of its halves.
+  template <int Parts>
+  FORERUN_METHOD int32_t sum_of(int r, int g, int part) const {
+    const size_t at = r * groups + g;
+    if constexpr (Parts == 1) return sum[at];
+    return part ? sum[at] - half_sum[at] : half_sum[at];
+  }
+  template <int Parts>
+  FORERUN_METHOD float scaled_sum_of(int r, int g, int part) const {
+    const size_t at = r * groups + g;
+    if constexpr (Parts == 1) return scaled_sum[at];
+    return scale[at] * static_cast<float>(sum_of<Parts>(r, g, part));
+  }
 };
 
-// acc += one group of 32 for Rows x Count of the Panels, from panel `first` on. `take(i, p)` gives the weights of
-// elements 4i..4i+3, `scales(p, d, m)` the group's scale and minimum. With Fine both planes are multiplied; where low
-// is zero that gives the same bits.
+// acc += one part of group g for Rows x Count of the Panels, from panel `first` on. `take(i, p)` gives the weights of
+// elements 4i..4i+3, `scales(p, part, d, m)` the part's scale and minimum. With Fine both planes are multiplied; where
+// low is zero that gives the same bits.
 template <class T, bool Fine, int Rows, int Panels, int Count, class Take, class Scales>
-FORERUN_INLINE void add_panels(f32x16 (&acc)[Rows * Panels], int first, const TileInput<Rows>& x, int g,
-                               const Take& take, const Scales& scales) {
+FORERUN_INLINE void add_part(f32x16 (&acc)[Rows * Panels], int first, const TileInput<Rows>& x, int g, int part,
+                             const Take& take, const Scales& scales) {
+  constexpr int kQuadruples = kGroup / 4 / T::kParts;
   i32x16 high[Rows * Count], low[Rows * Count];
   FORERUN_UNROLL
   for (int r = 0; r < Rows; ++r) FORERUN_UNROLL
   for (int p = 0; p < Count; ++p) {
-    const int correction = T::kZero ? -T::kZero * x.sum[r * x.groups + g] : 0;  // in fine units
+    const int correction = T::kZero ? -T::kZero * x.template sum_of<T::kParts>(r, g, part) : 0;  // in fine units
     high[r * Count + p] = set1(Fine ? 0 : correction / 128);
     if constexpr (Fine) low[r * Count + p] = set1(correction);
   }
   FORERUN_UNROLL
-  for (int i = 0; i < 8; ++i) {
+  for (int quadruple = 0; quadruple < kQuadruples; ++quadruple) {
+    const int i = part * kQuadruples + quadruple;
     u8x64 values[Count];
     FORERUN_UNROLL
     for (int p = 0; p < Count; ++p) values[p] = take(i, first + p);
@@ -60,27 +76,35 @@ FORERUN_INLINE void add_panels(f32x16 (&acc)[Rows * Panels], int first, const Ti
     for (int r = 0; r < Rows; ++r) {
       const s8x4 a = load_s8x4(x.high + r * x.k + at);
       FORERUN_UNROLL
-      for (int p = 0; p < Count; ++p) high[r * Count + p] = dot<T::kNibbles>(high[r * Count + p], values[p], a);
+      for (int p = 0; p < Count; ++p) high[r * Count + p] = dot<T::kSmall>(high[r * Count + p], values[p], a);
       if constexpr (Fine) {
         const s8x4 b = load_s8x4(x.low + r * x.k + at);
         FORERUN_UNROLL
-        for (int p = 0; p < Count; ++p) low[r * Count + p] = dot<T::kNibbles>(low[r * Count + p], values[p], b);
+        for (int p = 0; p < Count; ++p) low[r * Count + p] = dot<T::kSmall>(low[r * Count + p], values[p], b);
       }
     }
   }
   FORERUN_UNROLL
   for (int p = 0; p < Count; ++p) {
     f32x16 d = set1(0.0f), m = set1(0.0f);
-    scales(first + p, d, m);
+    scales(first + p, part, d, m);
     FORERUN_UNROLL
     for (int r = 0; r < Rows; ++r) {
       const int i = r * Count + p;
-      const float s = x.scale[r * x.groups + g];
+      const float s = x.scale[r * x.groups + g], mu = T::kMin ? x.template scaled_sum_of<T::kParts>(r, g, part) : 0.0f;
       const f32x16 whole = Fine ? to_f32(add(shl<7>(high[i]), low[i])) : to_f32(high[i]);
       f32x16& sum = acc[r * Panels + first + p];
-      sum = fold_group<T::kChannel, T::kMin>(sum, whole, Fine ? s : s * 128.0f, x.scaled_sum[r * x.groups + g], d, m);
+      sum = fold_group<T::kChannel, T::kMin>(sum, whole, Fine ? s : s * 128.0f, mu, d, m);
     }
   }
+}
+
+template <class T, bool Fine, int Rows, int Panels, int Count, class Take, class Scales>
+FORERUN_INLINE void add_panels(f32x16 (&acc)[Rows * Panels], int first, const TileInput<Rows>& x, int g,
+                               const Take& take, const Scales& scales) {
+  FORERUN_UNROLL
+  for (int part = 0; part < T::kParts; ++part)
+    add_part<T, Fine, Rows, Panels, Count>(acc, first, x, g, part, take, scales);
 }
 
 // A whole tile's group: all panels at once, or one by one where two planes would not fit the registers.
@@ -97,22 +121,21 @@ FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows
   }
 }
 
-// Half a block of each of the panels that come next: a panel is too short for the hardware to keep its pace across
-// panels.
-template <size_t Bytes, int Panels>
-FORERUN_INLINE void prefetch_next(const uint8_t* w, size_t stride, int half) {
-  constexpr size_t kHalf = (Bytes / 64 + 1) / 2 * 64;
+// A group's share of a block of each of the panels that come next: a panel is too short for the hardware to keep its
+// pace across panels.
+template <class T, int Panels>
+FORERUN_INLINE void prefetch_next(const uint8_t* w, size_t stride, int group) {
+  constexpr size_t kShare = (T::kBytes / 64 + T::kGroups - 1) / T::kGroups * 64;
   FORERUN_UNROLL
   for (int p = 0; p < Panels; ++p)
-    for (size_t at = 0; at < kHalf; at += 64) __builtin_prefetch(w + stride * p + half * kHalf + at, 0, 2);
+    for (size_t at = 0; at < kShare; at += 64) __builtin_prefetch(w + stride * p + group * kShare + at, 0, 2);
 }
 
 // Few rows: the packed weights are read once, `Panels` streams at a time, and unpacked in registers.
 template <Format F, int Rows, int Panels>
 void stream_rows(const LinearArgs& a, int row, int panel) {
   using T = Traits<F>;
-  constexpr size_t kBytes = block_bytes(F);
-  const size_t stride = kBytes * a.blocks;
+  const size_t stride = T::bytes_of(a.blocks);
   const uint8_t* base = a.weights + stride * panel;
   const uint8_t* ahead = panel + Panels < a.panel_end ? base + stride * Panels : a.following;
   const TileInput<Rows> x(a.quant, row);
@@ -122,13 +145,14 @@ void stream_rows(const LinearArgs& a, int row, int panel) {
     for (auto& v : acc) v = set1(0.0f);
     const int end = 2 * segment_begin(a, segment + 1);
     for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
-      const int half = g % 2;
-      const uint8_t* w = base + kBytes * (g / 2);
-      if (row == 0) prefetch_next<kBytes, Panels>(ahead + kBytes * (g / 2), stride, half);
-      const auto take = [&](int i, int p) __attribute__((always_inline)) { return T::values(w, stride * p, half, i); };
-      const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
-        if constexpr (!T::kChannel) d = T::scale(w + stride * p, half);
-        if constexpr (T::kMin) m = T::minimum(w + stride * p, half);
+      const int group = g % T::kGroups;
+      const size_t at = T::kBytes * (g / T::kGroups);
+      const uint8_t* w = base + at;
+      if (row == 0) prefetch_next<T, Panels>(ahead + at, stride, group);
+      const auto take = [&](int i, int p) __attribute__((always_inline)) { return T::values(w, stride * p, group, i); };
+      const auto scales = [&](int p, int part, f32x16& d, f32x16& m) __attribute__((always_inline)) {
+        if constexpr (!T::kChannel) d = T::scale(w + stride * p, group, part);
+        if constexpr (T::kMin) m = T::minimum(w + stride * p, group, part);
       };
       add_group<T, Rows, Panels>(acc, x, g, take, scales);
     }
@@ -137,29 +161,30 @@ void stream_rows(const LinearArgs& a, int row, int panel) {
   finish_rows<Rows, Panels>(a, row, panel, acc);
 }
 
-// A panel unpacked for many rows: bytes [k / 4][16][4], then float scales and minima [groups][16].
+// A panel unpacked for many rows: bytes [k / 4][16][4], then float scales and minima [groups and their parts][16].
 struct UnpackedPanel {
   uint8_t* values;
   float* scale;
   float* minimum;
 };
 FORERUN_INLINE UnpackedPanel unpacked_panel(const LinearArgs& a, int p) {
-  uint8_t* base = a.scratch + static_cast<size_t>(p) * a.blocks * (1024 + 128 + 128);
-  float* scale = reinterpret_cast<float*>(base + static_cast<size_t>(a.blocks) * 1024);
-  return {base, scale, scale + static_cast<size_t>(a.blocks) * 32};
+  uint8_t* values = a.scratch + p * unpacked_bytes(a.blocks);
+  float* scale = reinterpret_cast<float*>(values + static_cast<size_t>(a.blocks) * kBlock * kPanel);
+  return {values, scale, scale + static_cast<size_t>(a.blocks) * kBlock};
 }
 template <Format F>
 void unpack_panel(const LinearArgs& a, int panel, const UnpackedPanel& to) {
   using T = Traits<F>;
-  const uint8_t* w = a.weights + block_bytes(F) * a.blocks * panel;
-  for (int block = 0; block < a.blocks; ++block, w += block_bytes(F)) {
-    uint8_t* values = to.values + static_cast<size_t>(block) * 1024;
-    for (int half = 0; half < 2; ++half) {
-      FORERUN_UNROLL
-      for (int i = 0; i < 8; ++i) store_u8(values + half * 512 + i * 64, T::values(w, 0, half, i));
-      const int at = (block * 2 + half) * kPanel;
-      if constexpr (!T::kChannel) store(to.scale + at, T::scale(w, half));
-      if constexpr (T::kMin) store(to.minimum + at, T::minimum(w, half));
+  const uint8_t* base = a.weights + T::bytes_of(a.blocks) * panel;
+  for (int g = 0; g < a.blocks * (kBlock / kGroup); ++g) {
+    const uint8_t* w = base + T::kBytes * (g / T::kGroups);
+    const int group = g % T::kGroups;
+    FORERUN_UNROLL
+    for (int i = 0; i < 8; ++i) store_u8(to.values + static_cast<size_t>(g) * 512 + i * 64, T::values(w, 0, group, i));
+    for (int part = 0; part < T::kParts; ++part) {
+      const size_t at = (static_cast<size_t>(g) * T::kParts + part) * kPanel;
+      if constexpr (!T::kChannel) store(to.scale + at, T::scale(w, group, part));
+      if constexpr (T::kMin) store(to.minimum + at, T::minimum(w, group, part));
     }
   }
 }
@@ -181,9 +206,10 @@ void tile_rows(const LinearArgs& a, int row, int panel) {
       const auto take = [&](int i, int p) __attribute__((always_inline)) {
         return load_u8(w[p].values + static_cast<size_t>(g) * 512 + i * 64);
       };
-      const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
-        if constexpr (!T::kChannel) d = load(w[p].scale + g * kPanel);
-        if constexpr (T::kMin) m = load(w[p].minimum + g * kPanel);
+      const auto scales = [&](int p, int part, f32x16& d, f32x16& m) __attribute__((always_inline)) {
+        const size_t at = (static_cast<size_t>(g) * T::kParts + part) * kPanel;
+        if constexpr (!T::kChannel) d = load(w[p].scale + at);
+        if constexpr (T::kMin) m = load(w[p].minimum + at);
       };
       add_group<T, Rows, Panels>(acc, x, g, take, scales);
     }

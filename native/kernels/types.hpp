@@ -15,11 +15,12 @@ struct QuantRows {
   float* scale = nullptr;       // [rows, k / 32]
   float* scaled_sum = nullptr;  // [rows, k / 32]: scale * sum of the group's values
   int32_t* sum = nullptr;       // [rows, k / 32]
+  int32_t* half_sum = nullptr;  // [rows, k / 32]: of the group's first 16
   uint8_t* fine = nullptr;      // [rows, k / 32]: whether low holds anything
   int k = 0;                    // padded to a multiple of 64
 };
 
-enum class Epilogue : int { Store, Add, SiluMul, Largest };
+enum class Epilogue : int { Store, Add, SiluMul, Gate, Largest };
 
 // The largest output of one row, kept per lane of a panel, for Epilogue::Largest.
 struct LargestOutput {
@@ -48,8 +49,12 @@ struct LinearArgs {
   // Weights that this thread reads after its share, so that their first bytes can be on their way; null: none.
   const uint8_t* following = nullptr;
 };
+// An unpacked panel: bytes, then float scales and minima of groups of 16 at the most.
+constexpr size_t unpacked_bytes(int blocks) {
+  return static_cast<size_t>(blocks) * (kBlock * kPanel + 2 * kBlock / 16 * kPanel * sizeof(float));
+}
 // Two unpacked panels.
-constexpr size_t linear_scratch_bytes(int blocks) { return static_cast<size_t>(blocks) * 2 * (1024 + 128 + 128) + 256; }
+constexpr size_t linear_scratch_bytes(int blocks) { return 2 * unpacked_bytes(blocks) + 256; }
 
 // One layer's keys and values: [block, kv head, ...] with 2 (bf16) or 4 (int8) neighbours packed in 32 bits.
 struct KvLayer {

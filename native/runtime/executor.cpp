@@ -135,7 +135,7 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   a.x = own ? in.own_f32[thread] : in.f32;
   a.ldx = in.width;
   a.rows = rows;
-  a.y = out.f32;
+  a.y = out.f32 + i.column;
   a.ldy = out.width;
   a.epilogue = i.epilogue;
   a.scratch = scratch_.data() + scratch_stride_ * thread;
@@ -143,7 +143,7 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   a.panel_end = first_panel(i, thread + 1);
   const Instruction& next = program_[i.next_linear];
   const LinearArgs& ahead = weights_[next.weight].args;
-  a.following = ahead.weights + block_bytes(ahead.format) * ahead.blocks * first_panel(next, thread);
+  a.following = ahead.weights + panel_bytes(ahead.format, ahead.blocks) * first_panel(next, thread);
   return a;
 }
 

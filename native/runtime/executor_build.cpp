@@ -26,13 +26,14 @@ ExecutorLimits checked_limits(ExecutorLimits l, int threads) {
 // Carves arrays for `rows` quantised rows of k elements out of one allocation.
 Pages make_quant(int rows, int k, QuantRows& out) {
   const size_t n = static_cast<size_t>(rows) * k, groups = n / kGroup;
-  Pages pages(n * 2 + groups * 13);
+  Pages pages(n * 2 + groups * 17);
   out.high = reinterpret_cast<int8_t*>(pages.data());
   out.low = out.high + n;
   out.scale = reinterpret_cast<float*>(out.low + n);
   out.scaled_sum = out.scale + groups;
   out.sum = reinterpret_cast<int32_t*>(out.scaled_sum + groups);
-  out.fine = reinterpret_cast<uint8_t*>(out.sum + groups);
+  out.half_sum = out.sum + groups;
+  out.fine = reinterpret_cast<uint8_t*>(out.half_sum + groups);
   out.k = k;
   return pages;
 }
@@ -89,7 +90,7 @@ int Executor::add_weight(Format format, int n, int k, const uint8_t* data, size_
   w.args.blocks = round_up(k, kBlock) / kBlock;
   w.args.weights = data;
   w.args.channel_scale = channel_scale;
-  const size_t need = block_bytes(format) * w.args.blocks * (w.n / kPanel);
+  const size_t need = panel_bytes(format, w.args.blocks) * (w.n / kPanel);
   require(bytes == need, "weight: has " + std::to_string(bytes) + " bytes instead of " + std::to_string(need));
   require((format == Format::Int8Channel) == (channel_scale != nullptr) &&
               (!channel_scale || channel_count == static_cast<size_t>(w.n)),

@@ -38,8 +38,8 @@ void Executor::check_linear(const Instruction& i) const {
   require(i.input >= 0 && i.output >= 0 && i.weight >= 0 && type(i.output) == BufferType::F32, i.label + ": buffers");
   const WeightRef& w = weights_[i.weight];
   const int out = i.epilogue == Epilogue::SiluMul ? w.n / 2 : w.n;
-  require(width(i.input) >= w.args.blocks * kBlock && width(i.output) >= out &&
-              is_integer(w.args.format) == (type(i.input) != BufferType::F32) &&
+  require(width(i.input) >= w.args.blocks * kBlock && i.column >= 0 && i.column % kPanel == 0 &&
+              width(i.output) - i.column >= out && is_integer(w.args.format) == (type(i.input) != BufferType::F32) &&
               (!is_integer(w.args.format) || width(i.input) == w.args.blocks * kBlock) &&
               (i.epilogue != Epilogue::SiluMul || w.n % 32 == 0) && i.splits >= 1 && i.splits <= 8 &&
               (i.splits & (i.splits - 1)) == 0 && i.splits <= w.args.blocks,

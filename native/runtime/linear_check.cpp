@@ -21,13 +21,12 @@ class Noise {
   uint64_t state_ = 1;
 };
 
-// Any bytes but for the scales, which must be moderate numbers of either sign.
+// Any bytes but for those of float16 numbers, which must be moderate ones of either sign.
 std::vector<uint8_t> random_weights(Noise& noise, const LinearCase& what) {
-  const size_t bytes = block_bytes(what.format), values = value_bytes(what.format);
-  const size_t width = what.format == Format::Int4F32Min ? 4 : 2;
-  std::vector<uint8_t> w(bytes * what.blocks * what.panel_end);
+  const size_t bytes = block_bytes(what.format), floats = float_offset(what.format);
+  std::vector<uint8_t> w(panel_bytes(what.format, what.blocks) * what.panel_end);
   for (size_t at = 0; at < w.size(); ++at) {
-    const bool top = at % bytes >= values && at % width == width - 1;
+    const bool top = at % bytes >= floats && at % 2 == 1;
     w[at] = static_cast<uint8_t>(top ? 0x2c + 0x80 * noise.below(2) : noise.below(256));
   }
   return w;
@@ -37,7 +36,7 @@ std::vector<uint8_t> random_weights(Noise& noise, const LinearCase& what) {
 struct RandomRows {
   std::vector<int8_t> high, low;
   std::vector<float> scale, scaled_sum;
-  std::vector<int32_t> sum;
+  std::vector<int32_t> sum, half_sum;
   std::vector<uint8_t> fine;
   int k;
 
@@ -46,6 +45,7 @@ struct RandomRows {
       fine.push_back(noise.below(100) < what.fine_percent);
       int total = 0;
       for (int i = 0; i < kGroup; ++i) {
+        if (i == kGroup / 2) half_sum.push_back(total);
         high.push_back(static_cast<int8_t>(noise.between(-127, 127)));
         low.push_back(static_cast<int8_t>(fine.back() ? noise.between(-64, 63) : 0));
         total += 128 * high.back() + low.back();
@@ -55,7 +55,9 @@ struct RandomRows {
       scaled_sum.push_back(scale.back() * static_cast<float>(total));
     }
   }
-  QuantRows view() { return {high.data(), low.data(), scale.data(), scaled_sum.data(), sum.data(), fine.data(), k}; }
+  QuantRows view() {
+    return {high.data(), low.data(), scale.data(), scaled_sum.data(), sum.data(), half_sum.data(), fine.data(), k};
+  }
 };
 
 std::vector<float> run_linear(const Kernels& kernels, LinearArgs args) {

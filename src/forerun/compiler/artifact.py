@@ -28,7 +28,7 @@ from forerun.compiler.stale import claimed, remove_stale_folders
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
 
-VERSION = 2
+VERSION = 3
 CONFIG, MANIFEST, PLAN, PROGRAM = "neuron_config.json", "manifest.json", "plan.json", "program.json"
 WEIGHTS = "weights"
 """The folder of the weights; see ``weights_path``."""

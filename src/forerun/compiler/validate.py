@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from forerun.compiler.formats import FLOAT_FORMATS, FORMATS
-from forerun.compiler.opset import EPILOGUES, INPUT, ROLES, OpSpec, spec_of
+from forerun.compiler.opset import EPILOGUES, INPUT, INTERLEAVE, READING_EPILOGUES, ROLES, OpSpec, spec_of
 from forerun.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _DTYPES = ("f32", "q15", "i32")
 def validate(program: Program) -> None:
     """Raise ArtifactError with one line for the first thing that does not fit."""
     _check_tables(program)
-    written = {INPUT}
+    written = {INPUT: 1}  # columns, from the first one on
     for number, step in enumerate(program.instructions):
         where = f"program instruction {number} ({step.op})"
         spec = spec_of(step.op, len(step.inputs))
@@ -29,7 +29,7 @@ def validate(program: Program) -> None:
         problem = _misfit(program, step)
         if problem:
             raise ArtifactError(f"{where}: {problem}")
-        written.update(step.outputs)
+        written.update(dict.fromkeys(step.outputs, _end_column(program, step)))
     if not program.instructions or program.instructions[-1].op != "sample":
         raise ArtifactError("program: the last instruction must be 'sample'")
     _check_layers(program)
@@ -55,7 +55,7 @@ def _check_tables(program: Program) -> None:
         raise ArtifactError(f"program: the buffer '{INPUT}' (i32, one column per row) is missing")
 
 
-def _check_operands(program: Program, step: Instruction, spec: OpSpec, where: str, written: set[str]) -> None:
+def _check_operands(program: Program, step: Instruction, spec: OpSpec, where: str, written: dict[str, int]) -> None:
     for names, dtypes in ((step.inputs, spec.inputs), (step.outputs, spec.outputs)):
         if len(names) != len(dtypes):
             raise ArtifactError(f"{where}: takes {len(spec.inputs)} inputs and {len(spec.outputs)} outputs")
@@ -64,10 +64,12 @@ def _check_operands(program: Program, step: Instruction, spec: OpSpec, where: st
                 raise ArtifactError(f"{where}: there is no buffer '{name}'")
             if program.buffers[name].dtype not in dtype.split("|"):
                 raise ArtifactError(f"{where}: buffer '{name}' is {program.buffers[name].dtype}, expected {dtype}")
-    read = step.inputs + (step.outputs if step.attrs.get("epilogue") == "add" else ())
+    read = step.inputs + (step.outputs if step.attrs.get("epilogue") in READING_EPILOGUES else ())
     for name in read:
         if name not in written:
             raise ArtifactError(f"{where}: reads '{name}' before anything writes it")
+        if written[name] < program.buffers[name].width:
+            raise ArtifactError(f"{where}: reads '{name}' before all its columns are written")
     if INPUT in step.outputs or set(step.inputs) & set(step.outputs):
         raise ArtifactError(f"{where}: writes one of its inputs")
     for role in spec.weights:
@@ -130,8 +132,11 @@ def _linear_misfit(program: Program, step: Instruction, width_in: int, width_out
         return f"weight {weight.shape} does not fit {width_in} input columns"
     if (epilogue == "silu_mul") != (weight.interleave != 0):
         return "interleaved weights and the silu_mul epilogue go together"
-    if weight.shape[0] != width_out * (2 if epilogue == "silu_mul" else 1):
-        return f"weight {weight.shape} does not fit {width_out} output columns"
+    column, interleaved = _int(step, "column"), epilogue == "silu_mul"
+    if column < 0 or column % INTERLEAVE or (interleaved and column):
+        return f"column {column} cannot be the first of a part"
+    if weight.shape[0] > (width_out - column) * (2 if interleaved else 1):
+        return f"weight {weight.shape} does not fit {width_out - column} output columns"
     bias = step.weights.get("bias")
     if bias is not None and program.weights[bias].shape != weight.shape[:1]:
         return f"bias {program.weights[bias].shape} does not fit weight {weight.shape}"
@@ -140,6 +145,15 @@ def _linear_misfit(program: Program, step: Instruction, width_in: int, width_out
     if is_quantised == (weight.format in FLOAT_FORMATS) and program.is_final:
         return f"a {weight.format} weight cannot read {dtype} activations"
     return ""
+
+
+def _end_column(program: Program, step: Instruction) -> int:
+    """The end of the columns that an instruction writes; a linear's panels are padded with zeros."""
+    width = program.buffers[step.outputs[0]].width
+    if step.op != "linear" or step.attrs["epilogue"] == "silu_mul":
+        return width
+    rows = program.weights[step.weights["weight"]].shape[0]
+    return min(width, _int(step, "column") + -(-rows // INTERLEAVE) * INTERLEAVE)
 
 
 def _attention_misfit(

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.compiler.formats import IntWeight
+from forerun.compiler.formats import INT_LAYOUTS, IntWeight
 from forerun.runtime.reference.arithmetic import Float32, exp32, fma32, pad_columns, row_sum
 
 GROUP = 32
@@ -18,12 +18,16 @@ _SMALLEST_AMAX = np.float32(1e-30)
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """Rows of integers: q [T, K padded to 64] (kept as float64, every product of them is exact), scale and mu float32
-    [T, groups of 32]; ``mu`` is the scale times the group's sum of q."""
+    """Rows of integers: q [T, K padded to 64] (kept as float64, every product of them is exact) and their scale,
+    float32 [T, groups of 32]."""
 
     q: NDArray[np.float64]
     scale: Float32
-    mu: Float32
+
+    def mu(self, start: int, end: int) -> Float32:
+        """The scale times the sum of q over columns within one group: float32 [T]."""
+        sums: Float32 = self.q[:, start:end].sum(axis=1).astype(np.float32)
+        return self.scale[:, start // GROUP] * sums
 
 
 def rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
@@ -57,28 +61,17 @@ def quantize(x: Float32, fine_above: float) -> QuantizedRows:
     coarse, _ = quantize_groups(padded)
     fine, scale = quantize_groups(padded, 127 * 128)
     q = np.where((amax > limit[:, None])[..., None], fine, coarse * np.float32(128))
-    mu = scale * q.sum(axis=-1, dtype=np.float64).astype(np.float32)
-    return QuantizedRows(q.reshape(len(x), -1).astype(np.float64), scale, mu)
+    return QuantizedRows(q.reshape(len(x), -1).astype(np.float64), scale)
 
 
 def embed(ids: NDArray[np.int32], table: Float32 | IntWeight) -> Float32:
     """Rows of the table; integer tables are brought back by a product and a sum, each rounded."""
     if not isinstance(table, IntWeight):
         return table[ids]
-    q = table.q[ids].astype(np.float32) - np.float32(zero_point(table))
-    if table.format == "int8_channel":
-        return q * table.scale[ids][:, None]
-    values = q * np.repeat(table.scale[ids], GROUP, axis=1)[:, : q.shape[1]]
-    if table.minimum is None:
-        return values
-    return values + np.repeat(table.minimum[ids], GROUP, axis=1)[:, : q.shape[1]]
-
-
-def zero_point(weight: IntWeight) -> int:
-    """The stored value that stands for 0; formats with a minimum have none."""
-    if weight.minimum is not None:
-        return 0
-    return 8 if weight.format.startswith("int4") else 128
+    picked = IntWeight(
+        table.format, table.q[ids], table.scale[ids], None if table.minimum is None else table.minimum[ids]
+    )
+    return picked.float32()
 
 
 def linear(x: Float32 | QuantizedRows, weight: Float32 | IntWeight, k_splits: int) -> Float32:
@@ -112,20 +105,20 @@ def _float_segment(x: Float32, weight: Float32, start: int, end: int) -> Float32
 
 
 def _integer_segment(x: QuantizedRows, weight: IntWeight, start: int, end: int) -> Float32:
-    """Groups ``start`` to ``end`` (the last ones may be padding, which adds nothing)."""
+    """Groups ``start`` to ``end`` of 32 columns (the last ones may be padding, which adds nothing)."""
     acc = np.zeros((len(x.q), len(weight.q)), np.float32)
-    zero = zero_point(weight)
-    for group in range(start, min(end, -(-weight.q.shape[1] // GROUP))):
-        q = weight.q[:, group * GROUP : (group + 1) * GROUP].astype(np.float64) - zero
-        first = group * GROUP
+    layout = INT_LAYOUTS[weight.format]
+    for first in range(start * GROUP, min(end * GROUP, weight.q.shape[1]), layout.group):
+        q = weight.q[:, first : first + layout.group].astype(np.float64) - layout.zero
         dot = (x.q[:, first : first + q.shape[1]] @ q.T).astype(np.float32)
-        scale = x.scale[:, group, None]
-        if weight.format == "int8_channel":
+        scale = x.scale[:, first // GROUP, None]
+        if layout.channel:
             acc = fma32(dot, scale, acc)
             continue
+        group = first // layout.group
         acc = fma32(dot * scale, weight.scale[:, group], acc)
         if weight.minimum is not None:
-            acc = fma32(weight.minimum[:, group], x.mu[:, group, None], acc)
+            acc = fma32(weight.minimum[:, group], x.mu(first, first + layout.group)[:, None], acc)
     return acc
 
 
