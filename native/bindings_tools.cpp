@@ -9,6 +9,7 @@
 #include "runtime/bandwidth.hpp"
 #include "runtime/cpu.hpp"
 #include "runtime/memory.hpp"
+#include "runtime/mix_rate.hpp"
 
 namespace nb = nanobind;
 using namespace forerun;
@@ -96,4 +97,13 @@ void bind_tools(nb::module_& m) {
       },
       nb::arg("threads"), nb::arg("megabytes") = 256,
       "GB/s that `threads` threads read from memory, each in four interleaved streams.");
+  m.def(
+      "mix_rate",
+      [](const std::string& isa, int threads) {
+        const Kernels& kernels = kernels_for(isa);
+        nb::gil_scoped_release release;
+        return mix_rate(kernels, threads) / 1e9;
+      },
+      nb::arg("isa"), nb::arg("threads"),
+      "GOPS of an instruction set's bare vector operations for int4 layers, everything in the first caches.");
 }

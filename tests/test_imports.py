@@ -26,6 +26,7 @@ LAYERS = (
     ("models",),
     ("checkpoint",),
     ("config", "host"),
+    ("json_text",),
     ("errors", "_native"),
 )
 """From top to bottom ("" is forerun/__init__.py).

@@ -96,7 +96,7 @@ struct FormatTraits {
   static constexpr Coding kCoding = coding(F);
   static constexpr bool kInteger = is_integer(F);
   static constexpr bool kMin = kCoding.minimum, kChannel = kCoding.channel, kSteps = kCoding.step_bits != 0;
-  static constexpr bool kSmall = kCoding.bits < 8 && !kCoding.table;  // values below 128
+  static constexpr int kTop = kCoding.bits < 8 && !kCoding.table ? (1 << kCoding.bits) - 1 : 255;  // stored values
   static constexpr int kZero = !kInteger || kMin ? 0 : kCoding.table ? 128 : 1 << (kCoding.bits - 1);
   static constexpr int kParts = kGroup / kCoding.group;  // groups of weights in a group of activations
   static constexpr int kSpan = kSteps ? 256 : kBlock;    // elements of K in a block

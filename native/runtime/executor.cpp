@@ -13,6 +13,11 @@ int64_t now_ns() {
 
 }  // namespace
 
+void Executor::set_repeat_rows(int rows) {
+  require(rows >= 0 && rows <= kRepeatRows, "repeat_rows must be within 0.." + std::to_string(kRepeatRows));
+  repeat_rows_ = rows;
+}
+
 void Executor::set_profile(bool on) {
   profiling_ = on;
   profile_.assign(program_.size() + 1, 0);
@@ -43,6 +48,8 @@ bool Executor::next_chunk() {
       slots_[r - chunk_begin_] = static_cast<int64_t>(table[s.positions[r] / limits_.block_size]) * limits_.block_size +
                                  s.positions[r] % limits_.block_size;
   }
+  const int64_t highest = *std::max_element(slots_.begin(), slots_.begin() + (chunk_end_ - chunk_begin_));
+  if (highest >= slots_used_.load(std::memory_order_relaxed)) slots_used_.store(highest + 1, std::memory_order_relaxed);
   plan_.cut(s, chunk_begin_, chunk_end_, state_floats());
   stamp_ = profiling_ ? now_ns() : 0;
   return true;
@@ -102,18 +109,19 @@ void Executor::row_wise(const Instruction& i, Rows all, int thread) {
   Buffer& out = buffers_[i.output];
   const bool own = repeated(i, rows);
   const int begin = own ? 0 : rows * thread / team_.size(), end = own ? rows : rows * (thread + 1) / team_.size();
+  const float* from = own && i.own_input ? in.own_f32[thread] : in.f32;
   float* normed = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
   for (int r = begin; r < end; ++r) {
-    const float* x = in.f32 + static_cast<size_t>(r) * in.width;
+    const float* x = from + static_cast<size_t>(r) * in.width;
     const QuantRows& quant = own ? out.own_quant[thread] : out.quant;
     if (i.op == Op::Quantize) {
       kernels_.quantize_row(x, in.width, i.fine_above, quant, r);
     } else if (i.op == Op::NormQuant) {
-      kernels_.rms_norm(x, i.vector, i.eps, i.width, in.width, normed);
+      kernels_.rms_norm(x, i.vector.data(), i.eps, i.width, in.width, normed);
       kernels_.quantize_row(normed, in.width, i.fine_above, quant, r);
     } else {
       float* y = (own ? out.own_f32[thread] : out.f32) + static_cast<size_t>(r) * out.width;
-      kernels_.rms_norm(x, i.vector, i.eps, i.width, in.width, y);
+      kernels_.rms_norm(x, i.vector.data(), i.eps, i.width, in.width, y);
     }
   }
 }
@@ -128,8 +136,8 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   const Buffer& out = buffers_[i.output];
   const WeightRef& w = weights_[i.weight];
   LinearArgs a = w.args;
-  const bool own = rows <= kRepeatRows && i.own_input;
-  a.bias = i.vector;
+  const bool own = rows <= repeat_rows_ && i.own_input;
+  a.bias = i.vector.data();
   a.splits = i.splits;
   a.quant = own ? in.own_quant[thread] : in.quant;
   a.x = own ? in.own_f32[thread] : in.f32;

@@ -60,6 +60,9 @@ class ThreadTeam:
     def size(self) -> int:
         """Threads, the caller included."""
 
+def mix_rate(isa: str, threads: int) -> float:
+    """GOPS of an instruction set's bare vector operations for int4 layers, everything in the first caches."""
+
 class Executor:
     """Buffers, weights and instructions by index; one call of ``step`` runs them all."""
 
@@ -83,8 +86,15 @@ class Executor:
     def step(self) -> None:
         """One engine step with the bound arrays, as their contents are now."""
 
+    @property
+    def slots_used(self) -> int:
+        """Places of tokens in the KV pool that were ever written, from its beginning."""
+
     def populate_kv(self, begin: int, bytes: int) -> None:
         """Take a part of the KV pool from the system."""
+
+    def set_repeat_rows(self, rows: int, /) -> None:
+        """Up to how many rows (0..8) every thread does row-wise work itself and saves a barrier."""
 
     def set_profile(self, on: bool, /) -> None:
         """Start or stop counting the time of each instruction."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import Any, Protocol, cast
 
 from forerun.engine.engine_settings import EngineSettings
-from forerun.engine.generator import Generator
+from forerun.engine.generator import Generator, Progress, Prompt, as_list, per_prompt
 from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import SamplingParams
 from forerun.engine.request_errors import RequestError
@@ -19,6 +21,8 @@ from forerun.runtime.loader import RunSettings
 from forerun.runtime.step import Executor
 
 Message = Mapping[str, Any]
+DEFAULT_NEW_TOKENS = 256
+"""Longest answer of whoever names no length."""
 _ENGINE = frozenset(field.name for field in fields(EngineSettings))
 
 
@@ -58,10 +62,34 @@ class LLM(Generator):
     def __enter__(self) -> LLM:
         return self
 
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Answer one prompt or many (texts or token ids), batched; results in the given order.
+
+        Without ``sampling_params``: greedy, at most 256 tokens, as ``forerun generate``. ``use_tqdm``: a progress bar
+        where somebody looks at the terminal. Raises RequestError before anything runs.
+        """
+        prompt_list = as_list(prompts)
+        if sampling_params is None:
+            params = [self._default_params(prompt) for prompt in prompt_list]
+        else:
+            params = per_prompt(sampling_params, len(prompt_list))
+        with answers_progress(use_tqdm) as progress:
+            return self._answer(prompt_list, params, progress)
+
+    def _default_params(self, prompt: Prompt) -> SamplingParams:
+        params = SamplingParams(temperature=0.0)
+        return fitting(params, len(self._encode(prompt)), self)
+
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
         **variables: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or a list of them, through the model's chat template.
@@ -75,10 +103,33 @@ class LLM(Generator):
             raise RequestError("a conversation needs a tokenizer with a chat template; use generate", "messages")
         chat = cast(_ChatTokenizer, tokenizer)
         texts = [chat.apply_chat_template(cast(Sequence[Message], each), **variables) for each in conversations]
-        results = self.generate([chat.encode(text, add_special_tokens=False) for text in texts], params)
+        prompts = [chat.encode(text, add_special_tokens=False) for text in texts]
+        results = self.generate(prompts, sampling_params, use_tqdm)
         for result, text in zip(results, texts, strict=True):
             result.prompt = text
         return results
+
+
+def fitting(params: SamplingParams, prompt_tokens: int, generator: Generator) -> SamplingParams:
+    """``params`` with max_tokens None replaced by the default, or by what the context leaves after the prompt."""
+    if params.max_tokens is not None:
+        return params
+    room = generator.engine.admission.max_total - prompt_tokens
+    return replace(params, max_tokens=max(1, min(DEFAULT_NEW_TOKENS, room)))
+
+
+@contextmanager
+def answers_progress(wanted: bool) -> Iterator[Progress]:
+    """A bar on standard error for several answers, where a terminal is."""
+    if not wanted or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Answers", total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > 1)
 
 
 class _ChatTokenizer(Protocol):

@@ -142,7 +142,7 @@ def test_damaged_files_give_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
         Tokenizer.from_folder(tmp_path)
     for content in (b"", b"{}", b"\xff", b'{"model": 3}'):
-        with pytest.raises(CheckpointError, match=r"tokenizer\.json: it cannot be used") as caught:
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json: ") as caught:
             Tokenizer({"tokenizer.json": content})
         assert "\n" not in str(caught.value)
 

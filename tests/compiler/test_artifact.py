@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from forerun.compiler import publish
 from forerun.compiler.artifact import CONFIG, MANIFEST, PLAN, checksum, new_artifact, open_artifact, weights_path
 from forerun.errors import ArtifactError
 from tests.support.artifacts import everything_in, tiny_artifact
@@ -168,6 +169,7 @@ def test_a_failed_swap_puts_the_old_one_back(copy: Path, monkeypatch: pytest.Mon
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(publish, "exchange", lambda a, b: False)
     with pytest.raises(ArtifactError, match="No space left"), new_artifact(copy, 0):
         pass
     assert everything_in(copy.parent) == before

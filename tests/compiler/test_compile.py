@@ -88,6 +88,19 @@ def test_longer_than_the_model_is_refused_before_anything_is_read(tmp_path: Path
         plan_compile(checkpoint, tiny_settings(seq_len=1024))
 
 
+def test_a_scaled_model_may_be_as_long_as_its_scaling_makes_it(tmp_path: Path) -> None:
+    dynamic = {"rope_type": "dynamic", "factor": 2.0}
+    checkpoint = open_checkpoint(str(write_tiny(tmp_path / "m", "llama", rope_scaling=dynamic)))
+    plain, within, beyond = (
+        plan_compile(checkpoint, tiny_settings(seq_len=length)).program.rope_inv_freq for length in (64, 512, 1024)
+    )
+    assert plain == within and beyond[0] == plain[0] and all(x < y for x, y in zip(beyond[1:], plain[1:], strict=True))
+    with pytest.raises(
+        ConfigError, match=r"context of 1024 tokens \(max_position_embeddings 512, rope scaling dynamic"
+    ):
+        plan_compile(checkpoint, tiny_settings(seq_len=1025))
+
+
 @pytest.mark.parametrize("step", ["write", "close", "write_json", "_manifest", "store_weight"])
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError("x")]

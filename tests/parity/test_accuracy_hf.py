@@ -31,11 +31,14 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "truncate": False}
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "llama-tied": ("llama", 1, {}),
     "llama-biases": ("llama", 3, {"attention_bias": True, "mlp_bias": True}),
     "llama3-scaling": ("llama", 4, {"rope_scaling": LLAMA3}),
     "llama-linear": ("llama", 0, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "llama-dynamic": ("llama", 2, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),
+    "qwen2-yarn": ("qwen2", 4, {"rope_scaling": YARN}),
     "mistral-window": ("mistral", 0, {"sliding_window": 13}),
     "mistral-full": ("mistral", 1, {"sliding_window": None}),
     "qwen2": ("qwen2", 0, {}),

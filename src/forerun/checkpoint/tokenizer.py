@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from forerun.checkpoint.chat_template import ChatTemplateError, render_chat
+from forerun.checkpoint.chat_template import ChatTemplateError, check_template, render_chat
 from forerun.checkpoint.decoder import read_decoder
 from forerun.checkpoint.detokenizer import IncrementalDetokenizer, TokenPieces
-from forerun.checkpoint.hf import read_tokenizer_files
-from forerun.checkpoint.json_file import parse_json_object
 from forerun.checkpoint.special_tokens import add_special_tokens, role_texts, with_special_map
+from forerun.checkpoint.tokenizer_parts import check_parts
 from forerun.errors import CheckpointError
+from forerun.json_text import CHECKPOINT_JSON
 
 
 class Tokenizer:
@@ -21,7 +22,8 @@ class Tokenizer:
     generation_config.json.
 
     Attributes: vocab_size (highest id + 1), bos_token_id, eos_token_id, pad_token_id (int or None), eos_token_ids (all
-    ids that end a generation), special_tokens ("bos_token" -> text ...), generation_config (dict).
+    ids that end a generation), special_tokens ("bos_token" -> text ...), generation_config (dict), files and rows
+    (what it was built from).
     """
 
     def __init__(self, files: Mapping[str, bytes], rows: int | None = None) -> None:
@@ -33,11 +35,10 @@ class Tokenizer:
 
         if "tokenizer.json" not in files:
             raise CheckpointError("tokenizer.json is missing; the checkpoint has no tokenizer that can be read")
-        try:
+        self.files, self.rows = files, rows
+        check_parts(CHECKPOINT_JSON.parse_object(files["tokenizer.json"], "tokenizer.json"))
+        with _one_line_for_panics():
             self._backend = Backend.from_str(files["tokenizer.json"].decode("utf-8"))
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"tokenizer.json: it cannot be used ({reason}); fetch it again") from None
         self._backend.no_truncation()
         self._backend.no_padding()
         config = _optional_json(files, "tokenizer_config.json")
@@ -61,6 +62,8 @@ class Tokenizer:
     @staticmethod
     def from_folder(folder: str | Path) -> Tokenizer:
         """Build from the tokenizer files in a folder (a checkpoint or an artifact)."""
+        from forerun.checkpoint.hf import read_tokenizer_files
+
         return Tokenizer(read_tokenizer_files(Path(folder)))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -68,8 +71,11 @@ class Tokenizer:
 
         Unpaired surrogates, which are no text, count as U+FFFD. Other threads go on running meanwhile.
         """
-        # Of the backend's ways to encode only those for batches let go of the GIL; this one also skips the offsets.
-        ids: list[int] = self._backend.encode_batch_fast([_clean(text)], add_special_tokens=add_special_tokens)[0].ids
+        with _one_line_for_panics():
+            # Of the backend's ways to encode only those for batches let go of the GIL; this one skips the offsets too.
+            ids: list[int] = self._backend.encode_batch_fast([_clean(text)], add_special_tokens=add_special_tokens)[
+                0
+            ].ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -100,6 +106,11 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         """Whether the model came with a chat template."""
         return bool(self._templates)
+
+    def check_chat_templates(self) -> None:
+        """Compile the model's chat templates. Raises ChatTemplateError for one that is not valid."""
+        for name, template in self._templates.items():
+            check_template(template, name)
 
     def description(self) -> dict[str, Any]:
         """Return tokenizer_config.json with special tokens as texts, the class's name and the default chat template."""
@@ -149,14 +160,29 @@ class Tokenizer:
         if number is None:
             value = self.generation_config.get(f"{name}_id")
             value = value[0] if isinstance(value, list) and value else value
-            number = value if isinstance(value, int) and not isinstance(value, bool) else None
+            number = value if self._is_id(value) else None
         return number
 
     def _end_ids(self) -> tuple[int, ...]:
         value = self.generation_config.get("eos_token_id")
         ids = value if isinstance(value, list) else [value]
         ids = [*ids, self.eos_token_id]
-        return tuple(dict.fromkeys(i for i in ids if isinstance(i, int) and not isinstance(i, bool)))
+        return tuple(dict.fromkeys(i for i in ids if self._is_id(i)))
+
+    def _is_id(self, value: Any) -> TypeGuard[int]:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < self.vocab_size
+
+
+@contextmanager
+def _one_line_for_panics() -> Iterator[None]:
+    """Turn whatever the tokenizer library raises into a CheckpointError. Its panics are not even Exceptions."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"tokenizer.json: it cannot be used ({reason}); fetch it again") from None
 
 
 def _clean(text: str) -> str:
@@ -168,7 +194,7 @@ def _clean(text: str) -> str:
 
 
 def _optional_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    return parse_json_object(files[name], name) if name in files else {}
+    return CHECKPOINT_JSON.parse_object(files[name], name) if name in files else {}
 
 
 def _templates(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, str]:
@@ -177,7 +203,9 @@ def _templates(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[st
     if "chat_template.jinja" in files:
         value = files["chat_template.jinja"].decode("utf-8", "replace")
     elif "chat_template.json" in files:
-        value = parse_json_object(files["chat_template.json"], "chat_template.json").get("chat_template", value)
+        value = CHECKPOINT_JSON.parse_object(files["chat_template.json"], "chat_template.json").get(
+            "chat_template", value
+        )
     if isinstance(value, str):
         return {"default": value}
     if not isinstance(value, list):

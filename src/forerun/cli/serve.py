@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from forerun.cli.foreign_flags import foreign_notices, refuse_foreign
 from forerun.cli.progress import compile_progress
 from forerun.cli.serve_flags import add_flags
 from forerun.errors import ArtifactError, ConfigError
+from forerun.json_text import JsonReader
 
 if TYPE_CHECKING:
     from forerun.compiler.compile import Progress
@@ -76,7 +76,8 @@ def _serve(model: OpenedModel, address: Address, seed: int | None) -> int:
 
     with closing(model.executor):
         service = Service(model, address.settings, seed=seed, version=package_version())
-        with closing(service.engine):
+        with closing(service.engine), closing(service.text):
+            service.text.start()
             _say(banner(service))
             return run_server(service, address)
 
@@ -151,13 +152,7 @@ def _json_object(text: str | None, flag: str, example: str = '{"temperature": 0.
     """The JSON object that a flag brings; empty without the flag."""
     if text is None:
         return {}
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{flag} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{flag} must be a JSON object such as {example}")
-    return value
+    return JsonReader(ConfigError, f"give a JSON object such as {example}").parse_object(text, flag)
 
 
 def _model_defaults(which: str) -> bool:
@@ -250,10 +245,7 @@ def _names(text: str, flag: str) -> tuple[str, ...]:
     """A JSON list of strings; one name may stand alone."""
     if not text.lstrip().startswith("["):
         return (text,)
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{flag} is not JSON: {error}") from None
+    value = JsonReader(ConfigError, 'give a list of names such as ["*"]').parse(text, flag)
     if not all(isinstance(item, str) for item in value):
         raise ConfigError(f'{flag} must be a JSON list of names such as ["*"], not {text}')
     return tuple(value)

@@ -10,6 +10,7 @@ from typing import Any
 
 from forerun.config import NeuronConfig
 from forerun.errors import ArtifactError, ConfigError
+from forerun.json_text import ARTIFACT_JSON
 
 CONTEXT_ENCODING = "context_encoding_model"
 TOKEN_GENERATION = "token_generation_model"
@@ -57,10 +58,18 @@ class BucketPlan:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> BucketPlan:
         """Read back :meth:`to_json`. Raises ArtifactError when the content has another form."""
-        try:
-            return BucketPlan(**{name: tuple(Bucket(*entry) for entry in data[name]) for name in SUB_MODELS})
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"the stored bucket plan is damaged ({error!r}): compile the artifact again") from None
+        ARTIFACT_JSON.require(data, dict.fromkeys(SUB_MODELS, list), "plan.json")
+        plan = BucketPlan(**{name: tuple(map(_read_bucket, data[name])) for name in SUB_MODELS})
+        if not any(data[name] for name in SUB_MODELS):
+            raise ArtifactError("plan.json: there is no bucket; compile the artifact again")
+        return plan
+
+
+def _read_bucket(entry: Any) -> Bucket:
+    numbers = isinstance(entry, list) and len(entry) in (2, 3) and all(type(number) is int for number in entry)
+    if not numbers or not all(0 <= number < 1 << 31 for number in entry):
+        raise ArtifactError(f"plan.json: {entry!r:.60} is no bucket; compile the artifact again")
+    return Bucket(*entry)
 
 
 def _render(buckets: Sequence[Bucket]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.base import Checkpoint, ModelConfig
-from forerun.checkpoint.tokenizer import Tokenizer
+from forerun.checkpoint.text_origin import check_tokenizer
 from forerun.compiler.artifact import (
     CONFIG,
     MANIFEST,
@@ -61,19 +61,19 @@ def plan_compile(checkpoint: Checkpoint, config: NeuronConfig) -> CompilePlan:
     model = checkpoint.config
     if config.max_length > model.context_length:
         raise ConfigError(
-            f"seq_len {config.max_length} is longer than the model's context of {model.context_length} tokens "
-            f"({_reason(model)}): lower seq_len (and the buckets)"
+            f"seq_len {config.max_length} is longer than the model's {_context(model)}: lower seq_len (and the buckets)"
         )
     traced = trace(model, config.max_length)
     program = lower(traced, format_chooser(config, traced, checkpoint.tensors))
     return CompilePlan(program, plan_buckets(config), InferenceConfig(config, _model_json(checkpoint)))
 
 
-def _reason(model: ModelConfig) -> str:
-    """Where the context length comes from, for people."""
-    scaling = model.rope_scaling
-    stretched = f", rope scaling {scaling.kind} by {scaling.factor:g}" if scaling else ""
-    return f"max_position_embeddings {model.max_position_embeddings}{stretched}"
+def _context(model: ModelConfig) -> str:
+    """The context length and where it comes from, for people."""
+    positions, scaling = f"max_position_embeddings {model.max_position_embeddings}", model.rope_scaling
+    if scaling is None or model.context_length == model.max_position_embeddings:
+        return positions
+    return f"context of {model.context_length} tokens ({positions}, rope scaling {scaling.kind} by {scaling.factor:g})"
 
 
 def _model_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -95,7 +95,8 @@ def compile_checkpoint(
         raise CheckpointError(
             f"{checkpoint.source}: tokenizer.json is missing; fetch the checkpoint with its tokenizer"
         )
-    Tokenizer(checkpoint.tokenizer_files)  # a broken one is refused here, not by the artifact's first user
+    # A broken one is refused here, not by the artifact's first user.
+    check_tokenizer(checkpoint.tokenizer_files, checkpoint.config.vocab_size)
     with new_artifact(output, plan.weight_bytes + _ROOM) as folder:
         (folder / WEIGHTS).mkdir()
         for name, content in checkpoint.tokenizer_files.items():

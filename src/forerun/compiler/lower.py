@@ -6,6 +6,7 @@ from forerun.compiler.fuse import fuse
 from forerun.compiler.precision import Choose, all_float32, assign_formats, quantize_activations
 from forerun.compiler.program import Program
 from forerun.compiler.slots import reuse_buffers
+from forerun.compiler.validate import validate
 
 
 def lower(program: Program, choose: Choose = all_float32) -> Program:
@@ -13,5 +14,5 @@ def lower(program: Program, choose: Choose = all_float32) -> Program:
     final = reuse_buffers(quantize_activations(fuse(assign_formats(program, choose))))
     if not final.is_final:
         raise ValueError("the passes left traced instructions in the program")
-    final.validate()
+    validate(final)
     return final

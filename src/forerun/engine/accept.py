@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from forerun.engine.adjust import nothing_left
 from forerun.engine.drafts import DraftDesk, count_accepted
 from forerun.engine.outputs import FINISH_ERROR, FINISH_LENGTH, FINISH_STOP, Delta, TokenLogprob
 from forerun.engine.request import Request
+from forerun.engine.request_errors import NO_TOKEN
 from forerun.engine.scheduler import Scheduled
 from forerun.engine.scores import score_token
 from forerun.engine.stats import EngineCounters
@@ -61,7 +63,8 @@ class Acceptor:
         for place in range(right + 1):
             token = drawn[place]
             if token < 0:
-                self._fail(request, delta, _NOT_FINITE)
+                stuck = nothing_left(request.params, request.stop_ids, request.output)
+                self._fail(request, delta, NO_TOKEN if stuck else _NOT_FINITE)
                 return delta
             request.append(token)
             self._counters.generation_tokens += 1

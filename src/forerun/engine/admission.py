@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from forerun.engine.adjust import nothing_left
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
-from forerun.engine.request_errors import ContextOverflowError, QueueFullError, RequestError
+from forerun.engine.request_errors import NO_TOKEN, ContextOverflowError, QueueFullError, RequestError
 from forerun.engine.text import DetokenizerFactory, TextStream
 from forerun.kvcache import SequenceBlocks
 from forerun.runtime.step import Executor
@@ -53,7 +54,7 @@ class Admission:
         self.max_model_len = min(executor.max_model_len, max_model_len or executor.max_model_len)
         self.max_total = min(self.max_model_len, executor.num_blocks * executor.block_size + 1)
         self.table_width = -(-self.max_model_len // executor.block_size)
-        self._eos_ids = frozenset(eos_token_ids)
+        self._eos_ids = frozenset(token for token in eos_token_ids if 0 <= token < limits.vocab_size)
         self._detokenizer = detokenizer
         self._entropy = entropy
 
@@ -70,7 +71,10 @@ class Admission:
         self.limits.check(params)
         if params.stop and not self._has_text(params):
             raise RequestError("stop strings need text: leave detokenize on and give the engine a tokenizer", "stop")
-        ids = self._prompt(prompt)
+        stop_ids = (frozenset() if params.ignore_eos else self._eos_ids).union(params.stop_token_ids)
+        if nothing_left(params, stop_ids, (), self.limits.vocab_size):
+            raise RequestError(NO_TOKEN, "allowed_token_ids")
+        ids = self.prompt_ids(prompt)
         return Admitted(ids, params, self._max_total(len(ids), params.max_tokens))
 
     def requests(self, admitted: Admitted, request_id: str, arrival: float) -> list[Request]:
@@ -97,7 +101,8 @@ class Admission:
             arrival=arrival,
         )
 
-    def _prompt(self, prompt: PromptIds) -> NDArray[np.int32]:
+    def prompt_ids(self, prompt: PromptIds) -> NDArray[np.int32]:
+        """The prompt as int32. Raises RequestError unless it holds ids of the vocabulary, and few enough."""
         if len(prompt) == 0:
             raise RequestError("the prompt has no tokens", "prompt")
         self._check_length(len(prompt))

@@ -208,11 +208,13 @@ class Engine:
         now = self.clock()
         self.failures_in_a_row = 0
         self.counters.count_step(rows)
+        tokens = self.counters.tokens
         for request, delta in self._acceptor.accept(plan, output, drawn, now):
             if delta.finish_reason is None:
                 self._news.append(delta)
             else:
                 self._end(request, delta, delta.finish_reason)
+        self.counters.count_tokens(tokens)
 
     def _fail_batch(self, plan: list[Scheduled], error: Exception) -> None:
         self.failures_in_a_row += 1

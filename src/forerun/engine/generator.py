@@ -19,6 +19,8 @@ from forerun.engine.text import Tokenizer
 from forerun.runtime.step import Executor
 
 Prompt = str | Sequence[int]
+Progress = Callable[[int, int], None]
+"""(answers that ended, answers in all)."""
 
 
 class Generator:
@@ -52,15 +54,25 @@ class Generator:
         self._numbers = count()
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
         """Answer one prompt or many (texts or token ids), batched as the engine sees fit; results in the given order.
 
-        ``params``: one for all, or one per prompt. Raises RequestError before anything runs when a prompt can never be
-        served; an answer that fails later has ``finish_reason`` "error" and says why, and the others are complete.
+        ``sampling_params``: one for all, or one per prompt. Raises RequestError before anything runs when a prompt can
+        never be served; an answer that fails later has ``finish_reason`` "error" and says why, and the others are
+        complete.
         """
-        prompt_list = _as_list(prompts)
-        param_list = _per_prompt(params, len(prompt_list))
+        prompt_list = as_list(prompts)
+        return self._answer(prompt_list, per_prompt(sampling_params, len(prompt_list)))
+
+    def _answer(
+        self,
+        prompt_list: Sequence[Prompt],
+        param_list: Sequence[SamplingParams],
+        progress: Progress = lambda done, total: None,
+    ) -> list[RequestOutput]:
         results: dict[str, RequestOutput] = {}
         queue: deque[tuple[str, Admitted, int]] = deque()
         for prompt, each in zip(prompt_list, param_list, strict=True):
@@ -70,7 +82,7 @@ class Generator:
             results[name] = RequestOutput.empty(name, prompt if isinstance(prompt, str) else None, ids, each.n)
             queue.extend((name, admitted, index) for index in range(each.n))
         try:
-            self._run(queue, results)
+            self._run(queue, results, progress)
         finally:
             for name, result in results.items():
                 if not result.finished:
@@ -87,8 +99,10 @@ class Generator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, queue: deque[tuple[str, Admitted, int]], results: dict[str, RequestOutput]) -> None:
-        engine = self.engine
+    def _run(
+        self, queue: deque[tuple[str, Admitted, int]], results: dict[str, RequestOutput], progress: Progress
+    ) -> None:
+        engine, done, total = self.engine, 0, len(queue)
         while queue or engine.unfinished:
             while queue and engine.unfinished < engine.admission.capacity:
                 name, admitted, index = queue.popleft()
@@ -96,6 +110,9 @@ class Generator:
             for delta in engine.step():
                 if delta.request_id in results:
                     results[delta.request_id].add(delta)
+                    if delta.finished:
+                        done += 1
+                        progress(done, total)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if not isinstance(prompt, str):
@@ -105,7 +122,7 @@ class Generator:
         return self.tokenizer.encode(prompt)
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt is a list of one; a flat sequence of ids is one prompt."""
     if isinstance(prompts, str):
         return [prompts]
@@ -114,7 +131,7 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def _per_prompt(params: SamplingParams | Sequence[SamplingParams] | None, prompts: int) -> list[SamplingParams]:
+def per_prompt(params: SamplingParams | Sequence[SamplingParams] | None, prompts: int) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * prompts
     if len(params) != prompts:

@@ -26,13 +26,15 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class RequestTimes:
-    """When things happened to a request, in seconds of the engine's clock; None: did not happen."""
+    """When things happened to a request, in seconds of the engine's clock; None: did not happen. ``preemptions``: how
+    often it had to give up its blocks."""
 
     arrival: float
     scheduled: float | None = None
     first_token: float | None = None
     last_token: float | None = None
     finished: float | None = None
+    preemptions: int = 0
 
 
 @dataclass(slots=True)

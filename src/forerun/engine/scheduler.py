@@ -190,6 +190,7 @@ class Scheduler:
             victim.status = Status.WAITING
             insort(self.waiting, victim, key=_key)
             self._counters.preemptions += 1
+            victim.times.preemptions += 1
             self._desk.preempted(victim)
             if victim is request:
                 return False

@@ -11,8 +11,8 @@ class EngineCounters:
 
     Tokens: ``prompt_tokens`` of requests whose prompt is complete, ``cached_tokens`` of them found in the prefix
     cache, ``generation_tokens`` drawn. ``steps`` and ``step_rows`` count executor calls that succeeded and their rows,
-    ``steps_by_rows`` how many had how many, ``failures`` those that did not succeed, and defects that ended
-    everything.
+    ``steps_by_rows`` how many had how many, ``steps_by_tokens`` how many brought how many ``tokens``, ``failures``
+    those that did not succeed, and defects that ended everything.
     """
 
     accepted: int = 0
@@ -23,6 +23,7 @@ class EngineCounters:
     steps: int = 0
     step_rows: int = 0
     steps_by_rows: dict[int, int] = field(default_factory=dict)
+    steps_by_tokens: dict[int, int] = field(default_factory=dict)
     failures: int = 0
     preemptions: int = 0
     drafts: int = 0
@@ -35,9 +36,24 @@ class EngineCounters:
         self.step_rows += rows
         self.steps_by_rows[rows] = self.steps_by_rows.get(rows, 0) + 1
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts that are complete, without those found in the cache, and tokens drawn."""
+        return self.prompt_tokens - self.cached_tokens + self.generation_tokens
+
+    def count_tokens(self, before: int) -> None:
+        """Note what a step brought since ``tokens`` was ``before``; a step that drew nothing does not count."""
+        if brought := self.tokens - before:
+            self.steps_by_tokens[brought] = self.steps_by_tokens.get(brought, 0) + 1
+
     def copy(self) -> EngineCounters:
         """A reading; may be taken while a step is counted."""
-        return replace(self, ended=dict(self.ended), steps_by_rows=self.steps_by_rows.copy())
+        return replace(
+            self,
+            ended=dict(self.ended),
+            steps_by_rows=self.steps_by_rows.copy(),
+            steps_by_tokens=self.steps_by_tokens.copy(),
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from forerun.compiler.compile import Progress, compile_checkpoint
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
 from forerun.config.fields import specs_of
 from forerun.errors import ArtifactError
-from forerun.opening.cache import cached_artifact, is_artifact
+from forerun.measure.step_costs import known_step_costs
+from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
 from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
@@ -25,6 +26,9 @@ from forerun.runtime.native import NativeExecutor
 DEFAULT_SEQUENCES = 4
 DEFAULT_LENGTH = 8192
 """Tokens of a sequence that a model is compiled for, as long as it was made for so many."""
+
+STEP_COSTS = "step_costs.json"
+"""Beside the cached artifacts: what steps cost on this host."""
 
 Say = Callable[[str], None]
 
@@ -75,7 +79,9 @@ class Prepared:
         """Map the weights, reserve the cache, start the threads. Raises ArtifactError or ConfigError."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
         with self.request.in_its_words():
-            return open_executor(self.artifact, self.config, replace(run, max_rows=rows) if rows else run)
+            executor = open_executor(self.artifact, self.config, replace(run, max_rows=rows) if rows else run)
+        known_step_costs(executor, self.artifact.path, cache_folder().parent / STEP_COSTS)
+        return executor
 
     def load(self) -> OpenedModel:
         """The model, ready to run. Raises ArtifactError, CheckpointError or ConfigError."""
@@ -92,6 +98,7 @@ class Prepared:
             engine,
             executor.isa,
             executor.threads,
+            executor.kv_bytes,
         )
 
 

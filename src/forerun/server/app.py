@@ -38,6 +38,7 @@ def build_app(service: Service) -> FastAPI:
     for path, handler in (
         ("/v1/completions", routes.completions),
         ("/v1/chat/completions", routes.chat),
+        ("/invocations", routes.invocations),
         ("/tokenize", routes.tokenize),
         ("/detokenize", routes.detokenize),
         ("/reset_prefix_cache", routes.reset_prefix_cache),

@@ -32,6 +32,7 @@ def banner(service: Service) -> str:
         f"  runs on   {model.isa}, {threads}",
         f"  KV cache  {tokens} tokens in {stats.kv_blocks} blocks of {service.block_size}: "
         f"{tokens / service.max_model_len:.1f} sequences of {service.max_model_len} tokens; prefix caching {caching}",
+        f"            up to {model.kv_bytes / 1e9:.2f} GB, taken as it is used; --num-gpu-blocks-override N changes it",
         f"  steps     up to {engine.step_limits.seqs} sequences and {engine.step_limits.rows} rows; "
         f"{engine.settings.max_queued_requests} requests may wait",
         f"  URL       {address}",

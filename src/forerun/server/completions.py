@@ -20,7 +20,12 @@ class CompletionShape:
     """How answers to one request look, streamed or whole. ``ids`` are the token ids of ``request.prompt``'s entries."""
 
     def __init__(
-        self, service: Service, request: CompletionRequest, response_id: str, created: int, ids: Sequence[Sequence[int]]
+        self,
+        service: Service,
+        request: CompletionRequest,
+        response_id: str,
+        created: int,
+        ids: Sequence[Sequence[int]],
     ) -> None:
         self._tokens = service.tokens_named(by_id=bool(request.return_tokens_as_token_ids))
         self._tokenizer = service.tokenizer

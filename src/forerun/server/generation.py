@@ -11,6 +11,7 @@ from typing import Any
 
 from forerun.engine import Delta, EngineStoppedError, SamplingParams, Stream
 from forerun.engine.async_engine import SLOW_READER
+from forerun.engine.request_errors import NO_TOKEN
 from forerun.engine.stream import Writer
 from forerun.server.api_error import ApiError
 from forerun.server.json_body import Receive
@@ -139,6 +140,8 @@ class Generation:
     def problem(self, delta: Delta) -> ApiError | None:
         """The error that a delta ends its answer with, if it does."""
         if delta.finish_reason == "error":
+            if delta.error == NO_TOKEN:
+                return ApiError(400, NO_TOKEN, param="allowed_token_ids")
             status = 503 if self.service.draining else 500
             return ApiError(status, delta.error or "the request failed", code="generation_failed")
         if delta.finish_reason == "abort":

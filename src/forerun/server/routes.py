@@ -48,6 +48,8 @@ class Routes:
         """POST /v1/completions."""
         asked = await self._generation_request(request, CompletionRequest)
         ids = await self._prompt_ids(asked)
+        for prompt in ids:
+            self._service.engine.admission.prompt_ids(prompt)
         params = await self._params(request, asked)
         created = int(time.time())
         shape = CompletionShape(self._service, asked, f"cmpl-{_request_id(request)}", created, ids)
@@ -60,6 +62,11 @@ class Routes:
         params = await self._params(request, asked)
         shape = ChatShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
         return await self._answer(request, asked, [ids], params, shape)
+
+    async def invocations(self, request: Request) -> Response:
+        """POST /invocations, the one route of some hosting services: messages make it a chat."""
+        data = await self._read(request)
+        return await (self.chat if "messages" in data else self.completions)(request)
 
     async def _generation_request(self, request: Request, kind: type[RequestT]) -> RequestT:
         refuse_when_draining(self._service)
@@ -166,7 +173,7 @@ class Routes:
             raise ApiError(400, "tokens must be a list of token ids", param="tokens")
         if tokens and not (min(tokens) >= 0 and max(tokens) < service.vocab_size):
             raise ApiError(400, f"tokens: ids are 0 to {service.vocab_size - 1}", param="tokens")
-        text = await service.text.run(lambda: service.tokenizer.decode(tokens, skip_special_tokens=False))
+        text = await service.text.decode(tokens)
         return json_response({"prompt": text})
 
     async def tokenizer_info(self, request: Request) -> Response:
@@ -227,16 +234,23 @@ class Routes:
         await self._service.engine.reset_prefix_cache()
         return json_response({"status": "ok"})
 
+    async def _read(self, request: Request) -> dict[str, Any]:
+        """The body, which is read once."""
+        caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
+        if "forerun.body" not in request.scope:
+            body = await read_object(request.receive, request.headers, caps.body_bytes, timeouts.body)
+            request.scope["forerun.body"] = body
+        found: dict[str, Any] = request.scope["forerun.body"]
+        return found
+
     def _card(self, name: str) -> dict[str, Any]:
         service = self._service
         card = {"id": name, "object": "model", "created": service.created, "owned_by": "forerun"}
         return {**card, "root": service.opened.source, "parent": None, "max_model_len": service.max_model_len}
 
     async def _parse(self, request: Request, kind: type[RequestT]) -> RequestT:
-        caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
-        data = await read_object(request.receive, request.headers, caps.body_bytes, timeouts.body)
-        reading = Reading(caps, self._service.settings.strict_requests)
-        asked = parse_request(kind, data, reading)
+        reading = Reading(self._service.settings.caps, self._service.settings.strict_requests)
+        asked = parse_request(kind, await self._read(request), reading)
         self._service.check_model(asked.model)
         if reading.ignored:
             self._service.note_ignored(reading.ignored)

@@ -20,6 +20,7 @@ from forerun.server.address import Address
 from forerun.server.app import build_app
 from forerun.server.connection import Connection, with_chunks
 from forerun.server.gate import REQUEST_LOGGER
+from forerun.server.open_files import room_for
 from forerun.server.service import Service
 
 _TRACE = 5  # uvicorn's level below debug
@@ -33,13 +34,15 @@ class Server(uvicorn.Server):
         self._service = service
         self._stopping: asyncio.Task[None] | None = None
         settings = service.settings
+        room = room_for(settings.caps.connections)
         super().__init__(
             uvicorn.Config(
                 with_chunks(build_app(service)),
                 host=settings.host,
                 port=settings.port,
                 uds=settings.uds,
-                http=Connection.with_limits(settings.timeouts, settings.caps.connections),
+                http=Connection.with_limits(settings.timeouts, room.connections),
+                backlog=room.backlog,
                 loop="asyncio",
                 ws="none",
                 lifespan="on",

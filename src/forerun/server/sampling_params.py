@@ -49,13 +49,13 @@ def sampling_defaults(
             return SamplingDefaults(temperature=0.0)
         return SamplingDefaults(configured.temperature, configured.top_p, configured.effective_top_k, configured.min_p)
     found: dict[str, Any] = {}
-    for name in _DEFAULTED:
-        value = generation_config.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            found[name] = int(value) if name == "top_k" else float(value)
     try:
+        for name in _DEFAULTED:
+            value = generation_config.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[name] = int(value) if name == "top_k" else float(value)
         SamplingParams(**found)
-    except Exception:  # a generation_config.json with values that no request could have
+    except (RequestError, ValueError, OverflowError):  # values that no request could have
         return SamplingDefaults()
     if generation_config.get("do_sample") is False:
         found["temperature"] = 0.0

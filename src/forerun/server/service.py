@@ -1,4 +1,4 @@
-"""What every route shares: the engine, the tokenizer's worker, the settings and the counters of one server."""
+"""What every route shares: the engine, the text workers, the settings and the counters of one server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import count
 
-from forerun.engine import AsyncEngine, Engine, EngineSettings
+from forerun.engine import AsyncEngine, Engine
 from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor
 from forerun.server.api_error import ApiError
 from forerun.server.metrics import Collector, ServerMetrics
 from forerun.server.sampling_params import SamplingDefaults, overridden, sampling_defaults
 from forerun.server.server_settings import ServerSettings
-from forerun.server.text import TextWorker
+from forerun.server.text import TextWorkers
 from forerun.server.token_text import TokenTexts
 
 _CHARS_PER_TOKEN = 32
@@ -56,7 +56,7 @@ class Service:
         self.block_size = executor.block_size
         self.vocab_size = executor.vocab_size
         chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * self.max_model_len
-        self.text = TextWorker(
+        self.text = TextWorkers(
             tokenizer, max_model_len=self.max_model_len, max_chars=chars, timeout=settings.timeouts.text
         )
         self.tokenizer = tokenizer
@@ -67,7 +67,7 @@ class Service:
         self.created = int(time.time())
         self.draining = False
         self.collector = Collector(
-            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.engine.settings)
+            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.engine, model.config.kv_cache_dtype)
         )
         self._numbers = count()
         self._ignored: set[str] = set()
@@ -122,15 +122,19 @@ class Service:
     async def close(self, timeout: float = 0.0) -> bool:
         """Stop taking requests, let the present ones end for up to ``timeout`` seconds, then stop the engine."""
         self.draining = True
-        drained = await self.engine.shutdown(timeout)
-        self.text.close()
-        return drained
+        self.text.close()  # whose requests have not begun
+        return await self.engine.shutdown(timeout)
 
 
-def _cache_info(executor: Executor, settings: EngineSettings) -> Mapping[str, str]:
+def _cache_info(executor: Executor, engine: AsyncEngine, dtype: str) -> Mapping[str, str]:
+    tokens, longest = executor.num_blocks * executor.block_size, engine.admission.max_model_len
     return {
+        "engine": "0",
         "block_size": str(executor.block_size),
+        "cache_dtype": dtype,
         "num_gpu_blocks": str(executor.num_blocks),
-        "enable_prefix_caching": str(settings.enable_prefix_caching),
-        "max_model_len": str(executor.max_model_len),
+        "kv_cache_size_tokens": str(tokens),
+        "kv_cache_max_concurrency": f"{tokens / longest:.2f}",
+        "enable_prefix_caching": str(engine.settings.enable_prefix_caching),
+        "max_model_len": str(longest),
     }

@@ -105,9 +105,8 @@ class CompletionLogprobs:
         return piece if len(left_out) + len(piece) == len(name) and not left_out.strip(" ") else name
 
     def _top(self, score: TokenLogprob) -> Mapping[str, float]:
-        """Most probable first; the token itself is always there."""
-        values: dict[str, float] = {}
+        """The token itself, then the most probable ones."""
+        values = {self._texts.name(score.token_id): finite(score.logprob)}
         for token, value in score.top:
             values.setdefault(self._texts.name(token), finite(value))
-        values.setdefault(self._texts.name(score.token_id), finite(score.logprob))
         return values

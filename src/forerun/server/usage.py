@@ -27,9 +27,9 @@ class ChunkTail:
         self, options: StreamOptions | None, prompts: Sequence[Sequence[int]], *, hidden: bool = False
     ) -> None:
         """``hidden``: the drawn tokens are not shown, so they do not count."""
-        usage = options is not None and options.include_usage
+        usage = options is not None and options.include_usage is True
         self._fixed = ',"usage":null}\n\n' if usage else "}\n\n"
-        self._running = usage and options is not None and options.continuous_usage_stats
+        self._running = usage and options is not None and options.continuous_usage_stats is True
         self._lengths = list(map(len, prompts))
         self._hidden = hidden
         self._counts: dict[tuple[int, int], int] = {}
