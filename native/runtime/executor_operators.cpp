@@ -48,7 +48,8 @@ void Executor::check_operands(const Instruction& i) const {
     const bool integer = i.op == Op::Linear && is_integer(weights_[i.weight].args.format);
     require((in.type == BufferType::Q15) == integer, i.label + ": its input has the wrong type");
     require(row_of(i.op).works != (in.sampled ? Works::OnRows : Works::OnSampled), i.label + ": works on other rows");
-    require(i.op == Op::Linear || !in.by_rows, i.label + ": cannot read what each thread did for itself");
+    require(i.op == Op::Linear || row_of(i.op).row_wise || !in.by_rows,
+            i.label + ": cannot read what each thread did for itself");
   }
   if (writes(i.op)) {
     const Buffer& out = buffers_[i.output];
