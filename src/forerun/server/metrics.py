@@ -40,6 +40,7 @@ _KNOWN_ROUTES = frozenset(
         "/detokenize",
         "/health",
         "/version",
+        "/server_info",
         "/load",
         "/metrics",
         "/reset_prefix_cache",
