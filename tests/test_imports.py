@@ -26,6 +26,7 @@ LAYERS = (
     ("models",),
     ("checkpoint",),
     ("config", "host"),
+    ("json_text",),
     ("errors", "_native"),
 )
 """From top to bottom ("" is forerun/__init__.py).
@@ -133,9 +134,9 @@ def test_a_file_is_one_idea(path: Path) -> None:
         ("", "from forerun.library import LLM", True),
         ("cli", "from forerun.library import LLM", True),
         ("library", "from forerun.cli.main import main", False),
-        ("library", "from forerun.engine.llm import LLM", True),
+        ("library", "from forerun.engine.generator import Generator", True),
         ("server", "from forerun.opening import OpenedModel", True),
-        ("opening", "from forerun.server.settings import ServerSettings", False),
+        ("opening", "from forerun.server.server_settings import ServerSettings", False),
         ("cli", "from forerun.bench.load import run", True),
         ("server", "from forerun.bench.load import run", False),
         ("runtime", "import torch.nn", False),

@@ -84,8 +84,8 @@ def test_an_executor_and_its_settings() -> None:
     [
         ("artifact", {"seq_length": 64}, ConfigError, "did you mean 'seq_len'"),
         ("model", {"seq_length": 64}, ConfigError, "did you mean 'seq_len'"),
-        ("artifact", {"seq_len": 256}, ArtifactError, "seq_len 256 .stored 128.; compile again"),
-        ("artifact", {"max_num_seqs": 9}, ArtifactError, "max_num_seqs 9 .stored 2.; compile again"),
+        ("artifact", {"seq_len": 1 << 20}, ConfigError, "seq_len 1048576 is longer than the model's context"),
+        ("artifact", {"quantized": True}, ArtifactError, "quantized true .stored false.; compile again"),
         ("artifact", {"isa": "quantum"}, ConfigError, "quantum"),
         ("nothing", {}, CheckpointError, "nothing"),
     ],
@@ -102,3 +102,40 @@ def test_the_package_exports_nothing_else() -> None:
     assert set(forerun.__all__) <= set(dir(forerun))
     with pytest.raises(AttributeError, match="no attribute 'Llm'"):
         forerun.Llm  # noqa: B018
+
+
+def test_without_parameters_answers_are_greedy_and_end(folder: Path) -> None:
+    with LLM(folder / "artifact", threads=1, pa_num_blocks=16) as llm:
+        (one,) = llm.generate("Hello")
+        room = 128 - len(one.prompt_token_ids)
+        (same,) = llm.generate("Hello", SamplingParams(temperature=0, max_tokens=room), use_tqdm=False)
+        assert one.outputs[0].token_ids == same.outputs[0].token_ids
+        assert len(one.outputs[0].token_ids) <= room
+        (named,) = llm.generate(prompts=["Hello"], sampling_params=GREEDY, use_tqdm=False)
+        assert len(named.outputs[0].token_ids) == 5
+        (chat,) = llm.chat([{"role": "user", "content": "hi"}], sampling_params=GREEDY, use_tqdm=False)
+        assert len(chat.outputs[0].token_ids) == 5
+
+
+def test_the_default_length_is_bounded() -> None:
+    with LLM(OracleExecutor(max_model_len=2000, num_blocks=500)) as llm:
+        (one,) = llm.generate([1, 2, 3])
+        assert len(one.outputs[0].token_ids) <= 256
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("max_new_tokens", "max_tokens"),
+        ("do_sample", "temperature"),
+        ("temprature", "temperature"),
+        ("top_kk", "top_k"),
+    ],
+)
+def test_near_misses_of_parameters(name: str, meant: str) -> None:
+    with pytest.raises(ForerunError, match=f"no '{name}'.*did you mean '{meant}'"):
+        SamplingParams(**{name: 1})
+
+
+def test_the_version() -> None:
+    assert forerun.__version__ == "0.1.0"

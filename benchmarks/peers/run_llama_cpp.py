@@ -1,14 +1,13 @@
 """llama.cpp through llama-cpp-python as a measuring process, see loop.py. weights: "file", or a type such as "Q4_0"
 that the file is requantised to first."""
 
-import ctypes
-import os
 import random
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 from loop import Stepper, serve
+from requantise import requantise
 
 BATCH_TOKENS = 2048
 
@@ -75,14 +74,7 @@ def requantised(job: dict[str, Any]) -> str:
     """The file in another type, made once."""
     source = Path(job["model"])
     path = Path(job["folder"]) / f"{source.stem}-{job['weights']}.gguf"
-    if not path.exists():
-        params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{job['weights']}")
-        params.allow_requantize, params.nthread = True, os.cpu_count()
-        partial = path.with_suffix(".partial")
-        if llama_cpp.llama_model_quantize(str(source).encode(), str(partial).encode(), ctypes.byref(params)):
-            raise SystemExit(f"llama.cpp cannot make {job['weights']} of {source}")
-        partial.rename(path)
+    requantise(source, job["weights"], path)
     return str(path)
 
 

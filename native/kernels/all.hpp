@@ -5,10 +5,13 @@
 #include "kernels/math.hpp"
 #include "kernels/packed_block.hpp"
 #include "kernels/linear_sums.hpp"
+#include "kernels/linear_group.hpp"
 #include "kernels/linear_int.hpp"
+#include "kernels/bare_mix.hpp"
 #include "kernels/linear_float.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/kv.hpp"
+#include "kernels/attention_tile.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/sampling.hpp"
 // clang-format on
@@ -26,7 +29,7 @@ static void linear(const LinearArgs& a) {
 }
 
 static Kernels make_kernels(const char* name) {
-  return {name,          linear,  linear_scratch_bytes, rms_norm,      quantize_row,
+  return {name,          linear,  linear_scratch_bytes, bare_mix,      rms_norm,  quantize_row,
           embedding_row, rope_kv, attend_tiles,         attend_finish, sample_row};
 }
 

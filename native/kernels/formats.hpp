@@ -23,11 +23,15 @@ struct FormatTraits {
   static constexpr bool kMin = F == Format::Int4F16Min || F == Format::Int4F32Min || F == Format::Int8F16Min;
   static constexpr bool kChannel = F == Format::Int8Channel;  // scales are not in the blocks
   static constexpr bool kFloatScale = F == Format::Int4F32Min;
+  static constexpr int kTop = kNibbles ? 15 : 255;  // the largest stored value
+  static constexpr int kParts = 1;                  // groups of weights in a group of activations
+  static constexpr int kGroups = kBlock / kGroup;   // groups of activations in a block
   static constexpr int kZero = !kInteger || kMin ? 0 : kNibbles ? 8 : 128;
   // In bytes: the values of a block, the 16 scales of a group, everything.
   static constexpr int kValues = kPanel * kBlock * kBits / 8;
   static constexpr int kScales = !kInteger || kChannel ? 0 : kPanel * (kFloatScale ? 4 : 2);
   static constexpr size_t kBytes = kValues + (kMin ? 4 : 2) * kScales;
+  static constexpr size_t bytes_of(int blocks) { return kBytes * blocks; }  // of a panel
 };
 
 // Calls `work.operator()<F>()` for the F that `format` is.

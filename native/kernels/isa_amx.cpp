@@ -6,6 +6,7 @@
 #include "kernels/math.hpp"
 #include "kernels/packed_block.hpp"
 #include "kernels/linear_sums.hpp"
+#include "kernels/linear_group.hpp"
 #include "kernels/linear_int.hpp"
 #include "kernels/linear_tiles.hpp"
 // clang-format on
@@ -22,7 +23,8 @@ void linear(const LinearArgs& a) {
   if (a.rows < kLeastRows) return avx512::kernels().linear(a);
   with_format(a.format, [&]<Format F>() {
     if constexpr (is_integer(F)) {
-      avx512::linear_tiles<F, Tiles>(a);
+      for (int row = 0; row < a.rows; row += kMostRows)
+        avx512::linear_tiles<F, Tiles>(avx512::rows_of(a, row, kMostRows));
     } else {
       avx512::kernels().linear(a);
     }

@@ -1,256 +1,208 @@
-// Integer linear layers: exact int32 products inside a group of 32, then one fixed sequence of float operations per
-// group, so that every kernel, row count, instruction set and thread count gives the same bits (docs/numerics.md).
+// Integer linear layers on vector registers: few rows unpack weights in registers, many share unpacked panels.
 #pragma once
 
 namespace forerun::FORERUN_ISA {
 
-// One group of 32: acc += scale * dot, in the order that the numerics fix. `whole` counts in units of the fine scale.
-template <bool Channel, bool Min>
-FORERUN_INLINE f32x16 fold_group(f32x16 acc, f32x16 whole, float s, float mu, f32x16 d, f32x16 m) {
-  if constexpr (Channel) return fma(whole, set1(s), acc);
-  acc = fma(mul(whole, set1(s)), d, acc);
-  if constexpr (Min) acc = fma(m, set1(mu), acc);
-  return acc;
-}
+// Panels as they are stored. `ahead`: those that come next, null where others fetch them.
+template <Format F, int Panels>
+struct PackedPanels {
+  using T = Traits<F>;
+  const uint8_t *base, *ahead;
+  size_t stride;
 
-// The quantised rows that one register tile reads.
-template <int Rows>
-struct TileInput {
-  const int8_t *high, *low;
-  const float *scale, *scaled_sum;
-  const int32_t* sum;
-  const uint8_t* fine;
-  size_t k, groups;
-  FORERUN_METHOD explicit TileInput(const QuantRows& q, int row)
-      : high(q.high + static_cast<size_t>(row) * q.k),
-        low(q.low + static_cast<size_t>(row) * q.k),
-        k(q.k),
-        groups(k / kGroup) {
-    const size_t at = row * groups;
-    scale = q.scale + at, scaled_sum = q.scaled_sum + at, sum = q.sum + at, fine = q.fine + at;
+  FORERUN_METHOD u8x64 values(int group, int i, int p) const {
+    return T::values(block(group), stride * p, group % T::kGroups, i);
   }
-  FORERUN_METHOD bool any_fine(int g) const {
-    int any = 0;
-    for (int r = 0; r < Rows; ++r) any |= fine[r * groups + g];
-    return any != 0;
+  FORERUN_METHOD f32x16 scale(int group, int part, int p) const {
+    return T::scale(block(group) + stride * p, group % T::kGroups, part);
   }
+  FORERUN_METHOD f32x16 minimum(int group, int part, int p) const {
+    return T::minimum(block(group) + stride * p, group % T::kGroups, part);
+  }
+  // A group's share of a block of each of the next panels: a panel is too short for the hardware to keep its pace
+  // across panels.
+  FORERUN_METHOD void prefetch(int group) const {
+    constexpr size_t kShare = (T::kBytes / 64 + T::kGroups - 1) / T::kGroups * 64;
+    if (!ahead) return;
+    const uint8_t* from = ahead + T::kBytes * (group / T::kGroups) + group % T::kGroups * kShare;
+    FORERUN_UNROLL
+    for (int p = 0; p < Panels; ++p)
+      for (size_t at = 0; at < kShare; at += 64) __builtin_prefetch(from + stride * p + at, 0, 2);
+  }
+
+ private:
+  FORERUN_METHOD const uint8_t* block(int group) const { return base + T::kBytes * (group / T::kGroups); }
 };
 
-// acc += one group of 32 for Rows x Count of the Panels, from panel `first` on. `take(i, p)` gives the weights of
-// elements 4i..4i+3, `scales(p, d, m)` the group's scale and minimum. With Fine both planes are multiplied; where low
-// is zero that gives the same bits.
-template <class T, bool Fine, int Rows, int Panels, int Count, class Take, class Scales>
-FORERUN_INLINE void add_panels(f32x16 (&acc)[Rows * Panels], int first, const TileInput<Rows>& x, int g,
-                               const Take& take, const Scales& scales) {
-  i32x16 high[Rows * Count], low[Rows * Count];
-  FORERUN_UNROLL
-  for (int r = 0; r < Rows; ++r) FORERUN_UNROLL
-  for (int p = 0; p < Count; ++p) {
-    const int correction = T::kZero ? -T::kZero * x.sum[r * x.groups + g] : 0;  // in fine units
-    high[r * Count + p] = set1(Fine ? 0 : correction / 128);
-    if constexpr (Fine) low[r * Count + p] = set1(correction);
+// Panels unpacked for many rows: bytes [k / 4][16][4], then float scales and minima [groups and their parts][16].
+template <Format F, int Panels>
+struct UnpackedPanels {
+  using T = Traits<F>;
+  uint8_t* base;
+  int blocks;
+
+  FORERUN_METHOD uint8_t* bytes(int group, int p) const {
+    return base + p * unpacked_bytes(blocks) + static_cast<size_t>(group) * 512;
   }
-  FORERUN_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    u8x64 values[Count];
-    FORERUN_UNROLL
-    for (int p = 0; p < Count; ++p) values[p] = take(i, first + p);
-    const size_t at = static_cast<size_t>(g) * kGroup + i * 4;
-    FORERUN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      const s8x4 a = load_s8x4(x.high + r * x.k + at);
+  FORERUN_METHOD float* numbers(int which, int group, int part, int p) const {
+    uint8_t* const first = base + p * unpacked_bytes(blocks) + static_cast<size_t>(blocks) * 1024;
+    return reinterpret_cast<float*>(first) +
+           (static_cast<size_t>(which * blocks * 2 + group) * T::kParts + part) * kPanel;
+  }
+  FORERUN_METHOD u8x64 values(int group, int i, int p) const { return load_u8(bytes(group, p) + i * 64); }
+  FORERUN_METHOD f32x16 scale(int group, int part, int p) const { return load(numbers(0, group, part, p)); }
+  FORERUN_METHOD f32x16 minimum(int group, int part, int p) const { return load(numbers(1, group, part, p)); }
+  FORERUN_METHOD void prefetch(int) const {}
+};
+
+template <Format F, int Panels>
+FORERUN_INLINE PackedPanels<F, Panels> packed_panels(const LinearArgs& a, int row, int panel) {
+  const size_t stride = FormatTraits<F>::bytes_of(a.blocks);
+  const uint8_t* base = a.weights + stride * panel;
+  const uint8_t* next = panel + Panels < a.panel_end ? base + stride * Panels : a.following;
+  return {base, row == 0 ? next : nullptr, stride};
+}
+
+template <Format F, int Panels>
+void unpack_panels(const LinearArgs& a, int panel, const UnpackedPanels<F, Panels>& to) {
+  using T = Traits<F>;
+  const auto from = packed_panels<F, Panels>(a, 1, panel);
+  for (int p = 0; p < Panels; ++p)
+    for (int g = 0; g < a.blocks * 2; ++g) {
       FORERUN_UNROLL
-      for (int p = 0; p < Count; ++p) high[r * Count + p] = dot<T::kNibbles>(high[r * Count + p], values[p], a);
-      if constexpr (Fine) {
-        const s8x4 b = load_s8x4(x.low + r * x.k + at);
-        FORERUN_UNROLL
-        for (int p = 0; p < Count; ++p) low[r * Count + p] = dot<T::kNibbles>(low[r * Count + p], values[p], b);
+      for (int i = 0; i < 8; ++i) store_u8(to.bytes(g, p) + i * 64, from.values(g, i, p));
+      for (int part = 0; part < T::kParts; ++part) {
+        if constexpr (!T::kChannel) store(to.numbers(0, g, part, p), from.scale(g, part, p));
+        if constexpr (T::kMin) store(to.numbers(1, g, part, p), from.minimum(g, part, p));
       }
     }
-  }
-  FORERUN_UNROLL
-  for (int p = 0; p < Count; ++p) {
-    f32x16 d = set1(0.0f), m = set1(0.0f);
-    scales(first + p, d, m);
-    FORERUN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      const int i = r * Count + p;
-      const float s = x.scale[r * x.groups + g];
-      const f32x16 whole = Fine ? to_f32(add(shl<7>(high[i]), low[i])) : to_f32(high[i]);
-      f32x16& sum = acc[r * Panels + first + p];
-      sum = fold_group<T::kChannel, T::kMin>(sum, whole, Fine ? s : s * 128.0f, x.scaled_sum[r * x.groups + g], d, m);
+}
+
+template <class T>
+void list_fine_groups(const LinearArgs& a, PreparedRows& to) {
+  FineGroup* next = to.fine;
+  for (int row = 0; row < a.rows; ++row) {
+    to.fine_begin[row] = static_cast<int>(next - to.fine);
+    const QuantGroup* x = a.quant.low + static_cast<size_t>(row) * a.quant.groups;
+    int segment = 0;
+    for (const QuantGroup* end = x + a.quant.fine[row]; x != end; ++x, ++next) {
+      while (x->group >= 2 * segment_begin(a, segment + 1)) ++segment;
+      *next = {x, {}, row, segment};
+      fill_starts<T>(x, 1, next->start);
     }
   }
+  to.fine_begin[a.rows] = static_cast<int>(next - to.fine);
 }
 
-// A whole tile's group: all panels at once, or one by one where two planes would not fit the registers.
-template <class T, int Rows, int Panels, class Take, class Scales>
-FORERUN_INLINE void add_group(f32x16 (&acc)[Rows * Panels], const TileInput<Rows>& x, int g, const Take& take,
-                              const Scales& scales) {
-  if (!x.any_fine(g)) {
-    add_panels<T, false, Rows, Panels, Panels>(acc, 0, x, g, take, scales);
-  } else if constexpr (Rows * Panels <= kFineTile) {
-    add_panels<T, true, Rows, Panels, Panels>(acc, 0, x, g, take, scales);
-  } else {
-    FORERUN_UNROLL
-    for (int p = 0; p < Panels; ++p) add_panels<T, true, Rows, Panels, 1>(acc, p, x, g, take, scales);
-  }
-}
-
-// Half a block of each of the panels that come next: a panel is too short for the hardware to keep its pace across
-// panels.
-template <size_t Bytes, int Panels>
-FORERUN_INLINE void prefetch_next(const uint8_t* w, size_t stride, int half) {
-  constexpr size_t kHalf = (Bytes / 64 + 1) / 2 * 64;
-  FORERUN_UNROLL
-  for (int p = 0; p < Panels; ++p)
-    for (size_t at = 0; at < kHalf; at += 64) __builtin_prefetch(w + stride * p + half * kHalf + at, 0, 2);
+template <class T>
+PreparedRows prepare_rows(const LinearArgs& a) {
+  PreparedRows to;
+  to.high_starts = reinterpret_cast<int32_t*>(a.scratch);
+  to.low_starts = to.high_starts + static_cast<size_t>(a.rows) * a.quant.groups * T::kParts;
+  to.fine = reinterpret_cast<FineGroup*>(a.scratch + starts_bytes(a.blocks));
+  to.fine_begin = reinterpret_cast<int*>(to.fine + static_cast<size_t>(a.rows) * a.quant.groups);
+  to.all_fine = a.splits == 1;
+  for (int row = 0; row < a.rows; ++row) to.all_fine &= a.quant.fine[row] == a.quant.groups;
+  if (T::kZero != 0) fill_starts<T>(a.quant.high, a.rows * a.quant.groups, to.high_starts);
+  if (T::kZero != 0 && to.all_fine) fill_starts<T>(a.quant.low, a.rows * a.quant.groups, to.low_starts);
+  if (!to.all_fine) list_fine_groups<T>(a, to);
+  return to;
 }
 
 // Few rows: the packed weights are read once, `Panels` streams at a time, and unpacked in registers.
 template <Format F, int Rows, int Panels>
-void stream_rows(const LinearArgs& a, int row, int panel) {
-  using T = Traits<F>;
-  constexpr size_t kBytes = block_bytes(F);
-  const size_t stride = kBytes * a.blocks;
-  const uint8_t* base = a.weights + stride * panel;
-  const uint8_t* ahead = panel + Panels < a.panel_end ? base + stride * Panels : a.following;
-  const TileInput<Rows> x(a.quant, row);
-  Tree<Rows * Panels> tree;
-  f32x16 acc[Rows * Panels];
-  for (int segment = 0; segment < a.splits; ++segment) {
-    for (auto& v : acc) v = set1(0.0f);
-    const int end = 2 * segment_begin(a, segment + 1);
-    for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
-      const int half = g % 2;
-      const uint8_t* w = base + kBytes * (g / 2);
-      if (row == 0) prefetch_next<kBytes, Panels>(ahead + kBytes * (g / 2), stride, half);
-      const auto take = [&](int i, int p) __attribute__((always_inline)) { return T::values(w, stride * p, half, i); };
-      const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
-        if constexpr (!T::kChannel) d = T::scale(w + stride * p, half);
-        if constexpr (T::kMin) m = T::minimum(w + stride * p, half);
-      };
-      add_group<T, Rows, Panels>(acc, x, g, take, scales);
-    }
-    tree.push(acc);
-  }
-  finish_rows<Rows, Panels>(a, row, panel, acc);
+void stream_sums(const LinearArgs& a, const PreparedRows& x, int row, int panel, f32x16 (&sums)[Rows * Panels]) {
+  sum_tile<Rows, Panels>(sums, a, x, packed_panels<F, Panels>(a, row, panel), row);
 }
-
-// A panel unpacked for many rows: bytes [k / 4][16][4], then float scales and minima [groups][16].
-struct UnpackedPanel {
-  uint8_t* values;
-  float* scale;
-  float* minimum;
-};
-FORERUN_INLINE UnpackedPanel unpacked_panel(const LinearArgs& a, int p) {
-  uint8_t* base = a.scratch + static_cast<size_t>(p) * a.blocks * (1024 + 128 + 128);
-  float* scale = reinterpret_cast<float*>(base + static_cast<size_t>(a.blocks) * 1024);
-  return {base, scale, scale + static_cast<size_t>(a.blocks) * 32};
-}
-template <Format F>
-void unpack_panel(const LinearArgs& a, int panel, const UnpackedPanel& to) {
-  using T = Traits<F>;
-  const uint8_t* w = a.weights + block_bytes(F) * a.blocks * panel;
-  for (int block = 0; block < a.blocks; ++block, w += block_bytes(F)) {
-    uint8_t* values = to.values + static_cast<size_t>(block) * 1024;
-    for (int half = 0; half < 2; ++half) {
-      FORERUN_UNROLL
-      for (int i = 0; i < 8; ++i) store_u8(values + half * 512 + i * 64, T::values(w, 0, half, i));
-      const int at = (block * 2 + half) * kPanel;
-      if constexpr (!T::kChannel) store(to.scale + at, T::scale(w, half));
-      if constexpr (T::kMin) store(to.minimum + at, T::minimum(w, half));
-    }
-  }
-}
-
-// Many rows against unpacked panels.
 template <Format F, int Rows, int Panels>
-void tile_rows(const LinearArgs& a, int row, int panel) {
-  using T = Traits<F>;
-  const TileInput<Rows> x(a.quant, row);
-  UnpackedPanel w[Panels];
-  FORERUN_UNROLL
-  for (int p = 0; p < Panels; ++p) w[p] = unpacked_panel(a, p);
-  Tree<Rows * Panels> tree;
-  f32x16 acc[Rows * Panels];
-  for (int segment = 0; segment < a.splits; ++segment) {
-    for (auto& v : acc) v = set1(0.0f);
-    const int end = 2 * segment_begin(a, segment + 1);
-    for (int g = 2 * segment_begin(a, segment); g < end; ++g) {
-      const auto take = [&](int i, int p) __attribute__((always_inline)) {
-        return load_u8(w[p].values + static_cast<size_t>(g) * 512 + i * 64);
-      };
-      const auto scales = [&](int p, f32x16& d, f32x16& m) __attribute__((always_inline)) {
-        if constexpr (!T::kChannel) d = load(w[p].scale + g * kPanel);
-        if constexpr (T::kMin) m = load(w[p].minimum + g * kPanel);
-      };
-      add_group<T, Rows, Panels>(acc, x, g, take, scales);
-    }
-    tree.push(acc);
-  }
-  finish_rows<Rows, Panels>(a, row, panel, acc);
+void stream_rows(const LinearArgs& a, const PreparedRows& x, int row, int panel) {
+  f32x16 sums[Rows * Panels];
+  stream_sums<F, Rows, Panels>(a, x, row, panel, sums);
+  finish_rows<Panels>(a, row, Rows, panel, sums);
 }
-
-// From this many rows on, a panel is unpacked once and reused (measured: benchmarks/README.md).
-inline constexpr int kUnpackRows = 64;
-
-// Panels that `rows` rows take together; gate and up go in pairs.
-constexpr int stream_width(int rows, bool paired) {
-  return paired && kStreamPanels[rows] < 2 ? 2 : kStreamPanels[rows];
-}
-
+// Gate and up, where one panel fills the registers.
 template <Format F, int Rows>
-FORERUN_INLINE void stream_block(const LinearArgs& a, int row, int panel, int step) {
-  if constexpr (Rows <= kStreamRows) {
-    if constexpr (stream_width(Rows, true) >= 4)
-      if (step == 4) return stream_rows<F, Rows, 4>(a, row, panel);
-    if (step == 2) return stream_rows<F, Rows, 2>(a, row, panel);
-    stream_rows<F, Rows, 1>(a, row, panel);
+void stream_pair(const LinearArgs& a, const PreparedRows& x, int row, int panel) {
+  f32x16 both[Rows * 2], sums[Rows];
+  for (int p = 0; p < 2; ++p) {
+    stream_sums<F, Rows, 1>(a, x, row, panel + p, sums);
+    for (int r = 0; r < Rows; ++r) both[r * 2 + p] = sums[r];
   }
+  finish_rows<2>(a, row, Rows, panel, both);
+}
+
+// The panels from `panel` on that a tile of Rows takes together; returns how many.
+template <Format F, int Rows>
+int stream_tile(const LinearArgs& a, const PreparedRows& x, int row, int panel, int most) {
+  constexpr int kMost = kStreamPanels[Rows];
+  if (kMost > 1 && most >= kMost) return stream_rows<F, Rows, kMost>(a, x, row, panel), kMost;
+  if (a.epilogue == Epilogue::SiluMul) return stream_pair<F, Rows>(a, x, row, panel), 2;
+  return stream_rows<F, Rows, 1>(a, x, row, panel), 1;
+}
+
+// Calls `work.operator()<N>()` for the N up to Most that n is.
+template <int Most, class Work>
+FORERUN_INLINE int with_rows(int n, const Work& work) {
+  if constexpr (Most > 1)
+    if (n < Most) return with_rows<Most - 1>(n, work);
+  return work.template operator()<Most>();
 }
 
 template <Format F>
-void stream_linear(const LinearArgs& a) {
-  const bool paired = a.epilogue == Epilogue::SiluMul;
-  const int most = a.rows < kStreamRows ? a.rows : kStreamRows;
-  for (int panel = a.panel_begin; panel < a.panel_end;) {
-    int step = stream_width(most, paired);
-    while (step > a.panel_end - panel) step /= 2;
-    for (int row = 0; row < a.rows;) {
-      const int rows = a.rows - row < most ? a.rows - row : most;
-      if (rows >= 4) {
-        stream_block<F, 4>(a, row, panel, step);
-      } else if (rows == 3) {
-        stream_block<F, 3>(a, row, panel, step);
-      } else if (rows == 2) {
-        stream_block<F, 2>(a, row, panel, step);
-      } else {
-        stream_block<F, 1>(a, row, panel, step);
-      }
-      row += rows;
+void stream_linear(const LinearArgs& a, const PreparedRows& x) {
+  // Tiles of nearly equal height; all of them visit the same panels in turn.
+  const int tiles = (a.rows + kStreamRows - 1) / kStreamRows, least = a.rows / tiles;
+  const int widest = kStreamPanels[least];  // higher tiles are not wider
+  const int step = a.epilogue == Epilogue::SiluMul && widest < 2 ? 2 : widest;
+  for (int panel = a.panel_begin; panel < a.panel_end; panel += step) {
+    const int end = panel + step < a.panel_end ? panel + step : a.panel_end;
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int row = a.rows * tile / tiles, rows = a.rows * (tile + 1) / tiles - row;
+      for (int at = panel; at < end;)
+        at += with_rows<kStreamRows>(rows, [&]<int Rows>() { return stream_tile<F, Rows>(a, x, row, at, end - at); });
     }
-    panel += step;
   }
 }
+
+template <Format F, int Rows, int Panels>
+void tile_rows(const LinearArgs& a, const PreparedRows& x, const UnpackedPanels<F, Panels>& w, int row, int panel) {
+  f32x16 sums[Rows * Panels];
+  sum_tile<Rows, Panels>(sums, a, x, w, row);
+  finish_rows<Panels>(a, row, Rows, panel, sums);
+}
+// From this many rows on, panels are unpacked once and reused, by tiles of kTileRows and one row less.
+inline constexpr int kUnpackRows = 64;
+static_assert(kUnpackRows >= (kTileRows - 1) * (kTileRows - 2));
 
 template <Format F, int Panels>
-void tile_panels(const LinearArgs& a, int panel) {
-  for (int p = 0; p < Panels; ++p) unpack_panel<F>(a, panel + p, unpacked_panel(a, p));
-  int row = 0;
-  for (; row + kTileRows <= a.rows; row += kTileRows) tile_rows<F, kTileRows, Panels>(a, row, panel);
-  for (; row + 2 <= a.rows; row += 2) tile_rows<F, 2, Panels>(a, row, panel);
-  for (; row < a.rows; ++row) tile_rows<F, 1, Panels>(a, row, panel);
+void tile_panels(const LinearArgs& a, const PreparedRows& x, int panel) {
+  const UnpackedPanels<F, Panels> w = {a.scratch + prepared_bytes(a.blocks), a.blocks};
+  unpack_panels(a, panel, w);
+  const int tiles = (a.rows + kTileRows - 1) / kTileRows;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int row = a.rows * tile / tiles, rows = a.rows * (tile + 1) / tiles - row;
+    if (rows == kTileRows) {
+      tile_rows<F, kTileRows, Panels>(a, x, w, row, panel);
+    } else {
+      tile_rows<F, kTileRows - 1, Panels>(a, x, w, row, panel);
+    }
+  }
+}
+
+template <Format F>
+void linear_rows(const LinearArgs& a) {
+  const PreparedRows x = prepare_rows<Traits<F>>(a);
+  if (a.rows < kUnpackRows) return stream_linear<F>(a, x);
+  const bool paired = a.epilogue == Epilogue::SiluMul;
+  int panel = a.panel_begin;
+  if (paired || kTilePanels == 2)
+    for (; panel + 2 <= a.panel_end; panel += 2) tile_panels<F, 2>(a, x, panel);
+  for (; panel < a.panel_end; ++panel) tile_panels<F, 1>(a, x, panel);
 }
 
 template <Format F>
 void linear_int(const LinearArgs& a) {
-  if (a.rows < kUnpackRows) return stream_linear<F>(a);
-  const bool paired = a.epilogue == Epilogue::SiluMul;
-  int panel = a.panel_begin;
-  if (paired || kTilePanels == 2)
-    for (; panel + 2 <= a.panel_end; panel += 2) tile_panels<F, 2>(a, panel);
-  for (; panel < a.panel_end; ++panel) tile_panels<F, 1>(a, panel);
+  for (int row = 0; row < a.rows; row += kMostRows) linear_rows<F>(rows_of(a, row, kMostRows));
 }
 
 }  // namespace forerun::FORERUN_ISA

@@ -8,7 +8,19 @@
 namespace forerun::FORERUN_ISA {
 
 // The first block of a segment of K.
+inline constexpr int kMostSplits = 8;
 FORERUN_INLINE int segment_begin(const LinearArgs& a, int segment) { return a.blocks * segment / a.splits; }
+
+// At most `most` rows from `row` on.
+FORERUN_INLINE LinearArgs rows_of(LinearArgs a, int row, int most) {
+  a.quant.high += static_cast<size_t>(row) * a.quant.groups;
+  a.quant.low += static_cast<size_t>(row) * a.quant.groups;
+  a.quant.fine += row;
+  a.y += static_cast<size_t>(row) * a.ldy;
+  a.largest += row;
+  a.rows = a.rows - row < most ? a.rows - row : most;
+  return a;
+}
 
 // Adds segment sums as a balanced binary tree with one accumulator set per level.
 template <int N>
@@ -63,10 +75,10 @@ FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc
   }
 }
 
-template <int Rows, int Panels>
-FORERUN_INLINE void finish_rows(const LinearArgs& a, int row, int panel, const f32x16 (&acc)[Rows * Panels]) {
-  FORERUN_UNROLL
-  for (int r = 0; r < Rows; ++r) {
+// acc: [rows][panel].
+template <int Panels>
+void finish_rows(const LinearArgs& a, int row, int rows, int panel, const f32x16* acc) {
+  for (int r = 0; r < rows; ++r) {
     f32x16 out[Panels];
     FORERUN_UNROLL
     for (int p = 0; p < Panels; ++p) out[p] = acc[r * Panels + p];

@@ -13,14 +13,10 @@ inline constexpr int kFoldRows = 8;       // rows whose sums are in registers to
 inline constexpr int kPackedTiles = 16;   // tiles of rows that are packed together at most
 inline constexpr int kPackedKiB = 1024;   // and how much of the second cache they may take
 
-// A block (64 of K) of 16 rows, as tiles and the vector registers read it; rows beyond the last are zero. `scale`
-// counts in units of the product that is made: that of both planes where `fine`, else that of `high` alone.
+// A block (64 of K) of one plane of 16 rows, as tiles and the vector registers read it; rows beyond the last are zero.
 struct alignas(64) RowsBlock {
-  int8_t high[kTileHeight][kBlock];
-  int8_t low[kTileHeight][kBlock];  // only where fine
-  float scale[2][kTileHeight];
-  float scaled_sum[2][kTileHeight];
-  bool fine[2];  // of each group: whether any of the rows is
+  int8_t q[kTileHeight][kBlock];
+  float scale[2][kTileHeight], offset[2][kTileHeight], scaled_sum[2][kTileHeight];
 };
 
 // A block of a panel: groups as tiles, scales and minima widened. Formats without a minimum have their zero subtracted.
@@ -30,61 +26,48 @@ struct alignas(64) PanelBlock {
   float minimum[2][kPanel];
 };
 
+// Packed panels as the kernels for vector registers read them, for the few groups with a second plane.
+template <Format F, int Panels>
+struct BlockedPanels {
+  using T = Traits<F>;
+  const PanelBlock* blocks;
+
+  FORERUN_METHOD const PanelBlock& block(int group, int p) const { return blocks[group / 2 * Panels + p]; }
+  FORERUN_METHOD u8x64 values(int group, int i, int p) const {
+    const u8x64 v = load_u8(block(group, p).values[group % 2] + i * 64);
+    return {_mm512_add_epi8(v.v, _mm512_set1_epi8(static_cast<char>(T::kZero)))};
+  }
+  FORERUN_METHOD f32x16 scale(int group, int, int p) const { return load(block(group, p).scale[group % 2]); }
+  FORERUN_METHOD f32x16 minimum(int group, int, int p) const { return load(block(group, p).minimum[group % 2]); }
+};
+
 // Products of two blocks, that at hand and the next: per group, turn and panel, [16 rows][16 columns]. Processors
 // compare the addresses of loads and earlier stores modulo 4096; in this order what is loaded in one turn never looks
 // like what is being stored in the other.
 struct alignas(4096) Products {
-  int32_t high[2][2][2][kTileHeight * kPanel];
-  int32_t low[2][2][2][kTileHeight * kPanel];
+  int32_t sums[2][2][2][kTileHeight * kPanel];
 };
 
 constexpr int packed_tiles(int blocks) {
   const int fit = kPackedKiB / blocks;
   return fit < kTilesTogether ? kTilesTogether : fit > kPackedTiles ? kPackedTiles : fit;
 }
+// What prepare_rows needs, both planes of the rows, two panels.
 constexpr size_t tile_scratch_bytes(int blocks) {
-  return static_cast<size_t>(blocks) * (packed_tiles(blocks) * sizeof(RowsBlock) + 2 * sizeof(PanelBlock));
+  return linear_scratch_bytes(blocks) +
+         static_cast<size_t>(blocks) * (2 * packed_tiles(blocks) * sizeof(RowsBlock) + 2 * sizeof(PanelBlock));
 }
 
-// Two floats of each of 16 rows, `stride` floats apart, as one vector per position; zero where the mask is.
-FORERUN_INLINE void gather_pairs(const float* from, int stride, uint32_t mask, f32x16& first, f32x16& second) {
-  const __m256i at = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(stride));
-  const auto eight = [&](int row) __attribute__((always_inline)) {
-    return _mm512_castpd_ps(_mm512_mask_i32gather_pd(_mm512_setzero_pd(), static_cast<__mmask8>(mask >> row), at,
-                                                     from + static_cast<size_t>(row) * stride, 4));
-  };
-  const __m512 low = eight(0), high = eight(8);
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  first = {_mm512_permutex2var_ps(low, even, high)};
-  second = {_mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high)};
-}
-
-FORERUN_INLINE void copy_rows(int8_t (&to)[kTileHeight][kBlock], const int8_t* from, size_t stride, int rows) {
-  for (int r = 0; r < kTileHeight; ++r)
-    _mm512_store_si512(to[r], r < rows ? _mm512_loadu_si512(from + r * stride) : _mm512_setzero_si512());
-}
-
-// Up to 16 rows from `row` on; `to` has one entry per block.
-static void pack_rows(const QuantRows& q, int row, int rows, RowsBlock* to) {
-  const int groups = q.k / kGroup;
-  const uint32_t mask = (1u << rows) - 1;
-  const size_t first = static_cast<size_t>(row) * groups;
-  for (int g = 0; g < groups; g += 2, ++to) {
-    const size_t at = static_cast<size_t>(row) * q.k + static_cast<size_t>(g) * kGroup;
-    copy_rows(to->high, q.high + at, q.k, rows);
-    int fine[2] = {};
-    for (int r = 0; r < rows; ++r)
-      for (int half = 0; half < 2; ++half) fine[half] |= q.fine[first + static_cast<size_t>(r) * groups + g + half];
-    if (fine[0] | fine[1]) copy_rows(to->low, q.low + at, q.k, rows);
-    f32x16 s[2], mu[2];
-    gather_pairs(q.scale + first + g, groups, mask, s[0], s[1]);
-    gather_pairs(q.scaled_sum + first + g, groups, mask, mu[0], mu[1]);
-    for (int half = 0; half < 2; ++half) {
-      to->fine[half] = fine[half] != 0;
-      store(to->scale[half], mul(s[half], set1(fine[half] ? 1.0f : 128.0f)));
-      store(to->scaled_sum[half], mu[half]);
-    }
-  }
+// A plane of up to 16 rows, `stride` groups apart; `to` has one entry per block.
+static void pack_rows(const QuantGroup* from, int stride, int rows, RowsBlock* to) {
+  static constexpr QuantGroup kNone = {};
+  for (int g = 0; g < stride; g += 2, ++to)
+    for (int r = 0; r < kTileHeight; ++r)
+      for (int half = 0; half < 2; ++half) {
+        const QuantGroup& x = r < rows ? from[static_cast<size_t>(r) * stride + g + half] : kNone;
+        std::memcpy(to->q[r] + half * kGroup, x.q, kGroup);
+        to->scale[half][r] = x.scale, to->offset[half][r] = x.offset, to->scaled_sum[half][r] = x.scaled_sum[0];
+      }
 }
 
 // One panel; `to` has an entry per block for each of `panels` panels in turn.
@@ -99,8 +82,8 @@ void pack_panel(const LinearArgs& a, int panel, PanelBlock* to, int panels) {
     for (int half = 0; half < 2; ++half) {
       FORERUN_UNROLL
       for (int i = 0; i < 8; ++i) store_u8(to->values[half] + i * 64, centre(T::values(w, 0, half, i)));
-      if constexpr (!T::kChannel) store(to->scale[half], T::scale(w, half));
-      if constexpr (T::kMin) store(to->minimum[half], T::minimum(w, half));
+      if constexpr (!T::kChannel) store(to->scale[half], T::scale(w, half, 0));
+      if constexpr (T::kMin) store(to->minimum[half], T::minimum(w, half, 0));
     }
   }
 }
@@ -110,83 +93,76 @@ template <class T, int Half, int Panels, class Tiles>
 FORERUN_INLINE void multiply_group(Tiles& tiles, const RowsBlock& x, const PanelBlock* w, Products& to, int turn) {
   constexpr int kSum = 2 * Half, kActivations = amx::kActivationTile + Half, kWeights = amx::kWeightTile;
   constexpr bool kSigned = !T::kMin;
-  const auto plane = [&](const int8_t* from, int32_t(&out)[2][kTileHeight * kPanel]) __attribute__((always_inline)) {
-    tiles.template load<kActivations>(from + Half * kGroup, kBlock);
-    tiles.template load<kWeights>(w[0].values[Half], 64);
-    tiles.template zero<kSum>();
-    tiles.template multiply<kSigned, kSum, kActivations, kWeights>();
-    if constexpr (Panels == 2) {
-      tiles.template load<kWeights + 1>(w[1].values[Half], 64);
-      tiles.template zero<kSum + 1>();
-      tiles.template multiply<kSigned, kSum + 1, kActivations, kWeights + 1>();
-    }
-    tiles.template store<kSum>(out[0], 64);
-    if constexpr (Panels == 2) tiles.template store<kSum + 1>(out[1], 64);
-  };
-  plane(x.high[0], to.high[Half][turn]);
-  if (x.fine[Half]) plane(x.low[0], to.low[Half][turn]);
+  tiles.template load<kActivations>(x.q[0] + Half * kGroup, kBlock);
+  tiles.template load<kWeights>(w[0].values[Half], 64);
+  tiles.template zero<kSum>();
+  tiles.template multiply<kSigned, kSum, kActivations, kWeights>();
+  if constexpr (Panels == 2) {
+    tiles.template load<kWeights + 1>(w[1].values[Half], 64);
+    tiles.template zero<kSum + 1>();
+    tiles.template multiply<kSigned, kSum + 1, kActivations, kWeights + 1>();
+  }
+  tiles.template store<kSum>(to.sums[Half][turn][0], 64);
+  if constexpr (Panels == 2) tiles.template store<kSum + 1>(to.sums[Half][turn][1], 64);
 }
 
-// One group's float operations for kFoldRows rows from `first` on.
-template <class T, bool Fine, int Panels>
+// One group's float operations for kFoldRows rows from `first` on, as add_part has them.
+template <class T, bool Min, int Panels>
 FORERUN_INLINE void fold_products(f32x16 (&acc)[kFoldRows * Panels], const RowsBlock& x, const PanelBlock* w,
                                   const Products& products, int turn, int half, int first) {
   f32x16 d[Panels], m[Panels];
   FORERUN_UNROLL
   for (int p = 0; p < Panels; ++p) {
-    d[p] = m[p] = set1(0.0f);
     if constexpr (!T::kChannel) d[p] = load(w[p].scale[half]);
-    if constexpr (T::kMin) m[p] = load(w[p].minimum[half]);
+    if constexpr (Min) m[p] = load(w[p].minimum[half]);
   }
   FORERUN_UNROLL
   for (int r = 0; r < kFoldRows; ++r) {
-    const float s = x.scale[half][first + r], mu = x.scaled_sum[half][first + r];
+    const f32x16 s = set1(x.scale[half][first + r]), offset = set1(x.offset[half][first + r]);
     FORERUN_UNROLL
     for (int p = 0; p < Panels; ++p) {
-      const int at = (first + r) * kPanel;
-      i32x16 whole = load_i32(products.high[half][turn][p] + at);
-      if constexpr (Fine) whole = add(shl<7>(whole), load_i32(products.low[half][turn][p] + at));
+      const i32x16 whole = load_i32(products.sums[half][turn][p] + (first + r) * kPanel);
       f32x16& sum = acc[r * Panels + p];
-      sum = fold_group<T::kChannel, T::kMin>(sum, to_f32(whole), s, mu, d[p], m[p]);
+      const f32x16 t = fma(bits_to_f32(add(whole, set1(kUnitBits))), s, offset);
+      if constexpr (T::kChannel) {
+        sum = add(sum, t);
+      } else {
+        sum = fma(t, d[p], sum);
+      }
+      if constexpr (Min) sum = fma(m[p], set1(x.scaled_sum[half][first + r]), sum);
     }
   }
 }
 
 // Both groups of a block into the sums of kFoldRows rows.
-template <class T, int Panels>
+template <class T, bool Min, int Panels>
 FORERUN_INLINE void fold_block(f32x16* sums, const RowsBlock& x, const PanelBlock* w, const Products& products,
                                int turn, int first) {
   f32x16 acc[kFoldRows * Panels];
   FORERUN_UNROLL
   for (int i = 0; i < kFoldRows * Panels; ++i) acc[i] = sums[first * Panels + i];
-  for (int half = 0; half < 2; ++half) {
-    if (x.fine[half]) {
-      fold_products<T, true, Panels>(acc, x, w, products, turn, half, first);
-    } else {
-      fold_products<T, false, Panels>(acc, x, w, products, turn, half, first);
-    }
-  }
+  for (int half = 0; half < 2; ++half) fold_products<T, Min, Panels>(acc, x, w, products, turn, half, first);
   FORERUN_UNROLL
   for (int i = 0; i < kFoldRows * Panels; ++i) sums[first * Panels + i] = acc[i];
 }
 
-// `tiles` tiles of packed rows, of which `rows` rows exist, from row `row` on.
+// `tiles` tiles of packed rows, of which `rows` rows exist, from row `row` on. `low`: where all groups are fine.
 struct PackedRows {
-  const RowsBlock* blocks;  // [tiles][blocks of K]
+  const RowsBlock *blocks, *low;  // [tiles][blocks of K]
   int row, rows, tiles;
 };
 
-// The rows of up to kTilesTogether tiles against one or two packed panels. `ahead`: panels that are fetched meanwhile.
-template <Format F, int Panels, class Tiles>
-void pass_panels(Tiles& tiles, const LinearArgs& a, const PackedRows& x, int panel, const PanelBlock* w,
-                 const uint8_t* ahead) {
+// One plane of up to kTilesTogether tiles of rows against one or two packed panels. `rest`: [segment][row][panel] to
+// add, or null. `ahead`: panels that are fetched meanwhile.
+template <Format F, bool Min, int Panels, class Tiles>
+void pass_plane(Tiles& tiles, const LinearArgs& a, const PackedRows& x, const RowsBlock* blocks, const PanelBlock* w,
+                const uint8_t* ahead, const f32x16* rest, f32x16 (&sums)[kTilesTogether * kTileHeight * Panels]) {
   using T = Traits<F>;
   constexpr int kSums = kTileHeight * Panels;  // of one tile of rows
   Tree<kTilesTogether * kSums> tree;
-  alignas(sizeof(Products::high[0])) f32x16 sums[kTilesTogether * kSums];  // placed like the products
   Products products;
-  multiply_group<T, 0, Panels>(tiles, x.blocks[0], w, products, 0);
-  multiply_group<T, 1, Panels>(tiles, x.blocks[0], w, products, 0);
+  multiply_group<T, 0, Panels>(tiles, blocks[0], w, products, 0);
+  multiply_group<T, 1, Panels>(tiles, blocks[0], w, products, 0);
   int turn = 0;
   for (int segment = 0; segment < a.splits; ++segment) {
     for (auto& v : sums) v = set1(0.0f);
@@ -196,35 +172,52 @@ void pass_panels(Tiles& tiles, const LinearArgs& a, const PackedRows& x, int pan
           __builtin_prefetch(ahead + block_bytes(F) * Panels * block + at, 0, 2);
       for (int tile = 0; tile < x.tiles; ++tile, turn ^= 1) {
         const bool last = tile + 1 == x.tiles, more = !last || block + 1 < a.blocks;
-        const RowsBlock& now = x.blocks[static_cast<size_t>(tile) * a.blocks + block];
-        const RowsBlock& next = last ? x.blocks[block + 1] : *(&now + a.blocks);
+        const RowsBlock& now = blocks[static_cast<size_t>(tile) * a.blocks + block];
+        const RowsBlock& next = last ? blocks[block + 1] : *(&now + a.blocks);
         const PanelBlock *own = w + block * Panels, *next_own = last ? own + Panels : own;
         if (more) multiply_group<T, 0, Panels>(tiles, next, next_own, products, turn ^ 1);
-        fold_block<T, Panels>(sums + tile * kSums, now, own, products, turn, 0);
+        fold_block<T, Min, Panels>(sums + tile * kSums, now, own, products, turn, 0);
         if (more) multiply_group<T, 1, Panels>(tiles, next, next_own, products, turn ^ 1);
         if (x.rows - tile * kTileHeight > kFoldRows)
-          fold_block<T, Panels>(sums + tile * kSums, now, own, products, turn, kFoldRows);
+          fold_block<T, Min, Panels>(sums + tile * kSums, now, own, products, turn, kFoldRows);
       }
     }
+    if (rest)
+      for (int i = 0; i < x.rows * Panels; ++i) sums[i] = add(sums[i], rest[segment * x.rows * Panels + i]);
     tree.push(sums);
-  }
-  for (int r = 0; r < x.rows; ++r) {
-    f32x16 out[Panels];
-    for (int p = 0; p < Panels; ++p) out[p] = sums[r * Panels + p];
-    finish<Panels>(a, x.row + r, panel, out);
   }
 }
 
 template <Format F, int Panels, class Tiles>
-void tile_panels(Tiles& tiles, const LinearArgs& a, const PackedRows& x, int panel, PanelBlock* w) {
+void pass_panels(Tiles& tiles, const LinearArgs& a, const PreparedRows& prepared, const PackedRows& x, int panel,
+                 const PanelBlock* w, const uint8_t* ahead) {
+  constexpr int kSums = kTilesTogether * kTileHeight * Panels;
+  alignas(sizeof(Products::sums[0])) f32x16 sums[kSums];  // placed like the products
+  f32x16 rest[kMostSplits * kSums];
+  if (prepared.all_fine) {
+    pass_plane<F, false, Panels>(tiles, a, x, x.low, w, nullptr, nullptr, sums);
+    for (int i = 0; i < kSums; ++i) rest[i] = sums[i];
+  } else {
+    for (int i = 0; i < a.splits * x.rows * Panels; ++i) rest[i] = set1(0.0f);
+    add_fine_groups<Panels>(rest, BlockedPanels<F, Panels>{w}, prepared, x.row, x.rows);
+  }
+  pass_plane<F, Traits<F>::kMin, Panels>(tiles, a, x, x.blocks, w, ahead, rest, sums);
+  finish_rows<Panels>(a, x.row, x.rows, panel, sums);
+}
+
+template <Format F, int Panels, class Tiles>
+void tile_panels(Tiles& tiles, const LinearArgs& a, const PreparedRows& prepared, const PackedRows& x, int panel,
+                 PanelBlock* w) {
   for (int p = 0; p < Panels; ++p) pack_panel<F>(a, panel + p, w + p, Panels);
   const uint8_t* ahead = a.weights + block_bytes(F) * a.blocks * (panel + Panels);
   for (int tile = 0; tile < x.tiles; tile += kTilesTogether) {
     const int most = x.tiles - tile < kTilesTogether ? x.tiles - tile : kTilesTogether;
     const int done = tile * kTileHeight, left = x.rows - done;
-    const PackedRows part = {x.blocks + static_cast<size_t>(tile) * a.blocks, x.row + done,
+    const size_t at = static_cast<size_t>(tile) * a.blocks;
+    const PackedRows part = {x.blocks + at, x.low + at, x.row + done,
                              left < most * kTileHeight ? left : most * kTileHeight, most};
-    pass_panels<F, Panels>(tiles, a, part, panel, w, tile == 0 && panel + Panels < a.panel_end ? ahead : nullptr);
+    const bool more = tile == 0 && panel + Panels < a.panel_end;
+    pass_panels<F, Panels>(tiles, a, prepared, part, panel, w, more ? ahead : nullptr);
   }
 }
 
@@ -232,21 +225,25 @@ void tile_panels(Tiles& tiles, const LinearArgs& a, const PackedRows& x, int pan
 template <Format F, class Tiles>
 void linear_tiles(const LinearArgs& a) {
   Tiles tiles;
+  const PreparedRows prepared = prepare_rows<Traits<F>>(a);
   const int height = (a.rows + kTileHeight - 1) / kTileHeight, most = packed_tiles(a.blocks);
   const int parts = (height + most - 1) / most, part_tiles = (height + parts - 1) / parts;
-  RowsBlock* rows = reinterpret_cast<RowsBlock*>(a.scratch);
-  PanelBlock* w = reinterpret_cast<PanelBlock*>(rows + static_cast<size_t>(most) * a.blocks);
+  RowsBlock* high = reinterpret_cast<RowsBlock*>(a.scratch + linear_scratch_bytes(a.blocks));
+  RowsBlock* low = high + static_cast<size_t>(most) * a.blocks;
+  PanelBlock* w = reinterpret_cast<PanelBlock*>(low + static_cast<size_t>(most) * a.blocks);
   for (int row = 0; row < a.rows; row += part_tiles * kTileHeight) {
     const int left = a.rows - row, count = left < part_tiles * kTileHeight ? left : part_tiles * kTileHeight;
-    const PackedRows x = {rows, row, count, (count + kTileHeight - 1) / kTileHeight};
+    const PackedRows x = {high, low, row, count, (count + kTileHeight - 1) / kTileHeight};
     for (int tile = 0; tile < x.tiles; ++tile) {
-      const int rest = count - tile * kTileHeight;
-      pack_rows(a.quant, row + tile * kTileHeight, rest < kTileHeight ? rest : kTileHeight,
-                rows + static_cast<size_t>(tile) * a.blocks);
+      const int rest = count - tile * kTileHeight, rows = rest < kTileHeight ? rest : kTileHeight;
+      const size_t from = static_cast<size_t>(row + tile * kTileHeight) * a.quant.groups,
+                   to = static_cast<size_t>(tile) * a.blocks;
+      pack_rows(a.quant.high + from, a.quant.groups, rows, high + to);
+      if (prepared.all_fine) pack_rows(a.quant.low + from, a.quant.groups, rows, low + to);
     }
     int panel = a.panel_begin;
-    for (; panel + 2 <= a.panel_end; panel += 2) tile_panels<F, 2>(tiles, a, x, panel, w);
-    if (panel < a.panel_end) tile_panels<F, 1>(tiles, a, x, panel, w);
+    for (; panel + 2 <= a.panel_end; panel += 2) tile_panels<F, 2>(tiles, a, prepared, x, panel, w);
+    if (panel < a.panel_end) tile_panels<F, 1>(tiles, a, prepared, x, panel, w);
   }
 }
 

@@ -3,11 +3,12 @@
 
 namespace forerun::FORERUN_ISA {
 
-// e^x in about 1 ulp; exactly 0 below -87; x above 88 counts as 88. Coefficients: Cephes expf.
-FORERUN_INLINE f32x16 exp32(f32x16 x) {
-  const f32x16 y = max(set1(-87.0f), min(set1(88.0f), x));  // in this order NaN stays NaN
-  const f32x16 n = round_even(mul(y, set1(1.44269504f)));
-  f32x16 r = fma(n, set1(-0.693359375f), y);
+// e^x in about 1 ulp for x up to 88; exactly 0 below -87. Coefficients: Cephes expf.
+FORERUN_INLINE f32x16 exp32_below_88(f32x16 x) {
+  const f32x16 shift = set1(12582912.0f);  // 1.5 * 2^23: a sum with it is rounded to a whole number, its lowest bits
+  const f32x16 sum = add(mul(x, set1(1.44269504f)), shift);
+  const f32x16 n = sub(sum, shift);
+  f32x16 r = fma(n, set1(-0.693359375f), x);
   r = fma(n, set1(2.12194440e-4f), r);
   f32x16 p = set1(1.9875691500e-4f);
   p = fma(p, r, set1(1.3981999507e-3f));
@@ -16,9 +17,11 @@ FORERUN_INLINE f32x16 exp32(f32x16 x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = add(fma(p, mul(r, r), r), set1(1.0f));
-  const f32x16 scale = bits_to_f32(shl<23>(add(to_i32(n), set1(127))));
+  const f32x16 scale = bits_to_f32(add(shl<23>(bits_to_i32(sum)), set1(127 << 23)));
   return select_less(x, set1(-87.0f), set1(0.0f), mul(p, scale));
 }
+// Any x; above 88 it counts as 88.
+FORERUN_INLINE f32x16 exp32(f32x16 x) { return exp32_below_88(min(set1(88.0f), x)); }  // in this order NaN stays NaN
 FORERUN_INLINE float exp32(float x) { return first_lane(exp32(set1(x))); }
 
 // Natural logarithm of normal positive x. Coefficients: Cephes logf.

@@ -18,44 +18,59 @@ static void rms_norm(const float* x, const float* weight, float eps, int n, int 
   for (; i < padded; i += 16) store(y + i, set1(0.0f));
 }
 
-// Quantises one row of `width` floats (a multiple of 16, then zeros up to out.k) in groups of 32. Groups whose largest
-// magnitude exceeds `fine_above` times the mean of all groups' keep 15 bits, the others 8.
+// One plane of a group: 32 whole numbers within 8 bits; returns their sum over either half.
+struct HalfSums {
+  float first, second;  // exact
+};
+FORERUN_INLINE HalfSums store_group(i32x16 a, i32x16 b, float scale, int group, QuantGroup& to) {
+  store_i8(to.q, a);
+  store_i8(to.q + 16, b);
+  const HalfSums sums = {hsum(to_f32(a)), hsum(to_f32(b))};
+  to.scale = scale;
+  to.offset = -kUnit * scale;
+  to.sum[0] = static_cast<int16_t>(sums.first);
+  to.sum[1] = static_cast<int16_t>(sums.second);
+  to.group = group;
+  return sums;
+}
+
+// Quantises one row of `width` floats (a multiple of 16, then zeros up to the last group) in groups of 32. Groups whose
+// largest magnitude exceeds `fine_above` times the mean of all groups' keep 15 bits, the others 8.
 static void quantize_row(const float* x, int width, float fine_above, const QuantRows& out, int row) {
-  const int groups = out.k / kGroup;
-  float* const scales = out.scale + static_cast<size_t>(row) * groups;
+  QuantGroup* const high = out.high + static_cast<size_t>(row) * out.groups;
+  QuantGroup* low = out.low + static_cast<size_t>(row) * out.groups;
+  QuantGroup* const first_low = low;
   float total = 0.0f;
-  for (int g = 0; g < groups; ++g) {
+  for (int g = 0; g < out.groups; ++g) {
     const int at = g * kGroup;
     f32x16 m = at < width ? abs(load(x + at)) : set1(0.0f);
     if (at + 16 < width) m = max(m, abs(load(x + at + 16)));
-    scales[g] = hmax(m);
-    total += scales[g];
+    high[g].scale = hmax(m);
+    total += high[g].scale;
   }
-  const float limit = fine_above * (total / static_cast<float>(groups));
-  for (int g = 0; g < groups; ++g) {
+  const float limit = fine_above * (total / static_cast<float>(out.groups));
+  for (int g = 0; g < out.groups; ++g) {
     const int at = g * kGroup;
-    const float largest = scales[g];
+    const float largest = high[g].scale;
     const bool empty = largest < 1e-30f, fine = !empty && largest > limit;
+    const float s = empty ? 0.0f : short_scale(largest / (127.0f * 128.0f));
+    const f32x16 inverse = set1(empty ? 0.0f : (fine ? 127.0f * 128.0f : 127.0f) / largest);
     const f32x16 a = at < width ? load(x + at) : set1(0.0f);
     const f32x16 b = at + 16 < width ? load(x + at + 16) : set1(0.0f);
-    const f32x16 inverse = empty ? set1(0.0f) : div(set1(fine ? 127.0f * 128.0f : 127.0f), set1(largest));
-    const i32x16 qa = to_i32(round_even(mul(a, inverse))), qb = to_i32(round_even(mul(b, inverse)));
-    i32x16 ha = qa, hb = qb, la = set1(0), lb = set1(0);
+    i32x16 qa = to_i32(round_even(mul(a, inverse))), qb = to_i32(round_even(mul(b, inverse)));
+    HalfSums rest = {0.0f, 0.0f};
     if (fine) {
-      ha = sar<7>(add(qa, set1(64))), hb = sar<7>(add(qb, set1(64)));
-      la = sub(qa, shl<7>(ha)), lb = sub(qb, shl<7>(hb));
+      const i32x16 ha = sar<7>(add(qa, set1(64))), hb = sar<7>(add(qb, set1(64)));
+      rest = store_group(sub(qa, shl<7>(ha)), sub(qb, shl<7>(hb)), s, g, *low++);
+      qa = ha, qb = hb;
     }
-    const size_t to = static_cast<size_t>(row) * out.k + at, index = static_cast<size_t>(row) * groups + g;
-    store_i8(out.high + to, ha);
-    store_i8(out.high + to + 16, hb);
-    store_i8(out.low + to, la);
-    store_i8(out.low + to + 16, lb);
-    const float sum = hsum(add(to_f32(qa), to_f32(qb))) * (fine ? 1.0f : 128.0f);  // whole numbers below 2^24: exact
-    scales[g] = empty ? 0.0f : largest / (127.0f * 128.0f);
-    out.sum[index] = static_cast<int32_t>(sum);
-    out.scaled_sum[index] = scales[g] * sum;
-    out.fine[index] = fine;
+    const HalfSums whole = store_group(qa, qb, s * 128.0f, g, high[g]);
+    const float one = 128.0f * whole.first + rest.first, other = 128.0f * whole.second + rest.second;
+    high[g].scaled_sum[0] = s * (one + other);
+    high[g].scaled_sum[1] = s * one;
+    high[g].scaled_sum[2] = s * other;
   }
+  out.fine[row] = static_cast<int32_t>(low - first_low);
 }
 
 // One column of a block (64 elements of a row of the matrix) dequantised; used by the embedding.
@@ -67,9 +82,9 @@ void unpack_integers(const uint8_t* block, int lane, const float* channel_scale,
     if constexpr (T::kChannel) {
       d[lane] = *channel_scale;
     } else {
-      store(d, T::scale(block, half));
+      store(d, T::scale(block, half, 0));
     }
-    if constexpr (T::kMin) store(m, T::minimum(block, half));
+    if constexpr (T::kMin) store(m, T::minimum(block, half, 0));
     for (int i = 0; i < kGroup; ++i) {
       int q;
       if constexpr (T::kNibbles) {

@@ -131,23 +131,35 @@ FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) {
   const __m256i v = _mm256_set1_epi32(x);
   return {v, _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), _mm256_srai_epi16(v, 8)};
 }
-template <bool Nibbles>
-FORERUN_INLINE __m256i dot_half(__m256i acc, __m256i w, const s8x4& a) {
-  if constexpr (Nibbles) {  // 15 * 127 * 2 fits 16 bits
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a.bytes), _mm256_set1_epi16(1)));
-  } else {  // bytes up to 255 would saturate there: widen to words
-    const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(w, 8);
-    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(even, a.even), _mm256_madd_epi16(odd, a.odd)));
+// Sums of products per column, exact: `begin` takes and `end` gives them as numbers above a start. Weights are at most
+// Top; small ones are added up in 16 bits.
+template <int Top>
+struct Dot {
+  static constexpr bool kWords = 8 * 2 * 127 * Top < 1 << 15;
+  __m256i a, b;
+  FORERUN_METHOD static Dot begin(i32x16 start) {
+    if constexpr (kWords) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    return {start.a, start.b};
   }
-}
-template <bool Nibbles>
-FORERUN_INLINE i32x16 dot(i32x16 acc, u8x64 w, const s8x4& a) {
-  return {dot_half<Nibbles>(acc.a, w.a, a), dot_half<Nibbles>(acc.b, w.b, a)};
-}
+  FORERUN_METHOD void add(u8x64 w, const s8x4& x) { a = add_half(a, w.a, x), b = add_half(b, w.b, x); }
+  FORERUN_METHOD i32x16 end(i32x16 start) const {
+    if constexpr (!kWords) return {a, b};
+    const __m256i one = _mm256_set1_epi16(1);
+    return forerun::avx2::add(start, i32x16{_mm256_madd_epi16(a, one), _mm256_madd_epi16(b, one)});
+  }
 
-inline constexpr int kStreamRows = 4;
-inline constexpr int kStreamPanels[5] = {0, 2, 1, 1, 1};
+ private:
+  FORERUN_METHOD static __m256i add_half(__m256i sums, __m256i w, const s8x4& x) {
+    if constexpr (kWords) return _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x.bytes));
+    // bytes up to 255 would saturate there: widen to words
+    const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(w, 8);
+    return _mm256_add_epi32(sums, _mm256_add_epi32(_mm256_madd_epi16(even, x.even), _mm256_madd_epi16(odd, x.odd)));
+  }
+};
+
+inline constexpr int kStreamRows = 3;
+inline constexpr int kStreamPanels[4] = {0, 2, 1, 1};
 inline constexpr int kTileRows = 3, kTilePanels = 1;
-inline constexpr int kFineTile = 2;
+inline constexpr int kVectorRegisters = 8;
 
 }  // namespace forerun::avx2

@@ -87,17 +87,23 @@ struct s8x4 {
   const int8_t* p;
 };
 FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) { return {p}; }
-template <bool Nibbles>
-FORERUN_INLINE i32x16 dot(i32x16 acc, u8x64 w, s8x4 a) {
-  // In assembly: around the intrinsic GCC copies accumulators and keeps broadcasts in registers that are needed
-  // elsewhere.
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*reinterpret_cast<const int32_t*>(a.p)));
-  return acc;
-}
+// Sums of products per column, exact: `begin` takes and `end` gives them as numbers above a start. Weights are at most
+// Top.
+template <int Top>
+struct Dot {
+  __m512i sums;
+  FORERUN_METHOD static Dot begin(i32x16 start) { return {start.v}; }
+  FORERUN_METHOD void add(u8x64 w, s8x4 a) {
+    // In assembly: around the intrinsic GCC copies accumulators and keeps broadcasts in registers that are needed
+    // elsewhere.
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w.v), "m"(*reinterpret_cast<const int32_t*>(a.p)));
+  }
+  FORERUN_METHOD i32x16 end(i32x16) const { return {sums}; }
+};
 
-inline constexpr int kStreamRows = 4;
-inline constexpr int kStreamPanels[5] = {0, 4, 4, 2, 2};
+inline constexpr int kStreamRows = 8;
+inline constexpr int kStreamPanels[9] = {0, 4, 4, 4, 2, 1, 1, 1, 1};
 inline constexpr int kTileRows = 6, kTilePanels = 2;
-inline constexpr int kFineTile = 8;
+inline constexpr int kVectorRegisters = 32;
 
 }  // namespace forerun::avx512

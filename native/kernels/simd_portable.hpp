@@ -200,22 +200,35 @@ FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) {
   std::memcpy(r.v, p, 4);
   return r;
 }
-// acc[column] += sum over 4 of w[4 * column + i] * a[i], exactly. Nibbles: every w is below 16.
-template <bool Nibbles>
-FORERUN_INLINE i32x16 dot(i32x16 acc, u8x64 w, s8x4 a) {
-  FORERUN_LANES {
-    int32_t sum = 0;
-    for (int i = 0; i < 4; ++i) sum += static_cast<int32_t>(w.v[4 * j + i]) * a.v[i];
-    acc.v[j] += sum;
+// Sums of products per column, exact: `begin` takes and `end` gives them as numbers above a start. Weights are at most
+// Top.
+template <int Top>
+struct Dot {
+  int32_t sums[16];
+  FORERUN_METHOD static Dot begin(i32x16 start) {
+    Dot dot;
+    FORERUN_LANES dot.sums[j] = start.v[j];
+    return dot;
   }
-  return acc;
-}
+  FORERUN_METHOD void add(const u8x64& w, s8x4 a) {
+    FORERUN_LANES {
+      int32_t sum = 0;
+      for (int i = 0; i < 4; ++i) sum += static_cast<int32_t>(w.v[4 * j + i]) * a.v[i];
+      sums[j] += sum;
+    }
+  }
+  FORERUN_METHOD i32x16 end(i32x16) const {
+    i32x16 r;
+    FORERUN_LANES r.v[j] = sums[j];
+    return r;
+  }
+};
 #undef FORERUN_LANES
 
 // Register tiles (rows x panels of 16 columns) that fit this instruction set.
-inline constexpr int kStreamRows = 1;                     // rows of one pass over the streamed weights
-inline constexpr int kStreamPanels[5] = {0, 1, 1, 1, 1};  // panels taken together, by rows
-inline constexpr int kTileRows = 2, kTilePanels = 1;      // many rows
-inline constexpr int kFineTile = 2;                       // rows x panels that fit the registers with two planes
+inline constexpr int kStreamRows = 1;                 // rows of one pass over the streamed weights
+inline constexpr int kStreamPanels[2] = {0, 1};       // panels taken together, by rows
+inline constexpr int kTileRows = 2, kTilePanels = 1;  // many rows
+inline constexpr int kVectorRegisters = 8;            // of sixteen lanes
 
 }  // namespace forerun::portable

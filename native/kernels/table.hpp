@@ -8,7 +8,8 @@ namespace forerun {
 struct Kernels {
   const char* name;
   void (*linear)(const LinearArgs&);
-  size_t (*linear_scratch)(int blocks);  // bytes that linear needs
+  size_t (*linear_scratch)(int blocks);               // bytes that linear needs
+  double (*bare_mix)(const LinearArgs&, int passes);  // for measuring
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, int padded, float* y);
   void (*quantize_row)(const float* x, int width, float fine_above, const QuantRows& out, int row);
   void (*embedding_row)(const LinearArgs& weights, int index, float* out);

@@ -1,5 +1,6 @@
 // Plain structures shared by the runtime and every instruction set's kernels.
 #pragma once
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -7,16 +8,32 @@
 
 namespace forerun {
 
-// Activations of `rows` rows in groups of 32: 128 * high + low, times the group's scale. In groups of ordinary size low
-// is zero (8 bits); groups that stick out of their row, and all groups of the LM head's input, are `fine`: 15 bits.
+// Sums of products of 32 weights and activations lie within 2^22 either way. An integer n of that size, added to the
+// bits of this number, gives the bits of the float kUnit + n: the way from integers to floats costs nothing.
+inline constexpr float kUnit = 12582912.0f;  // 1.5 * 2^23: the last bit of its neighbours counts one
+inline constexpr int32_t kUnitBits = 0x4b400000;
+
+// A scale with two bits to spare, so that kUnit times it is exact.
+inline __attribute__((always_inline)) float short_scale(float s) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(s) & ~3u);
+}
+
+// 32 neighbouring activations of one row in 8 bits: scale * q.
+struct QuantGroup {
+  int8_t q[kGroup];
+  float scale, offset;  // offset: -kUnit * scale
+  float scaled_sum[3];  // high plane: the sum of what both planes stand for, over the group, its first half, its second
+  int16_t sum[2];       // of q over either half
+  int32_t group;        // of the row
+};
+
+// Quantised rows. Every group is in `high`. Groups that stick out of their row, and all groups of the LM head's input,
+// are fine: what 8 bits leave of them follows, in units of 1/128, in `low`, one such group after the other.
 struct QuantRows {
-  int8_t* high = nullptr;       // [rows, k]
-  int8_t* low = nullptr;        // [rows, k]
-  float* scale = nullptr;       // [rows, k / 32]
-  float* scaled_sum = nullptr;  // [rows, k / 32]: scale * sum of the group's values
-  int32_t* sum = nullptr;       // [rows, k / 32]
-  uint8_t* fine = nullptr;      // [rows, k / 32]: whether low holds anything
-  int k = 0;                    // padded to a multiple of 64
+  QuantGroup* high = nullptr;  // [rows, groups]
+  QuantGroup* low = nullptr;   // [rows, groups], of which the first fine[row] are used
+  int32_t* fine = nullptr;     // [rows]
+  int groups = 0;              // an even number
 };
 
 enum class Epilogue : int { Store, Add, SiluMul, Largest };
@@ -48,8 +65,17 @@ struct LinearArgs {
   // Weights that this thread reads after its share, so that their first bytes can be on their way; null: none.
   const uint8_t* following = nullptr;
 };
-// Two unpacked panels.
-constexpr size_t linear_scratch_bytes(int blocks) { return static_cast<size_t>(blocks) * 2 * (1024 + 128 + 128) + 256; }
+inline constexpr int kMostRows = 256;  // that pass a layer's weights together
+// What kernels note of so many rows: where the sums of each group's parts begin, for both planes; then up to 32 bytes
+// for each group, and an index for each row.
+constexpr size_t starts_bytes(int blocks) { return size_t{2} * kMostRows * blocks * 2 * 2 * sizeof(int32_t); }
+constexpr size_t prepared_bytes(int blocks) {
+  return starts_bytes(blocks) + size_t{32} * kMostRows * blocks * 2 + 8 * kMostRows;
+}
+// An unpacked panel: bytes, then float scales and minima.
+constexpr size_t unpacked_bytes(int blocks) { return static_cast<size_t>(blocks) * (1024 + 128 + 128); }
+// Those and two unpacked panels.
+constexpr size_t linear_scratch_bytes(int blocks) { return prepared_bytes(blocks) + 2 * unpacked_bytes(blocks); }
 
 // One layer's keys and values: [block, kv head, ...] with 2 (bf16) or 4 (int8) neighbours packed in 32 bits.
 struct KvLayer {

@@ -13,6 +13,11 @@ int64_t now_ns() {
 
 }  // namespace
 
+void Executor::set_repeat_rows(int rows) {
+  require(rows >= 0 && rows <= kRepeatRows, "repeat_rows must be within 0.." + std::to_string(kRepeatRows));
+  repeat_rows_ = rows;
+}
+
 void Executor::set_profile(bool on) {
   profiling_ = on;
   profile_.assign(program_.size() + 1, 0);
@@ -43,6 +48,8 @@ bool Executor::next_chunk() {
       slots_[r - chunk_begin_] = static_cast<int64_t>(table[s.positions[r] / limits_.block_size]) * limits_.block_size +
                                  s.positions[r] % limits_.block_size;
   }
+  const int64_t highest = *std::max_element(slots_.begin(), slots_.begin() + (chunk_end_ - chunk_begin_));
+  if (highest >= slots_used_.load(std::memory_order_relaxed)) slots_used_.store(highest + 1, std::memory_order_relaxed);
   plan_.cut(s, chunk_begin_, chunk_end_, state_floats());
   stamp_ = profiling_ ? now_ns() : 0;
   return true;
@@ -76,7 +83,7 @@ void Executor::work_sampled(int thread) {
       const Instruction& i = program_[n];
       if (greedy && i.op == Op::Sample) {
         sample_greedily(rows, thread);
-      } else if (greedy && n + 2 == program_.size()) {
+      } else if (greedy && &i == &head()) {
         lm_head_greedy(i, rows.count, thread);
       } else {
         (this->*row_of(i.op).run)(i, rows, thread);
@@ -109,11 +116,11 @@ void Executor::row_wise(const Instruction& i, Rows all, int thread) {
     if (i.op == Op::Quantize) {
       kernels_.quantize_row(x, in.width, i.fine_above, quant, r);
     } else if (i.op == Op::NormQuant) {
-      kernels_.rms_norm(x, i.vector, i.eps, i.width, in.width, normed);
+      kernels_.rms_norm(x, i.vector.data(), i.eps, i.width, in.width, normed);
       kernels_.quantize_row(normed, in.width, i.fine_above, quant, r);
     } else {
       float* y = (own ? out.own_f32[thread] : out.f32) + static_cast<size_t>(r) * out.width;
-      kernels_.rms_norm(x, i.vector, i.eps, i.width, in.width, y);
+      kernels_.rms_norm(x, i.vector.data(), i.eps, i.width, in.width, y);
     }
   }
 }
@@ -128,8 +135,8 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   const Buffer& out = buffers_[i.output];
   const WeightRef& w = weights_[i.weight];
   LinearArgs a = w.args;
-  const bool own = rows <= kRepeatRows && i.own_input;
-  a.bias = i.vector;
+  const bool own = rows <= repeat_rows_ && i.own_input;
+  a.bias = i.vector.data();
   a.splits = i.splits;
   a.quant = own ? in.own_quant[thread] : in.quant;
   a.x = own ? in.own_f32[thread] : in.f32;
@@ -162,8 +169,7 @@ void Executor::lm_head_greedy(const Instruction& i, int rows, int thread) {
 
 // The program ends with the LM head and sample, and the rows ask for nothing else than the largest logit.
 bool Executor::draws_greedily(Rows rows) const {
-  const Instruction &head = program_[program_.size() - 2], &last = program_.back();
-  return head.op == Op::Linear && head.epilogue == Epilogue::Store && head.output == last.input &&
+  return head().op == Op::Linear && head().epilogue == Epilogue::Store && head().output == program_.back().input &&
          only_greedy(*step_, rows.first, rows.count);
 }
 

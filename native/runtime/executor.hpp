@@ -2,6 +2,8 @@
 // step.
 #pragma once
 #include <algorithm>
+#include <atomic>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,7 +16,7 @@
 
 namespace forerun {
 
-inline constexpr int kRepeatRows = 8;  // up to so many rows every thread does row-wise work itself and saves a barrier
+inline constexpr int kRepeatRows = 8;  // set_repeat_rows takes at most
 
 enum class BufferType { F32, Q15 };
 enum class Op { Embed, Norm, NormQuant, Quantize, Linear, RopeKv, Attention, SelectRows, Sample };
@@ -27,7 +29,8 @@ struct Rows {
 
 struct WeightRef {
   LinearArgs args;  // weights, scales, format, blocks
-  int n = 0;        // padded rows of W
+  int rows = 0;     // rows of W
+  int n = 0;        // the same, padded
 };
 
 // One instruction with everything resolved to indices; -1 where it does not apply.
@@ -36,8 +39,8 @@ struct Instruction {
   std::string label;
   int input = -1, output = -1;
   int weight = -1;                 // Linear, Embed
-  const float* vector = nullptr;   // Norm: weight; RopeKv: q norm; Linear: bias
-  const float* vector2 = nullptr;  // RopeKv: k norm
+  std::span<const float> vector;   // Norm: weight; RopeKv: q norm; Linear: bias
+  std::span<const float> vector2;  // RopeKv: k norm
   float eps = 0.0f, scale = 1.0f;
   float fine_above = 0.0f;  // NormQuant, Quantize: see quantize_row
   int splits = 1;
@@ -76,6 +79,11 @@ class Executor {
   bool next_chunk();
   void work(int thread);
 
+  // Up to so many rows every thread does row-wise work itself and saves a barrier. Throws std::invalid_argument outside
+  // 0..kRepeatRows.
+  void set_repeat_rows(int rows);
+  int repeat_rows() const { return repeat_rows_; }
+
   void set_profile(bool on);
   // Nanoseconds per instruction since profiling was switched on, and those spent outside instructions (last entry).
   const std::vector<int64_t>& profile() const { return profile_; }
@@ -83,6 +91,8 @@ class Executor {
   // Takes a part of the KV pool from the system, so that no request pays for fresh pages.
   void populate_kv(size_t begin, size_t bytes) const { kv_.populate(begin, bytes); }
   size_t kv_bytes() const { return kv_.size() + kv_scales_.size(); }
+  // Places of tokens in the pool that were ever written, counted from its beginning; may be asked for by any thread.
+  int64_t slots_used() const { return slots_used_.load(std::memory_order_relaxed); }
   const ExecutorLimits& limits() const { return limits_; }
 
  private:
@@ -98,33 +108,38 @@ class Executor {
     std::vector<float*> own_f32;
     std::vector<QuantRows> own_quant;
   };
+  void check(const Instruction& i) const;
+  void check_operands(const Instruction& i) const;
+  void reserve_scratch(size_t bytes);  // of each thread
   void link_linear();
   void link_rope();
-  // An operator in one row: its name in a program, what an instruction of it must fulfil (throws
-  // std::invalid_argument), and a thread's share of its work.
+  enum class Works { OnRows, OnSampled, OnEither };  // of a step
+  // An operator in one row: its name in a program, whether the sizes of an instruction of it fit, and a thread's share
+  // of its work.
   struct Operator {
     Op op;
     const char* name;
     bool row_wise;  // from row to row, so that every thread may repeat it for few of them
-    void (Executor::*check)(const Instruction&) const;
+    Works works;
+    bool (Executor::*fits)(const Instruction&) const;  // once its operands are known to exist
     void (Executor::*run)(const Instruction&, Rows, int thread);
   };
   static const Operator kOperators[];  // in the order of Op
   static const Operator& row_of(Op op) { return kOperators[static_cast<int>(op)]; }
 
   void work_sampled(int thread);
-  bool repeated(const Instruction& i, int rows) const { return rows <= kRepeatRows && row_of(i.op).row_wise; }
+  const Instruction& head() const { return program_[program_.size() - 2]; }  // makes what sample reads
+  bool repeated(const Instruction& i, int rows) const { return rows <= repeat_rows_ && row_of(i.op).row_wise; }
   int head_rows() const { return std::min(limits_.head_rows, limits_.max_sample_rows); }
-  BufferType type(int buffer) const { return buffers_[buffer].type; }
-  int width(int buffer) const { return buffer < 0 ? 0 : buffers_[buffer].width; }
 
-  void check_embed(const Instruction& i) const;
-  void check_row_wise(const Instruction& i) const;
-  void check_linear(const Instruction& i) const;
-  void check_rope_kv(const Instruction& i) const;
-  void check_attention(const Instruction& i) const;
-  void check_select_rows(const Instruction& i) const;
-  void check_sample(const Instruction& i) const;
+  bool embed_fits(const Instruction& i) const;
+  bool row_wise_fits(const Instruction& i) const;
+  bool linear_fits(const Instruction& i) const;
+  bool heads_fit(const Instruction& i) const;
+  bool rope_kv_fits(const Instruction& i) const;
+  bool attention_fits(const Instruction& i) const;
+  bool select_rows_fits(const Instruction& i) const;
+  bool sample_fits(const Instruction& i) const;
   void embed(const Instruction& i, Rows rows, int thread);
   void row_wise(const Instruction& i, Rows rows, int thread);
   void linear(const Instruction& i, Rows rows, int thread);
@@ -151,7 +166,7 @@ class Executor {
   std::vector<Buffer> buffers_;
   std::vector<WeightRef> weights_;
   std::vector<Instruction> program_;
-  int last_linear_ = -1, last_rope_ = -1, max_heads_ = 1, rope_pairs_ = 0;
+  int last_linear_ = -1, last_rope_ = -1, max_heads_ = 1, layers_attended_ = 0, rope_pairs_ = 0;
   size_t head_begin_ = 0;  // first instruction that works on sampled rows
   Pages kv_, kv_scales_, rope_, states_, scratch_;
   size_t scratch_stride_ = 0;
@@ -163,9 +178,11 @@ class Executor {
   int chunk_begin_ = 0, chunk_end_ = 0, sample_begin_ = 0, sample_end_ = 0;
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
+  std::atomic<int64_t> slots_used_ = 0;
   AttentionPlan plan_;
   GreedyRows greedy_;
 
+  int repeat_rows_ = kRepeatRows;
   bool profiling_ = false;
   std::vector<int64_t> profile_;
   int64_t stamp_ = 0;

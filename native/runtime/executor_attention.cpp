@@ -13,8 +13,8 @@ RopeKvArgs Executor::rope_args(const Instruction& i) const {
   a.ldqkv = in.width;
   a.heads = i.heads;
   a.scale = i.scale;
-  a.q_norm = i.vector;
-  a.k_norm = i.vector2;
+  a.q_norm = i.vector.data();
+  a.k_norm = i.vector2.data();
   a.eps = i.eps;
   a.cos = rope_.as<float>();
   a.sin = a.cos + static_cast<size_t>(limits_.max_model_len) * rope_pairs_;

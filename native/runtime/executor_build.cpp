@@ -1,4 +1,6 @@
 // Building an executor: buffers, weights and instructions, each checked as it arrives.
+#include <cmath>
+
 #include "runtime/executor.hpp"
 #include "runtime/rope_table.hpp"
 
@@ -6,6 +8,9 @@ namespace forerun {
 namespace {
 
 constexpr size_t kStatesBytes = size_t{24} << 20;  // of attention that is split over tiles
+// So far apart that no product of sizes, and no share of one among threads, leaves its type.
+constexpr int kMostColumns = 1 << 24, kMostLayers = 1 << 12, kMostKvHeads = 1 << 8, kMostChunkRows = 1 << 12;
+constexpr float kHighestFrequency = 1 << 20;
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -18,22 +23,21 @@ ExecutorLimits checked_limits(ExecutorLimits l, int threads) {
   require(l.num_blocks >= 1 && l.max_model_len >= 1 && l.layers >= 1 && l.kv_heads >= 1 && l.vocab >= 1,
           "num_blocks, max_model_len, layers, kv_heads and vocab must be positive");
   require(l.vocab <= 1 << 19, "vocab must be at most 524288");
+  require(l.layers <= kMostLayers && l.kv_heads <= kMostKvHeads, "more than 4096 layers or 256 key heads");
   require(l.head_dim >= 2 && l.head_dim % 2 == 0 && l.head_dim <= 512, "head_dim must be even and at most 512");
   l.chunk_rows = std::min(l.chunk_rows, l.max_rows);
+  require(l.chunk_rows <= kMostChunkRows, "chunk_rows must be at most 4096");
   return l;
 }
 
 // Carves arrays for `rows` quantised rows of k elements out of one allocation.
 Pages make_quant(int rows, int k, QuantRows& out) {
-  const size_t n = static_cast<size_t>(rows) * k, groups = n / kGroup;
-  Pages pages(n * 2 + groups * 13);
-  out.high = reinterpret_cast<int8_t*>(pages.data());
-  out.low = out.high + n;
-  out.scale = reinterpret_cast<float*>(out.low + n);
-  out.scaled_sum = out.scale + groups;
-  out.sum = reinterpret_cast<int32_t*>(out.scaled_sum + groups);
-  out.fine = reinterpret_cast<uint8_t*>(out.sum + groups);
-  out.k = k;
+  const size_t groups = static_cast<size_t>(rows) * (k / kGroup);
+  Pages pages(groups * 2 * sizeof(QuantGroup) + rows * sizeof(int32_t));
+  out.high = reinterpret_cast<QuantGroup*>(pages.data());
+  out.low = out.high + groups;
+  out.fine = reinterpret_cast<int32_t*>(out.low + groups);
+  out.groups = k / kGroup;
   return pages;
 }
 
@@ -47,9 +51,9 @@ Executor::Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& te
       greedy_(limits_.threads, head_rows()) {
   const ExecutorLimits& l = limits_;
   shape_ = {l.kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, __builtin_ctz(l.block_size), l.kv_int8};
-  const size_t layer_bytes = shape_.block_stride() * l.num_blocks;
-  kv_ = Pages(layer_bytes * 2 * l.layers);
-  if (l.kv_int8) kv_scales_ = Pages(sizeof(float) * 2 * l.layers * l.num_blocks * l.kv_heads * l.block_size);
+  const size_t halves = size_t{2} * l.layers * l.num_blocks;  // of a block: keys and values; below 2^44
+  kv_ = Pages(checked_product(halves, shape_.block_stride()));
+  if (l.kv_int8) kv_scales_ = Pages(checked_product(halves, sizeof(float) * l.kv_heads * l.block_size));
   states_ = Pages(kStatesBytes);
   slots_.resize(limits_.chunk_rows);
   reserved_ = kv_.size() + kv_scales_.size() + states_.size();
@@ -57,7 +61,7 @@ Executor::Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& te
 }
 
 int Executor::add_buffer(BufferType type, int width, bool sampled) {
-  require(width >= 1, "buffer width must be positive");
+  require(width >= 1 && width <= kMostColumns, "buffer width must be within 1..2^24");
   Buffer b;
   b.type = type;
   b.width = round_up(width, kBlock);
@@ -82,8 +86,9 @@ int Executor::add_buffer(BufferType type, int width, bool sampled) {
 
 int Executor::add_weight(Format format, int n, int k, const uint8_t* data, size_t bytes, const float* channel_scale,
                          size_t channel_count) {
-  require(n >= 1 && k >= 1, "weight: sizes must be positive");
+  require(n >= 1 && k >= 1 && n <= kMostColumns && k <= kMostColumns, "weight: sizes must be within 1..2^24");
   WeightRef w;
+  w.rows = n;
   w.n = round_up(n, kPanel);
   w.args.format = format;
   w.args.blocks = round_up(k, kBlock) / kBlock;
@@ -95,13 +100,15 @@ int Executor::add_weight(Format format, int n, int k, const uint8_t* data, size_
               (!channel_scale || channel_count == static_cast<size_t>(w.n)),
           "weight: one scale per (padded) output channel is needed for int8_channel and for nothing else");
   weights_.push_back(w);
-  const size_t stride = (kernels_.linear_scratch(w.args.blocks) + 63) / 64 * 64;
-  if (stride > scratch_stride_) scratch_stride_ = stride;
+  reserve_scratch(kernels_.linear_scratch(w.args.blocks));
   return static_cast<int>(weights_.size()) - 1;
 }
 
 void Executor::set_rope(const float* inv_freq, int pairs, float scale) {
   require(pairs > 0 && pairs * 2 <= limits_.head_dim, "rope: needs 1 to head_dim / 2 frequencies");
+  require(std::isfinite(scale), "rope: the scale must be finite");
+  for (int i = 0; i < pairs; ++i)
+    require(std::abs(inv_freq[i]) <= kHighestFrequency, "rope: frequencies must be within -2^20..2^20");
   rope_pairs_ = pairs;
   const size_t n = static_cast<size_t>(limits_.max_model_len) * pairs;
   rope_ = Pages(2 * n * sizeof(float));
@@ -110,28 +117,25 @@ void Executor::set_rope(const float* inv_freq, int pairs, float scale) {
 }
 
 void Executor::add(Instruction i) {
-  const int buffers = static_cast<int>(buffers_.size());
-  require(i.input < buffers && i.output < buffers && i.weight < static_cast<int>(weights_.size()),
-          i.label + ": unknown buffer or weight");
-  (this->*row_of(i.op).check)(i);
+  check(i);
   i.own_input = i.op == Op::Linear && buffers_[i.input].by_rows;
   if (i.output >= 0) buffers_[i.output].by_rows = row_of(i.op).row_wise;
   i.sampled = i.op == Op::SelectRows || (i.input >= 0 && buffers_[i.input].sampled);
-  const bool started = !program_.empty() && program_.back().sampled;
-  require(!started || i.sampled, i.label + ": comes after the rows were selected");
   if (!i.sampled) head_begin_ = program_.size() + 1;
+  if (i.op == Op::Attention) ++layers_attended_;
   program_.push_back(i);
   link_linear();
   link_rope();
   profile_.assign(program_.size() + 1, 0);
   max_heads_ = std::max(max_heads_, i.heads);
   const size_t group = max_heads_ / limits_.kv_heads + 1;
-  const size_t attention_floats =
-      group * kQueryRows * (kTile + shape_.padded_dim + 2 * attention_state_floats(shape_.padded_dim));
-  const size_t stride = (attention_floats * sizeof(float) + 63) / 64 * 64;
-  if (stride > scratch_stride_) scratch_stride_ = stride;
+  reserve_scratch(group * kQueryRows * (kTile + shape_.padded_dim + 2 * attention_state_floats(shape_.padded_dim)) *
+                  sizeof(float));
+  if (i.op == Op::NormQuant) reserve_scratch(buffers_[i.input].width * sizeof(float));
   if (scratch_.size() < scratch_stride_ * limits_.threads) scratch_ = Pages(scratch_stride_ * limits_.threads);
 }
+
+void Executor::reserve_scratch(size_t bytes) { scratch_stride_ = std::max(scratch_stride_, (bytes + 63) / 64 * 64); }
 
 // The linear layers as a ring, so that each knows which weights are read after its own.
 void Executor::link_linear() {

@@ -33,29 +33,42 @@ std::vector<uint8_t> random_weights(Noise& noise, const LinearCase& what) {
   return w;
 }
 
+// One plane of a group with numbers of a range; their sum.
+int random_group(Noise& noise, int least, int most, float scale, int group, QuantGroup& to) {
+  to.sum[0] = to.sum[1] = 0;
+  for (int i = 0; i < kGroup; ++i) {
+    to.q[i] = static_cast<int8_t>(noise.between(least, most));
+    to.sum[i / (kGroup / 2)] = static_cast<int16_t>(to.sum[i / (kGroup / 2)] + to.q[i]);
+  }
+  to.scale = scale, to.offset = -kUnit * scale, to.group = group;
+  return to.sum[0] + to.sum[1];
+}
+
 // Quantised rows with the ranges of quantize_row.
 struct RandomRows {
-  std::vector<int8_t> high, low;
-  std::vector<float> scale, scaled_sum;
-  std::vector<int32_t> sum;
-  std::vector<uint8_t> fine;
-  int k;
+  std::vector<QuantGroup> high, low;
+  std::vector<int32_t> fine;
+  int groups;
 
-  RandomRows(Noise& noise, const LinearCase& what) : k(what.blocks * kBlock) {
-    for (int group = 0; group < what.rows * k / kGroup; ++group) {
-      fine.push_back(noise.below(100) < what.fine_percent);
-      int total = 0;
-      for (int i = 0; i < kGroup; ++i) {
-        high.push_back(static_cast<int8_t>(noise.between(-127, 127)));
-        low.push_back(static_cast<int8_t>(fine.back() ? noise.between(-64, 63) : 0));
-        total += 128 * high.back() + low.back();
+  RandomRows(Noise& noise, const LinearCase& what)
+      : high(static_cast<size_t>(what.rows) * what.blocks * 2),
+        low(high.size()),
+        fine(what.rows),
+        groups(what.blocks * 2) {
+    for (int n = 0; n < what.rows * groups; ++n) {
+      const int row = n / groups, group = n % groups;
+      const float scale = short_scale(1e-4f * static_cast<float>(noise.between(1, 1000)));
+      int sum = 128 * random_group(noise, -127, 127, 128.0f * scale, group, high[n]), half = 128 * high[n].sum[0];
+      if (noise.below(100) < what.fine_percent) {
+        QuantGroup& rest = low[static_cast<size_t>(row) * groups + fine[row]++];
+        sum += random_group(noise, -64, 63, scale, group, rest), half += rest.sum[0];
       }
-      sum.push_back(total);
-      scale.push_back(1e-4f * static_cast<float>(noise.between(1, 1000)));
-      scaled_sum.push_back(scale.back() * static_cast<float>(total));
+      high[n].scaled_sum[0] = scale * static_cast<float>(sum);
+      high[n].scaled_sum[1] = scale * static_cast<float>(half);
+      high[n].scaled_sum[2] = scale * static_cast<float>(sum - half);
     }
   }
-  QuantRows view() { return {high.data(), low.data(), scale.data(), scaled_sum.data(), sum.data(), fine.data(), k}; }
+  QuantRows view() { return {high.data(), low.data(), fine.data(), groups}; }
 };
 
 std::vector<float> run_linear(const Kernels& kernels, LinearArgs args) {

@@ -8,6 +8,13 @@
 
 namespace forerun {
 
+// Throws std::bad_alloc when the product does not fit, as no memory could.
+inline size_t checked_product(size_t a, size_t b) {
+  size_t product;
+  if (__builtin_mul_overflow(a, b, &product)) throw std::bad_alloc();
+  return product;
+}
+
 // Zeroed pages, in huge pages where the system grants them. Throws std::bad_alloc.
 class Pages {
  public:

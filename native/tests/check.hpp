@@ -32,5 +32,6 @@ void test_team(Results& results);
 void test_linear(Results& results);
 void test_steps(Results& results);
 void test_bad_steps(Results& results);
+void test_bad_programs(Results& results);
 
 }  // namespace forerun::test

@@ -30,7 +30,7 @@ void wrong_linear(const LinearArgs& a) {
 
 void test_linear(Results& results) {
   for (Format format : kInteger) {
-    for (int rows : {1, 4, 7, 15, 16, 17, 24, 25, 31, 32, 33, 47, 48, 64, 65, 81}) {
+    for (int rows : {1, 2, 3, 4, 5, 8, 9, 12, 15, 16, 17, 24, 25, 31, 32, 33, 47, 48, 64, 65, 81}) {
       compare(results, {.format = format, .rows = rows, .panel_begin = rows % 2, .bias = rows % 3 == 0});
       compare(results, {.format = format, .rows = rows, .blocks = 8, .splits = 4, .epilogue = Epilogue::Add});
       compare(results, {.format = format, .rows = rows, .blocks = 2, .epilogue = Epilogue::SiluMul, .bias = true});

@@ -20,5 +20,6 @@ int main() {
   run("linear", test_linear);
   run("steps", test_steps);
   run("bad steps", test_bad_steps);
+  run("programs", test_bad_programs);
   return results.failures ? 1 : 0;
 }

@@ -125,12 +125,12 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
     i.op = op, i.label = label, i.input = input, i.output = output;
     return i;
   };
-  const auto norm = [&](int from, int to, const float* weight, float fine_above) {
+  const auto norm = [&](int from, int to, std::span<const float> weight, float fine_above) {
     Instruction i = instruction(integer ? Op::NormQuant : Op::Norm, "norm", from, to);
     i.vector = weight, i.eps = 1e-5f, i.width = s.hidden, i.fine_above = fine_above;
     e.add(i);
   };
-  const auto linear = [&](int from, int to, int weight, Epilogue epilogue, const float* bias, int splits) {
+  const auto linear = [&](int from, int to, int weight, Epilogue epilogue, std::span<const float> bias, int splits) {
     Instruction i = instruction(Op::Linear, "linear", from, to);
     i.weight = weight, i.epilogue = epilogue, i.vector = bias, i.splits = splits;
     e.add(i);
@@ -146,10 +146,11 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
   i.weight = weights[0], i.width = s.hidden;
   e.add(i);
   for (int l = 0; l < s.layers; ++l) {
-    const float *first = vectors_[2 * s.layers + 1 + 2 * l].data(), *second = vectors_[2 * s.layers + 2 + 2 * l].data();
+    const std::span<const float> first = vectors_[2 * s.layers + 1 + 2 * l],
+                                 second = vectors_[2 * s.layers + 2 + 2 * l], none;
     const int* w = &weights[1 + 4 * l];
-    norm(x, h, vectors_[2 * l].data(), 2.0f);
-    linear(h, qkv, w[0], Epilogue::Store, s.qk_norm ? nullptr : first, 1);
+    norm(x, h, vectors_[2 * l], 2.0f);
+    linear(h, qkv, w[0], Epilogue::Store, s.qk_norm ? none : first, 1);
     i = instruction(Op::RopeKv, "rope_kv", qkv, q);
     i.layer = l, i.heads = s.heads, i.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim)), i.eps = 1e-6f;
     if (s.qk_norm) i.vector = first, i.vector2 = second;
@@ -157,14 +158,14 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
     i = instruction(Op::Attention, "attention", q, o);
     i.layer = l, i.heads = s.heads, i.window = l + 1 == s.layers ? s.window : 0;
     e.add(i);
-    linear(quantize(o, oq), x, w[1], Epilogue::Add, s.qk_norm ? nullptr : second, 1);
-    norm(x, h, vectors_[2 * l + 1].data(), 2.0f);
-    linear(h, g, w[2], Epilogue::SiluMul, nullptr, 1);
-    linear(quantize(g, gq), x, w[3], Epilogue::Add, nullptr, s.ffn >= 128 ? 2 : 1);
+    linear(quantize(o, oq), x, w[1], Epilogue::Add, s.qk_norm ? none : second, 1);
+    norm(x, h, vectors_[2 * l + 1], 2.0f);
+    linear(h, g, w[2], Epilogue::SiluMul, {}, 1);
+    linear(quantize(g, gq), x, w[3], Epilogue::Add, {}, s.ffn >= 128 ? 2 : 1);
   }
   e.add(instruction(Op::SelectRows, "select_rows", x, xs));
-  norm(xs, hs, vectors_[2 * s.layers].data(), 0.0f);
-  linear(hs, logits, weights.back(), Epilogue::Store, nullptr, 1);
+  norm(xs, hs, vectors_[2 * s.layers], 0.0f);
+  linear(hs, logits, weights.back(), Epilogue::Store, {}, 1);
   e.add(instruction(Op::Sample, "sample", logits, -1));
   return made;
 }

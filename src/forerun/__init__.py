@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from forerun.engine.params import SamplingParams
     from forerun.library import LLM
 
-__all__ = ["LLM", "SamplingParams"]
+__all__ = ["LLM", "SamplingParams", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from forerun.engine.params import SamplingParams
 
         return SamplingParams
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("forerun")
     raise AttributeError(f"module 'forerun' has no attribute '{name}'")
 
 

@@ -50,6 +50,30 @@ def sample(
 ) -> None:
     """Draw from given logits (changed in place); positions are those of the drawn tokens."""
 
+class SuffixIndex:
+    """What followed which context so far in one sequence of tokens; 24 bytes an entry, twice that at most."""
+
+    def __init__(self, max_order: int, max_entries: int) -> None:
+        """Contexts of 1 to ``max_order`` (at most 32) tokens; beyond ``max_entries`` nothing new is learnt."""
+
+    def extend(self, tokens: Int32, /) -> None:
+        """Append tokens, int32 [n]."""
+
+    def append(self, token: int, /) -> None:
+        """Append one token."""
+
+    def draft(self, limit: int, min_order: int = 1) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Up to ``limit`` guesses of what comes next: tokens, the length of the context that each was found by, how
+        often the token followed that context, and how often anything did. Ends where no context is known."""
+
+    @property
+    def size(self) -> int:
+        """Tokens appended."""
+
+    @property
+    def entries(self) -> int:
+        """Contexts and runs that are counted."""
+
 class ThreadTeam:
     """Threads that run a step together, the caller among them; executors may share a team."""
 
@@ -59,6 +83,9 @@ class ThreadTeam:
     @property
     def size(self) -> int:
         """Threads, the caller included."""
+
+def mix_rate(isa: str, threads: int) -> float:
+    """GOPS of an instruction set's bare vector operations for int4 layers, everything in the first caches."""
 
 class Executor:
     """Buffers, weights and instructions by index; one call of ``step`` runs them all."""
@@ -83,8 +110,15 @@ class Executor:
     def step(self) -> None:
         """One engine step with the bound arrays, as their contents are now."""
 
+    @property
+    def slots_used(self) -> int:
+        """Places of tokens in the KV pool that were ever written, from its beginning."""
+
     def populate_kv(self, begin: int, bytes: int) -> None:
         """Take a part of the KV pool from the system."""
+
+    def set_repeat_rows(self, rows: int, /) -> None:
+        """Up to how many rows (0..8) every thread does row-wise work itself and saves a barrier."""
 
     def set_profile(self, on: bool, /) -> None:
         """Start or stop counting the time of each instruction."""

@@ -22,6 +22,10 @@ class ArtifactError(ForerunError):
     """An artifact folder that is missing, damaged, of another version or different from what was asked for."""
 
 
+class AccuracyError(ForerunError):
+    """A check that cannot be made: no reference, another model's reference, or a text that does not fit."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import Any, Protocol, cast
 
-from forerun.engine.errors import RequestError
-from forerun.engine.llm import LLM as EngineLLM
+from forerun.engine.engine_settings import EngineSettings
+from forerun.engine.generator import Generator, Progress, Prompt, as_list, per_prompt
 from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import SamplingParams
-from forerun.engine.settings import EngineSettings
+from forerun.engine.request_errors import RequestError
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.text import Tokenizer
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, open_model
@@ -19,10 +22,12 @@ from forerun.runtime.loader import RunSettings
 from forerun.runtime.step import Executor
 
 Message = Mapping[str, Any]
+DEFAULT_NEW_TOKENS = 256
+"""Longest answer of whoever names no length."""
 _ENGINE = frozenset(field.name for field in fields(EngineSettings))
 
 
-class LLM(EngineLLM):
+class LLM(Generator):
     """A model that answers prompts, many at once. A context manager; ``close`` frees its memory and threads.
 
     ``model``: an artifact folder; or a checkpoint (a Hugging Face folder, a .gguf file, a hub id, "default"), which is
@@ -30,7 +35,8 @@ class LLM(EngineLLM):
 
     ``settings``, by their own names: those of EngineSettings (``max_num_seqs``, ``enable_prefix_caching`` ...);
     ``threads`` and ``isa``; and those of NeuronConfig (``seq_len``, ``batch_size``, ``quantized`` ...).
-    Settings that an artifact was compiled with can only be confirmed. Raises ForerunError with one line.
+    ``batch_size`` and ``seq_len`` of an artifact are limits of this run; its other settings can only be
+    confirmed. Raises ForerunError with one line.
     """
 
     def __init__(
@@ -41,6 +47,8 @@ class LLM(EngineLLM):
         **settings: Any,
     ) -> None:
         engine = {name: settings.pop(name) for name in _ENGINE & settings.keys()}
+        if isinstance(drafts := engine.get("speculative_config"), Mapping):
+            engine["speculative_config"] = SpeculativeConfig.from_dict(drafts)
         if not isinstance(model, str | os.PathLike):
             if settings:
                 raise ConfigError(f"{', '.join(settings)}: settings of a model; this executor has its own")
@@ -57,10 +65,34 @@ class LLM(EngineLLM):
     def __enter__(self) -> LLM:
         return self
 
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Answer one prompt or many (texts or token ids), batched; results in the given order.
+
+        Without ``sampling_params``: greedy, at most 256 tokens, as ``forerun generate``. ``use_tqdm``: a progress bar
+        where somebody looks at the terminal. Raises RequestError before anything runs.
+        """
+        prompt_list = as_list(prompts)
+        if sampling_params is None:
+            params = [self._default_params(prompt) for prompt in prompt_list]
+        else:
+            params = per_prompt(sampling_params, len(prompt_list))
+        with answers_progress(use_tqdm) as progress:
+            return self._answer(prompt_list, params, progress)
+
+    def _default_params(self, prompt: Prompt) -> SamplingParams:
+        params = SamplingParams(temperature=0.0)
+        return fitting(params, len(self._encode(prompt)), self)
+
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
         **variables: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or a list of them, through the model's chat template.
@@ -74,10 +106,33 @@ class LLM(EngineLLM):
             raise RequestError("a conversation needs a tokenizer with a chat template; use generate", "messages")
         chat = cast(_ChatTokenizer, tokenizer)
         texts = [chat.apply_chat_template(cast(Sequence[Message], each), **variables) for each in conversations]
-        results = self.generate([chat.encode(text, add_special_tokens=False) for text in texts], params)
+        prompts = [chat.encode(text, add_special_tokens=False) for text in texts]
+        results = self.generate(prompts, sampling_params, use_tqdm)
         for result, text in zip(results, texts, strict=True):
             result.prompt = text
         return results
+
+
+def fitting(params: SamplingParams, prompt_tokens: int, generator: Generator) -> SamplingParams:
+    """``params`` with max_tokens None replaced by the default, or by what the context leaves after the prompt."""
+    if params.max_tokens is not None:
+        return params
+    room = generator.engine.admission.max_total - prompt_tokens
+    return replace(params, max_tokens=max(1, min(DEFAULT_NEW_TOKENS, room)))
+
+
+@contextmanager
+def answers_progress(wanted: bool) -> Iterator[Progress]:
+    """A bar on standard error for several answers, where a terminal is."""
+    if not wanted or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Answers", total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > 1)
 
 
 class _ChatTokenizer(Protocol):

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from forerun.accuracy.checks import CheckOptions, CheckOutcome, answer_length, check_accuracy, check_ids, match_logits
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.golden import Golden, save_golden
 from forerun.accuracy.reference import Answer
 from forerun.accuracy.rollout import rollout
 from forerun.checkpoint import Tokenizer, open_checkpoint
 from forerun.config import NeuronConfig
-from forerun.errors import ConfigError
+from forerun.errors import AccuracyError, ConfigError
 from tests.support.reference_models import TinyModel, tiny_model
 from tests.support.tiny_checkpoints import write_tiny
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from forerun.accuracy.divergence import Meter, chunks, log_softmax, measure, perplexity
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.scoring import ExecutorScorer
+from forerun.errors import AccuracyError
 from tests.support.reference_models import one_sequence, tiny_model
 
 MODEL = tiny_model("qwen3", seed=2, num_hidden_layers=1)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.golden import Golden, load_golden, save_golden
 from forerun.accuracy.reference import Answer
+from forerun.errors import AccuracyError
 
 
 def answer(prompt: list[int], tokens: list[int], logits: bool = True) -> Answer:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from forerun.accuracy import in_memory
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.in_memory import float32_config, one_sequence_config, open_in_memory
 from forerun.accuracy.scoring import ExecutorScorer
 from forerun.checkpoint import open_checkpoint
-from forerun.errors import ConfigError
+from forerun.errors import AccuracyError, ConfigError
 from forerun.host.machine import read_host
 from tests.support.reference_models import tiny_model
 from tests.support.tiny_checkpoints import write_tiny

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.rollout import Drawn, rollout
+from forerun.errors import AccuracyError
 from forerun.runtime.reference import ReferenceExecutor
 from tests.support.reference_models import one_sequence, tiny_model
 

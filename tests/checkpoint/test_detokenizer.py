@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forerun.checkpoint import IncrementalDetokenizer, Tokenizer
-from forerun.checkpoint.detokenizer import TokenBytes, byte_alphabet
+from forerun.checkpoint import Tokenizer
+from forerun.checkpoint.detokenizer import byte_alphabet
 from tests.support.tiny_checkpoints import write_tokenizer
 
 SIZE = 300
@@ -35,6 +35,7 @@ def test_any_tokens_join_to_the_decoded_whole(tokenizer: Tokenizer, ids: list[in
     stream = tokenizer.detokenizer(skip)
     text = "".join(stream.push(token) for token in ids) + stream.flush()
     assert text == tokenizer.decode(ids, skip_special_tokens=skip)
+    assert text == tokenizer._backend.decode(ids, skip_special_tokens=skip)
 
 
 def test_an_unfinished_character_waits_and_comes_out_at_the_end(tokenizer: Tokenizer) -> None:
@@ -49,15 +50,6 @@ def test_an_unfinished_character_waits_and_comes_out_at_the_end(tokenizer: Token
 def test_special_tokens_are_text_only_when_asked_for(tokenizer: Tokenizer) -> None:
     assert tokenizer.detokenizer().push(2) == ""
     assert tokenizer.detokenizer(skip_special_tokens=False).push(2) == "<|im_end|>"
-
-
-def test_sentencepiece_streams() -> None:
-    decoder = {"type": "Sequence", "decoders": [{"type": "Replace"}, {"type": "ByteFallback"}, {"type": "Strip"}]}
-    tokens = ["\u2581hello", "\u2581", "<0xE4>", "<0xB8>", "<0xAD>", "\u2581\u2581x"]
-    stream = IncrementalDetokenizer(TokenBytes(decoder, lambda i: tokens[i] if i < len(tokens) else None), ())
-    assert [stream.push(i) for i in range(6)] == ["hello", " ", "", "", "\u4e2d", "  x"]
-    assert stream.flush() == "" and stream.push(0) == "hello"
-    assert stream.push(2) + stream.push(0) == "\ufffd hello"
 
 
 def test_the_byte_alphabet_is_the_libraries() -> None:

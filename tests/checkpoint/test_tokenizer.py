@@ -131,7 +131,7 @@ def test_no_chat_template_gives_one_line(folder: Path) -> None:
 def test_special_tokens_may_be_objects(folder: Path) -> None:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     files["tokenizer_config.json"] = b'{"eos_token": {"content": "<|endoftext|>", "lstrip": false}}'
-    files["special_tokens_map.json"] = b'{"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}'
+    files["special_tokens_map.json"] = b'{"bos_token": "<|im_start|>"}'
     found = Tokenizer(files)
     assert (found.bos_token_id, found.eos_token_id, found.eos_token_ids) == (1, 0, (2, 0))
 
@@ -142,7 +142,7 @@ def test_damaged_files_give_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
         Tokenizer.from_folder(tmp_path)
     for content in (b"", b"{}", b"\xff", b'{"model": 3}'):
-        with pytest.raises(CheckpointError, match=r"tokenizer\.json: it cannot be used") as caught:
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json: ") as caught:
             Tokenizer({"tokenizer.json": content})
         assert "\n" not in str(caught.value)
 

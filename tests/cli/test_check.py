@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from forerun.accuracy.divergence import measure
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.scoring import ExecutorScorer
 from forerun.checkpoint import Tokenizer
 from forerun.cli import check
 from forerun.cli.check import Models, Progress, Subject
 from forerun.cli.main import main
+from forerun.errors import AccuracyError
 from forerun.runtime.reference import ReferenceExecutor
 from tests.support.reference_models import tiny_model
 from tests.support.tiny_checkpoints import write_tiny

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -87,3 +88,16 @@ def test_where_no_exception_can_be_raised(name: str) -> None:
     script += f"def command():\n    exec({body!r}, globals())\n    return 0\nsys.exit(run_command(command))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", line)
+
+
+def test_missing_memory_is_one_line_and_warnings_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        warnings.warn("overflow encountered in multiply", RuntimeWarning, stacklevel=2)
+        raise MemoryError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run_command(command) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: out of memory: give it more, or use a smaller model, --seq-len or batch"
+    ]

@@ -56,4 +56,20 @@ def test_a_modules_file_that_is_missing_is_one_line(tmp_path: Path, capsys: pyte
     words = ["--output", str(tmp_path / "a"), "--modules-to-not-convert-file", str(tmp_path / "none.json")]
     assert main(["compile", str(model), *words]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: --modules-to-not-convert-file") and error.count("\n") == 1
+    assert error.startswith("error: ") and "none.json" in error and error.count("\n") == 1
+    assert "--modules-to-not-convert-file" in error
+
+
+def test_the_prompt_may_stand_alone_and_a_cut_is_said(artifact: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rest = ("--no-chat", "--threads", "1", "--max-new-tokens", "3")
+    assert main(["generate", artifact, "Hello", *rest]) == 0
+    alone = capsys.readouterr()
+    assert main(["generate", artifact, "--prompt", "Hello", *rest]) == 0
+    assert capsys.readouterr().out == alone.out
+    assert "cut at 3 tokens: --max-new-tokens" in alone.err
+
+
+@pytest.mark.parametrize("words", [[], ["Hello", "--prompt", "Hello"]])
+def test_one_prompt_and_not_two(artifact: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", artifact, *words]) == 1
+    assert "give one prompt" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from forerun.cli.demo.flag import spec_at
 from forerun.cli.demo.parser import parse_arguments
 from forerun.cli.demo.readers import DEFAULT_TOL_MAP, read_tol_map
-from forerun.cli.demo.settings import check_supported, no_effect_notices, requested_settings, sampling_notes
+from forerun.cli.demo.requested import check_supported, no_effect_notices, requested_settings, sampling_notes
 from forerun.cli.demo.table import FLAGS
 from forerun.config import NeuronConfig
 from forerun.errors import ConfigError

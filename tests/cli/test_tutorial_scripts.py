@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from forerun.cli.demo.parser import parse_arguments
-from forerun.cli.demo.settings import check_supported, no_effect_notices, requested_settings, sampling_notes
+from forerun.cli.demo.requested import check_supported, no_effect_notices, requested_settings, sampling_notes
 from forerun.compiler.buckets import plan_buckets
 from forerun.config import NeuronConfig
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from forerun.compiler.artifact import CONFIG, MANIFEST, PLAN, WEIGHTS, checksum, new_artifact, open_artifact
+from forerun.compiler import publish
+from forerun.compiler.artifact import CONFIG, MANIFEST, PLAN, checksum, new_artifact, open_artifact, weights_path
 from forerun.errors import ArtifactError
 from tests.support.artifacts import everything_in, tiny_artifact
 
@@ -44,12 +45,12 @@ def edit_manifest(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_the_manifest_lists_every_file_with_its_checksum(original: Path) -> None:
     files = json.loads((original / MANIFEST).read_text())["files"]
     on_disk = {name for name in everything_in(original) if (original / name).is_file()}
-    assert on_disk == {*files, MANIFEST} and {CONFIG, PLAN, WEIGHTS, "tokenizer.json"} <= on_disk
+    assert on_disk == {*files, MANIFEST} and {CONFIG, PLAN, weights_path(), "tokenizer.json"} <= on_disk
     assert all(checksum(original / name) == entry["sha256"] for name, entry in files.items())
     assert not [path for path in original.rglob("*") if not path.stat().st_mode & 0o044], "others may read it"
 
 
-FILES = (CONFIG, PLAN, WEIGHTS, "tokenizer.json", "programs/context_encoding_model.json", "tokenizer_config.json")
+FILES = (CONFIG, PLAN, weights_path(), "tokenizer.json", "program.json", "tokenizer_config.json")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -77,9 +78,9 @@ def test_a_missing_file_is_found(copy: Path, name: str) -> None:
 
 def test_large_weights_are_only_read_through_when_asked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forerun.compiler.artifact._VERIFY_AT_LOAD", 100)
-    content = bytearray((copy / WEIGHTS).read_bytes())
+    content = bytearray((copy / weights_path()).read_bytes())
     content[-1] ^= 1
-    (copy / WEIGHTS).write_bytes(content)
+    (copy / weights_path()).write_bytes(content)
     with pytest.raises(ArtifactError, match="checksum"):
         open_artifact(copy, verify=True)
     assert open_artifact(copy, verify=False).path == copy
@@ -168,6 +169,7 @@ def test_a_failed_swap_puts_the_old_one_back(copy: Path, monkeypatch: pytest.Mon
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(publish, "exchange", lambda a, b: False)
     with pytest.raises(ArtifactError, match="No space left"), new_artifact(copy, 0):
         pass
     assert everything_in(copy.parent) == before

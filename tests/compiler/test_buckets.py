@@ -1,4 +1,4 @@
-"""Bucket generation, plans and selection: every worked example of the original, and the mended rules."""
+"""Bucket generation and plans: every worked example of the original, and the mended rules."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from typing import Any
 import pytest
 
 from forerun.compiler.buckets import (
-    CONTEXT_ENCODING,
     FUSED_SPECULATION,
-    TOKEN_GENERATION,
     Bucket,
     BucketPlan,
     check_prompt_length,
     generate_buckets,
     plan_buckets,
-    select_bucket,
-    select_decode_bucket,
-    select_prefix_bucket,
 )
 from forerun.config import NeuronConfig
 from forerun.errors import ArtifactError, ConfigError
@@ -131,31 +126,6 @@ def test_batch_buckets_largest_first_and_the_maximum_always_there() -> None:
     assert [(b.batch, b.prefix) for b in made.token_generation_model] == [
         (8, 128), (8, 256), (4, 128), (4, 256), (1, 128), (1, 256),
     ]  # fmt: skip
-    assert select_decode_bucket(made.token_generation_model, 100, batch=3) == Bucket(1, 128, 4)
-    assert select_decode_bucket(made.token_generation_model, 200, batch=5) == Bucket(1, 256, 8)
-    with pytest.raises(ConfigError, match="9 sequences exceed the largest batch bucket"):
-        select_decode_bucket(made.token_generation_model, 100, batch=9)
-
-
-def test_equality_fits() -> None:
-    assert select_bucket((2048, 4096), 2048, CONTEXT_ENCODING) == 2048
-    assert select_bucket((2048, 4096), 2049, CONTEXT_ENCODING) == 4096
-    assert select_bucket((2048, 4096), 4096, CONTEXT_ENCODING) == 4096
-
-
-def test_too_long_has_the_message_of_the_original_or_is_truncated() -> None:
-    with pytest.raises(ConfigError) as caught:
-        select_bucket((128, 256), 257, CONTEXT_ENCODING)
-    assert str(caught.value) == "Input len 257 exceeds largest bucket (256) for context_encoding_model"
-    assert select_bucket((128, 256), 257, CONTEXT_ENCODING, allow_truncation=True) == 256
-
-
-def test_speculation_length_counts_but_never_refuses_the_last_tokens() -> None:
-    assert select_bucket((128, 256), 121, FUSED_SPECULATION, speculation_length=7) == 128
-    assert select_bucket((128, 256), 122, FUSED_SPECULATION, speculation_length=7) == 256
-    assert select_bucket((128, 256), 255, FUSED_SPECULATION, speculation_length=7) == 256
-    with pytest.raises(ConfigError, match="fused_speculation_model"):
-        select_bucket((128, 256), 257, FUSED_SPECULATION, speculation_length=7)
 
 
 def test_prompt_length() -> None:
@@ -171,60 +141,6 @@ def test_prompt_length() -> None:
     assert check_prompt_length(65, truncating) == 64
 
 
-@pytest.mark.parametrize(
-    ("prompt", "cached", "bucket", "moved", "rest"),
-    [
-        (1000, 0, Bucket(1024, 0), 0, 0),
-        (800, 128, Bucket(1024, 0), 128, 0),
-        (900, 640, Bucket(512, 512), 252, 388),
-        (400, 256, Bucket(512, 0), 256, 0),
-        (1600, 1280, Bucket(1024, 1024), 704, 576),  # an assertion in the original
-        (200, 64, Bucket(512, 0), 64, 0),
-        (512, 0, Bucket(512, 0), 0, 0),
-    ],
-)
-def test_prefix_selection(prompt: int, cached: int, bucket: Bucket, moved: int, rest: int) -> None:
-    chosen = select_prefix_bucket(PAIRS, prompt - cached, cached)
-    assert (chosen.bucket, chosen.moved, chosen.rest) == (bucket, moved, rest)
-
-
-def test_long_shared_prefix_of_the_tutorial_finds_a_larger_active_bucket() -> None:
-    pairs = plan(**TUTORIAL_B).context_encoding_model
-    chosen = select_prefix_bucket(pairs, 100, 2624)
-    assert (chosen.bucket, chosen.moved, chosen.rest) == (Bucket(1024, 2048), 924, 1700)
-    assert select_prefix_bucket(pairs, 60, 2300).bucket == Bucket(512, 2048)
-
-
-def test_no_valid_request_fails() -> None:
-    pairs = plan(**TUTORIAL_B).context_encoding_model
-    for cached in range(0, 8192, 32):
-        for active in (1, 31, 257, 511, 512, 513, 2049, 8192):
-            if cached + active <= 8192:
-                chosen = select_prefix_bucket(pairs, active, cached)
-                assert chosen.bucket.active >= active and chosen.moved + chosen.rest == cached
-                assert chosen.bucket.prefix >= chosen.rest
-
-
-def test_a_prefix_beyond_every_pair_takes_the_largest_pair() -> None:
-    chosen = select_prefix_bucket([Bucket(512), Bucket(512, 512)], 100, 4000)
-    assert (chosen.bucket, chosen.moved, chosen.rest) == (Bucket(512, 512), 412, 3588)
-
-
-def test_too_many_new_tokens_for_every_pair() -> None:
-    with pytest.raises(ConfigError, match=r"Prefill len 2049 exceeds largest bucket \(2048\)"):
-        select_prefix_bucket(PAIRS, 2049, 0)
-    assert select_prefix_bucket(PAIRS, 2049, 0, allow_truncation=True).bucket == Bucket(2048, 1024)
-
-
-def test_decode_selection() -> None:
-    pairs = plan(**TUTORIAL_B).token_generation_model
-    assert select_decode_bucket(pairs, 512) == Bucket(1, 512)
-    assert select_decode_bucket(pairs, 513) == Bucket(1, 1024)
-    assert select_decode_bucket(pairs, 506, speculation_length=7) == Bucket(1, 1024)
-    with pytest.raises(ConfigError, match=r"Input len 8193 exceeds largest bucket \(8192\) for token_generation_model"):
-        select_decode_bucket(pairs, 8193)
-
-
 def test_plans_survive_json_and_print_readably() -> None:
     for settings in (
         TUTORIAL_A,
@@ -234,7 +150,8 @@ def test_plans_survive_json_and_print_readably() -> None:
         made = plan(**settings)
         assert BucketPlan.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert str(plan(**TUTORIAL_A)) == (
-        f"{CONTEXT_ENCODING}: new tokens 2048 4096 8192 12288\n{TOKEN_GENERATION}: sequence length 2048 4096 8192 12800"
+        "context_encoding_model: new tokens 2048 4096 8192 12288\n"
+        "token_generation_model: sequence length 2048 4096 8192 12800"
     )
     assert "(512, 2048)" in str(plan(**TUTORIAL_B))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from forerun.compiler.program import Program
 from forerun.compiler.trace import trace
+from forerun.compiler.validate import validate
 from forerun.errors import ArtifactError
 from tests.support.reference_models import tiny_model
 
@@ -50,6 +52,27 @@ def _unknown_format(data: Json) -> None:
     data["weights"][0]["format"] = "int3"
 
 
+def _buffer(data: Json, name: str) -> Json:
+    found: Json = next(item for item in data["buffers"] if item["name"] == name)
+    return found
+
+
+def _short_table(data: Json) -> None:
+    name = _first(data, "embed")["weights"]["table"]
+    next(item for item in data["weights"] if item["name"] == name)["shape"][0] -= 1
+
+
+def _share_with_the_residual(data: Json) -> None:
+    _buffer(data, "l0.qkv")["slot"] = _buffer(data, "x")["slot"]
+
+
+def _attend_to_sampled_rows(data: Json) -> None:
+    steps = data["instructions"]
+    last = max(index for index, step in enumerate(steps) if step["op"] == "attention")
+    for name in steps[last]["inputs"] + steps[last]["outputs"]:
+        _buffer(data, name)["rows"] = "sampled"
+
+
 EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "unknown program key": (lambda d: d.update(bufers=[]), "unknown key 'bufers'.*did you mean 'buffers'"),
     "missing program key": (lambda d: d.pop("weights"), "key 'weights' is missing"),
@@ -79,6 +102,17 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "format": (_unknown_format, "unknown format 'int3'"),
     "dtype": (_float_weight, "a float32 weight cannot read q15"),
     "layers": (lambda d: _first(d, "attention")["attrs"].update(layer=1), "numbered 0, 1, 2"),
+    "layers of keys": (lambda d: _first(d, "rope_kv")["attrs"].update(layer=1), "rope_kv layers must be numbered"),
+    "a table shorter than the vocabulary": (_short_table, "shorter than the 297 logits"),
+    "memory that is in use": (_share_with_the_residual, "reads 'x', whose memory holds 'l0.qkv'"),
+    "rows": (_attend_to_sampled_rows, "mixes 'rows' and 'sampled'|works on 'rows'"),
+    "a weight that is no name": (lambda d: _first(d, "linear")["weights"].update(weight=["w"]), "that is no weight"),
+    "a huge attribute": (lambda d: _first(d, "attention")["attrs"].update(window=2**40), "window = .* out of range"),
+    "an attribute below 0": (lambda d: _first(d, "rope_kv")["attrs"].update(scale=-1.0), "scale = .* out of range"),
+    "no number": (lambda d: _first(d, "norm_quant")["attrs"].update(eps=math.nan), "eps = nan is out of range"),
+    "a huge width": (lambda d: d["buffers"][1].update(width=2**40), "bad entry"),
+    "a huge weight": (lambda d: d["weights"][0].update(shape=[2**31, 88]), "bad shape"),
+    "interleave": (lambda d: d["weights"][0].update(interleave=7), "interleave"),
     "last": (lambda d: d["instructions"].pop(), "last instruction must be 'sample'"),
     "frequencies": (lambda d: d["rope_inv_freq"].append(1.0), "rotary frequencies"),
     "no frequency": (lambda d: d["rope_inv_freq"].clear(), "rotary frequencies"),
@@ -93,12 +127,12 @@ def test_damaged_programs_are_refused_in_one_line(name: str) -> None:
     data = copy.deepcopy(json.loads(FINAL.dumps()))
     edit(data)
     with pytest.raises(ArtifactError, match=message) as caught:
-        Program.from_json(data)
+        validate(Program.from_json(data))
     assert "\n" not in str(caught.value)
 
 
 def test_text_that_is_not_json_is_refused() -> None:
-    with pytest.raises(ArtifactError, match="not JSON"):
+    with pytest.raises(ArtifactError, match="not valid JSON"):
         Program.loads("{")
     with pytest.raises(ArtifactError, match="expected a JSON object"):
         Program.loads("[]")

@@ -39,7 +39,7 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def detokenizer(self, skip_special_tokens: bool) -> ByteDetokenizer:
+    def detokenizer(self, skip_special_tokens: bool, context: Sequence[int] = ()) -> ByteDetokenizer:
         return ByteDetokenizer()
 
 
@@ -95,6 +95,8 @@ class QuietDrafter:
         return [self.guess(request)[:length] for request, length in zip(requests, lengths, strict=True)]
 
     def verified(self, request: Request, proposed: int, accepted: int) -> None: ...
+
+    def stepped(self, rows: int, tokens: int, seconds: float) -> None: ...
 
     def preempted(self, request: Request) -> None: ...
 

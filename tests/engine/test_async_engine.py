@@ -117,7 +117,7 @@ def test_refusals_come_at_once_and_leave_nothing() -> None:
         engine = AsyncEngine(Engine(FaultyExecutor(before=gate), settings=settings))
         with pytest.raises(RequestError, match="token id 999"):
             engine.submit([999], GREEDY)
-        with pytest.raises(RequestError, match="takes 3 requests at once"):
+        with pytest.raises(RequestError, match="at most 3 fit at once"):
             engine.submit([1], SamplingParams(n=4))
         streams = [engine.submit([1], GREEDY) for _ in range(3)]
         with pytest.raises(QueueFullError):

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from forerun.engine import Limits, RequestError, SamplingParams
-from forerun.engine.admission import expand
+from forerun.engine import Engine, Limits, RequestError, SamplingParams
+from forerun.engine.request import Request
+from tests.support.oracle import OracleExecutor
 
 NAN, INF = float("nan"), float("inf")
 
@@ -90,7 +91,13 @@ def test_the_largest_allowed_values_pass() -> None:
 
 
 def test_answers_of_one_prompt_differ_in_their_seeds_only() -> None:
-    first, second, third = expand(SamplingParams(n=3, seed=2**64 - 2, prompt_logprobs=1, max_tokens=4))
+    def answers(params: SamplingParams) -> list[Request]:
+        admission = Engine(OracleExecutor(), entropy=lambda n: bytes([7] * n)).admission
+        return admission.requests(admission.check([1, 2], params), "r", 0.0)
+
+    first, second, third = answers(SamplingParams(n=3, seed=2**64 - 2, prompt_logprobs=1, max_tokens=4))
     assert [first.seed, second.seed, third.seed] == [2**64 - 2, 2**64 - 1, 0]
-    assert (first.prompt_logprobs, second.prompt_logprobs, first.n, second.max_tokens) == (1, None, 1, 4)
-    assert [each.seed for each in expand(SamplingParams(n=2))] == [None, None]
+    assert (first.prompt_scores, second.prompt_scores) == ([None], None)
+    assert [(each.index, each.params.n, each.max_total) for each in (first, second)] == [(0, 1, 6), (1, 1, 6)]
+    assert [each.seed for each in answers(SamplingParams(n=2, seed=0))] == [0, 1]
+    assert [each.seed for each in answers(SamplingParams(n=2))] == [0x0707070707070707] * 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from forerun.compiler.artifact import MANIFEST, WEIGHTS
+from forerun.compiler.artifact import MANIFEST, weights_path
 from forerun.host.machine import read_host
 from tests.fault.conftest import Shell
 from tests.support.tiny_checkpoints import write_tiny
@@ -58,7 +58,7 @@ def test_contradictions(shell: Shell, model: Path, flags: str, words: str) -> No
 
 
 def test_longer_than_the_model(shell: Shell, model: Path) -> None:
-    words = "seq_len 1024 is longer than the model's max_position_embeddings 512"
+    words = "1024 is longer than the model's max_position_embeddings 512"
     assert words in shell.demo_refuses(model, "--seq-len", "1024")
     assert words in shell.refuses("compile", model, "--output", shell.folder / "out", "--seq-len", "1024")
     assert words in shell.refuses("generate", model, "--prompt", "x", "--seq-len", "1024")
@@ -79,7 +79,7 @@ def test_modules_that_are_not_there(shell: Shell, model: Path) -> None:
     names.write_text("[]")
     assert "modules.json must hold" in shell.demo_refuses(model, *flags)
     names.unlink()
-    assert "modules.json cannot be read" in shell.demo_refuses(model, *flags)
+    assert "modules.json: cannot be read" in shell.demo_refuses(model, *flags)
 
 
 def test_a_cache_that_does_not_fit_shows_the_formula(
@@ -96,7 +96,7 @@ def test_a_cache_that_does_not_fit_shows_the_formula(
 
 def test_fewer_blocks_than_one_sequence_needs(shell: Shell, artifact: Path) -> None:
     line = shell.refuses("generate", artifact, "--prompt", "x", "--pa-num-blocks", "3")
-    assert "ceil(max_length / pa_block_size) = ceil(128 / 32) = 4 blocks" in line
+    assert "--pa-num-blocks 3 is below the minimum" in line and "= ceil(128 / 32) = 4 blocks" in line
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_prompts_that_are_too_long_or_empty(shell: Shell, artifact: Path) -> Non
 
 
 DAMAGE = {
-    "cut": lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100]),
+    "cut": lambda folder: (folder / weights_path()).write_bytes((folder / weights_path()).read_bytes()[:-100]),
     "flipped": lambda folder: (folder / "tokenizer.json").write_bytes(
         (folder / "tokenizer.json").read_bytes().replace(b"a", b"b", 1)
     ),
@@ -138,9 +138,7 @@ def test_damaged_artifacts_on_every_command(shell: Shell, artifact: Path, kind: 
 
 
 def test_flags_that_differ_from_the_artifact(shell: Shell, artifact: Path) -> None:
-    line = shell.refuses("generate", artifact, "--prompt", "x", "--seq-len", "64")
-    assert "seq_len 64 (stored 128)" in line
-    assert "seq_len 64 (stored 128)" in shell.demo_refuses(
-        "unused", "--skip-compile", "--seq-len", "64", output=artifact
-    )
+    line = shell.refuses("generate", artifact, "--prompt", "x", "--kv-cache-dtype", "int8")
+    assert "true (stored false)" in line
+    assert "true (stored false)" in shell.demo_refuses("unused", "--skip-compile", "--kv-cache-quant", output=artifact)
     assert "there is no artifact" in shell.demo_refuses("unused", "--skip-compile", output=shell.folder / "nothing")

@@ -89,3 +89,36 @@ def test_long_and_short_contexts_in_one_step(threads: int, packed_model: MakeMod
         assert (trace.logits[row] == single.logits[-1]).all()
         assert trace.tokens[row] == single.tokens[-1]
     assert (trace.logits[3:] == singles[3].logits).all()
+
+
+@pytest.mark.parametrize("window", [None, 300])
+def test_more_tiles_than_are_merged_at_once(window: int | None, packed_model: MakeModel, start: Start) -> None:
+    """One thread merges tile after tile, two merge pieces of 16; with a window most pieces hold nothing."""
+    model, ids = model_with(packed_model, window, layers=1), random_ids(33 * 256 + 70)
+    outputs = []
+    for threads in (1, 2):
+        limits = {"num_blocks": 300, "max_model_len": 9000, "max_rows": 9000}
+        executor = start(model, **options("int8", threads) | limits)
+        table = range(-(-len(ids) // 32))
+        for keys in (17 * 256 + 2, len(ids)):
+            executor.step(one_sequence(ids[: keys - 5], table=table, sampled=[]))
+            rows = one_sequence(ids[keys - 5 : keys], start=keys - 5, table=table)
+            outputs.append(executor.step(replace(rows, sampling=sampling_at(rows.positions))))
+    for one, two in zip(outputs[:2], outputs[2:], strict=True):
+        assert_same(Trace.of([two]), Trace.of([one]))
+
+
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(5, 1, 16), (7, 1, 48), (14, 1, 20), (4, 2, 80)])
+def test_heads_that_fill_the_registers_in_pieces(
+    heads: int, kv_heads: int, head_dim: int, kv_dtype: str, packed_model: MakeModel, start: Start
+) -> None:
+    """A few rows of every group of heads against NumPy, on every instruction set."""
+    shape = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+    model = packed_model("mistral", "float32", sliding_window=50, hidden_size=48, num_hidden_layers=1, **shape)
+    ids = random_ids(91)
+    expected = alone(model.reference(num_blocks=8, block_size=16, kv_dtype=kv_dtype), ids)
+    for isa in _native.testable_isas():
+        for rows in (1, 2, 3, 5, 8):
+            executor = start(model, **options(kv_dtype, 1, isa, block_size=16))
+            assert_same(alone(executor, ids, piece=rows), expected, f"{isa}, {rows} rows")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from forerun.checkpoint import open_checkpoint
-from forerun.compiler.artifact import MANIFEST, WEIGHTS, Artifact
+from forerun.compiler.artifact import MANIFEST, Artifact, weights_path
 from forerun.errors import CheckpointError
 from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
 from tests.checkpoint.gguf_writing import gguf_config, write_gguf
@@ -113,7 +113,7 @@ def test_the_same_weights_elsewhere_are_found_again(model: str, tmp_path: Path) 
 
 def test_a_damaged_artifact_is_compiled_anew(model: str) -> None:
     first = cached_artifact(open_checkpoint(model), tiny_settings())
-    weights = first.path / WEIGHTS
+    weights = first.path / weights_path()
     weights.write_bytes(weights.read_bytes()[:-64])
     again = cached_artifact(open_checkpoint(model), tiny_settings())
     assert again.path == first.path and again.manifest == first.manifest and stamp(again)[1]

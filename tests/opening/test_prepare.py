@@ -75,10 +75,10 @@ def test_what_is_not_there_is_not_compiled_when_it_must_not_be(folder: Path, tmp
 
 def test_differences_are_told_then_refused(folder: Path) -> None:
     lines: list[str] = []
-    engine = EngineSettings(max_num_seqs=1, max_model_len=256)
-    with pytest.raises(ArtifactError, match=r"max_model_len 256 \(stored 128\); compile again"):
-        prepare(ModelRequest(str(folder / "artifact"), {"seq_len": 128}, engine), lines.append)
-    assert [line.split()[0] for line in lines[0].splitlines()[1:]] == ["max_num_seqs", "max_model_len"]
+    engine = EngineSettings(max_num_seqs=1)
+    with pytest.raises(ArtifactError, match=r"quantized true \(stored false\); compile again"):
+        prepare(ModelRequest(str(folder / "artifact"), {"quantized": True, "seq_len": 128}, engine), lines.append)
+    assert [line.split()[0] for line in lines[0].splitlines()[1:]] == ["quantized", "max_num_seqs"]
 
 
 def test_less_than_the_artifact_has_is_a_limit_of_this_run(folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_less_than_the_artifact_has_is_a_limit_of_this_run(folder: Path) -> None
     model = open_model(ModelRequest(str(folder / "artifact"), engine=engine, run=ONE_THREAD))
     try:
         assert (model.engine.max_num_seqs, model.engine.max_model_len, model.executor.max_rows) == (1, 100, 40)
-        assert (model.executor.max_seqs, model.executor.max_model_len) == (2, 128)
+        assert (model.executor.max_seqs, model.executor.max_model_len) == (1, 100)
         assert (model.source, model.artifact, model.threads) == (str(folder / "artifact"), folder / "artifact", 1)
         assert model.isa
     finally:

@@ -11,12 +11,12 @@ import pytest
 
 from forerun.accuracy.checks import CheckOptions, check_ids, open_reference
 from forerun.accuracy.divergence import measure
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.golden import load_golden, save_golden
 from forerun.accuracy.huggingface import HuggingFaceModel
 from forerun.accuracy.record import main, record
 from forerun.accuracy.scoring import ExecutorScorer
 from forerun.checkpoint import Tokenizer, open_checkpoint
+from forerun.errors import AccuracyError
 from tests.checkpoint.gguf_writing import gguf_config, write_gguf
 from tests.support.reference_models import TinyModel
 from tests.support.tiny_checkpoints import write_tiny
@@ -31,11 +31,14 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "truncate": False}
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "llama-tied": ("llama", 1, {}),
     "llama-biases": ("llama", 3, {"attention_bias": True, "mlp_bias": True}),
     "llama3-scaling": ("llama", 4, {"rope_scaling": LLAMA3}),
     "llama-linear": ("llama", 0, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "llama-dynamic": ("llama", 2, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),
+    "qwen2-yarn": ("qwen2", 4, {"rope_scaling": YARN}),
     "mistral-window": ("mistral", 0, {"sliding_window": 13}),
     "mistral-full": ("mistral", 1, {"sliding_window": None}),
     "qwen2": ("qwen2", 0, {}),

@@ -114,7 +114,7 @@ def rewrite_header(path: Path, old: str, new: str) -> None:
 )
 def test_weights_with_a_wrong_header(tmp_path: Path, old: str, new: str) -> None:
     artifact = tiny_artifact(tmp_path)
-    rewrite_header(artifact.weights_path, old, new)
+    rewrite_header(artifact.weights_path(), old, new)
     with pytest.raises(ForerunError) as refused:
         open_executor(artifact)
     assert "\n" not in str(refused.value)

@@ -80,11 +80,23 @@ def test_weights_that_do_not_fit(model: PackedModel) -> None:
         ({norm: None}, f"weight {norm} is missing"),
         ({name: PackedWeight(packed.data[:-1])}, "bytes instead of"),
         ({name: PackedWeight(packed.data, scale)}, "scale per"),
-        ({norm: PackedWeight(None, None, np.zeros(3, np.float32))}, "too short"),
+        ({norm: PackedWeight(None, None, np.zeros(3, np.float32))}, "sizes do not fit"),
     ]
     for change, words in cases:
         with pytest.raises(ValueError, match=words):
             NativeExecutor(model.program, broken(model, change), options)
+
+
+def test_a_table_shorter_than_the_vocabulary(model: PackedModel) -> None:
+    """The core does not rely on a checked program: token 16 would be read behind the table's end."""
+    name = "model.embed_tokens.weight"
+    table = replace(model.program.weights[name], shape=(16, 88))
+    program = replace(model.program, weights={**model.program.weights, name: table})
+    data = model.packed[name].data
+    assert data is not None
+    weights = broken(model, {name: PackedWeight(data[: 2 * _native.block_bytes("int8_f16")])})
+    with pytest.raises(ValueError, match="embed: sizes do not fit"):
+        NativeExecutor(program, weights, NativeOptions(num_blocks=4))
 
 
 def good(**changes: Any) -> Any:

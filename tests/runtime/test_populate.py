@@ -60,7 +60,7 @@ def test_population_waits_while_the_executor_works() -> None:
             return math.inf if self.working else -math.inf
 
     busy = Busy()
-    thread = Populator(4 * PART, 2, lambda begin, size: taken.append(size), busy)
+    thread = Populator(4 * PART, 2, lambda begin, size: taken.append(size), busy, lambda: 0.0)
     seen.wait()
     assert not taken
     busy.working = False
@@ -72,5 +72,42 @@ def test_population_ends_also_while_the_executor_works() -> None:
     taken: list[int] = []
     last = LastStep()
     last.time = math.inf
-    Populator(4 * PART, 2, lambda begin, size: taken.append(size), last).stop()
+    Populator(4 * PART, 2, lambda begin, size: taken.append(size), last, lambda: 0.0).stop()
     assert not taken
+
+
+def test_no_more_is_taken_than_what_is_used_and_a_little_ahead() -> None:
+    taken: list[int] = []
+    use, looked = [0.0], threading.Semaphore(0)
+
+    def used() -> float:
+        looked.release()
+        return use[0]
+
+    thread = Populator(16 * PART, 2, lambda begin, size: taken.append(size), LastStep(), used, ahead=3 * PART)
+
+    def settled() -> int:
+        """What is taken when nothing more is: three looks that took nothing."""
+        before = -1
+        while before != len(taken):
+            before = len(taken)
+            for _ in range(3):
+                looked.acquire()
+        return sum(taken)
+
+    assert settled() == 3 * PART
+    use[0] = 0.5
+    assert settled() == 11 * PART
+    use[0] = 1.0
+    thread.join()
+    assert sum(taken) == 16 * PART
+
+
+def test_the_executor_knows_what_it_used() -> None:
+    executor = native_executor(tiny_model("llama"), num_blocks=8)
+    core = executor._core()
+    assert core.slots_used == 0
+    executor.step(one_sequence([1, 2, 3], table=[5]))
+    assert core.slots_used == 5 * executor.block_size + 3
+    executor.step(one_sequence([1], table=[2]))
+    assert core.slots_used == 5 * executor.block_size + 3

@@ -8,6 +8,7 @@ import pytest
 from forerun.compiler.formats import INT_FORMATS, IntWeight
 from forerun.runtime.reference.arithmetic import fma32
 from forerun.runtime.reference.linear import (
+    QuantizedRows,
     embed,
     linear,
     quantize,
@@ -22,6 +23,15 @@ RNG = np.random.default_rng(3)
 F = np.float32
 
 
+def _short(scale: np.float32) -> np.float32:
+    """The float below whose last two bits are zero."""
+    return np.ldexp(F(np.floor(np.ldexp(np.frexp(scale)[0], 22))), np.frexp(scale)[1] - 22).astype(F)
+
+
+def _whole(rows: QuantizedRows) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return 128 * rows.high + rows.low
+
+
 def _values(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return RNG.standard_normal(shape).astype(np.float32)
 
@@ -32,7 +42,7 @@ def test_quantize_follows_the_definition(fine_above: float) -> None:
     x[1, 32:64] = 0
     x[2, 32:64] *= 30
     rows = quantize(x, fine_above)
-    assert rows.q.shape == (3, 128) and rows.scale.shape == (3, 4)
+    assert rows.high.shape == (3, 128) and rows.scale.shape == (3, 4)
     kept_fine = 0
     for t in range(3):
         groups = np.zeros((4, 32), np.float32)
@@ -44,11 +54,13 @@ def test_quantize_follows_the_definition(fine_above: float) -> None:
             kept_fine += int(fine)
             top, unit = (F(127 * 128), F(1)) if fine else (F(127), F(128))
             q = np.rint(groups[g] * (top / amax[g])) * unit if amax[g] else np.zeros(32)
-            scale = amax[g] / F(127 * 128)
-            np.testing.assert_array_equal(rows.q[t, 32 * g : 32 * g + 32], q)
+            scale = _short(amax[g] / F(127 * 128))
+            span = slice(32 * g, 32 * g + 32)
+            np.testing.assert_array_equal(_whole(rows)[t, span], q)
+            assert rows.fine[t, g] == fine and (fine or not rows.low[t, span].any())
             assert rows.scale[t, g] == scale
             assert rows.mu[t, g] == scale * F(q.sum())
-    assert np.abs(rows.q).max() == 127 * 128
+    assert np.abs(_whole(rows)).max() == 127 * 128 and np.abs(rows.high).max() == 127 and np.abs(rows.low).max() <= 64
     assert kept_fine == {0.0: 11, 2.0: 1, 1e9: 0}.get(fine_above, kept_fine)
 
 
@@ -56,7 +68,7 @@ def test_fine_groups_are_a_hundred_times_nearer() -> None:
     x = _values(1, 256)
     x[0, 64:96] *= 100
     rows = quantize(x, 2.0)
-    error = np.abs(rows.q * np.repeat(rows.scale, 32, axis=1) - x).reshape(8, 32).max(axis=1)
+    error = np.abs(_whole(rows) * np.repeat(rows.scale, 32, axis=1) - x).reshape(8, 32).max(axis=1)
     amax = np.abs(x).reshape(8, 32).max(axis=1)
     coarse = np.arange(8) != 2
     assert (error[coarse] > amax[coarse] / 1000).all() and (error[coarse] < amax[coarse] / 250).all()
@@ -68,7 +80,7 @@ def test_quantize_looks_at_one_row_only() -> None:
     together = quantize(x, 1.5)
     for t in range(5):
         alone = quantize(x[t : t + 1], 1.5)
-        np.testing.assert_array_equal(alone.q[0], together.q[t])
+        np.testing.assert_array_equal(_whole(alone)[0], _whole(together)[t])
         np.testing.assert_array_equal(alone.scale[0], together.scale[t])
         np.testing.assert_array_equal(alone.mu[0], together.mu[t])
 
@@ -76,7 +88,7 @@ def test_quantize_looks_at_one_row_only() -> None:
 @pytest.mark.parametrize("fine_above", [0.0, 2.0])
 def test_tiny_groups_quantise_to_zero(fine_above: float) -> None:
     rows = quantize(np.full((1, 32), 9e-31, np.float32), fine_above)
-    assert not rows.q.any() and not rows.scale.any() and not rows.mu.any()
+    assert not _whole(rows).any() and not rows.scale.any() and not rows.mu.any()
 
 
 @pytest.mark.parametrize("form", INT_FORMATS)
@@ -91,19 +103,21 @@ def test_integer_products_follow_the_definition(form: str, k: int, splits: int, 
         for n in range(3):
             parts = []
             for i in range(splits):
-                acc = F(0)
+                planes = [F(0), F(0)]
                 for g in range(i * blocks // splits * 2, (i + 1) * blocks // splits * 2):
                     span = range(32 * g, min(32 * g + 32, k))
-                    dot = sum((int(weight.q[n, c]) - zero) * int(rows.q[t, c]) for c in span)
                     if not span:
                         continue
-                    if form == "int8_channel":
-                        acc = F(fma32(F(dot), rows.scale[t, g], acc))
-                        continue
-                    acc = F(fma32(F(dot) * rows.scale[t, g], weight.scale[n, g], acc))
+                    for plane, (values, unit) in enumerate(((rows.high, F(128)), (rows.low, F(1)))):
+                        dot = sum((int(weight.q[n, c]) - zero) * int(values[t, c]) for c in span)
+                        product = F(dot) * (rows.scale[t, g] * unit)
+                        if form == "int8_channel":
+                            planes[plane] += product
+                        else:
+                            planes[plane] = F(fma32(product, weight.scale[n, g], planes[plane]))
                     if weight.minimum is not None:
-                        acc = F(fma32(weight.minimum[n, g], rows.mu[t, g], acc))
-                parts.append(acc)
+                        planes[0] = F(fma32(weight.minimum[n, g], rows.mu[t, g], planes[0]))
+                parts.append(planes[0] + planes[1])
             total = parts[0] if splits == 1 else parts[0] + parts[1]
             assert actual[t, n] == (total * weight.scale[n] if form == "int8_channel" else total)
 

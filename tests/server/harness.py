@@ -24,8 +24,8 @@ from forerun.engine import EngineSettings
 from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor, StepInput, StepOutput
 from forerun.server.run import Server
+from forerun.server.server_settings import ServerSettings
 from forerun.server.service import Service
-from forerun.server.settings import ServerSettings
 from tests.support.oracle import Draw, OracleExecutor, predict
 from tests.support.tiny_checkpoints import write_tokenizer
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from forerun.server.settings import Caps, ServerSettings, Timeouts
-from tests.server.harness import Running, running, wait_for
+from forerun.server.server_settings import Caps, ServerSettings, Timeouts
+from tests.server.harness import PacedExecutor, Running, open_request, running, wait_for
 
 ROUTES = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")
 JSON = {"content-type": "application/json"}
@@ -24,6 +24,33 @@ def is_error(response: httpx.Response, *statuses: int) -> dict[str, Any]:
     error: dict[str, Any] = response.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"} and error["message"]
     return error
+
+
+EOS = 2
+NOTHING_LEFT: list[dict[str, Any]] = [
+    {"allowed_token_ids": [EOS], "min_tokens": 4},
+    {"allowed_token_ids": [EOS, 7], "min_tokens": 1, "stop_token_ids": [7]},
+    {"allowed_token_ids": [70], "bad_words": ["a"]},
+    {"allowed_token_ids": [7], "min_tokens": 1, "stop_token_ids": [7], "ignore_eos": True},
+]
+
+
+@pytest.mark.parametrize("body", NOTHING_LEFT)
+def test_nothing_that_could_be_drawn(server: Running, body: dict[str, Any]) -> None:
+    if "bad_words" in body:
+        (token,) = server.post("/tokenize", prompt="a", add_special_tokens=False).json()["tokens"]
+        body = {**body, "allowed_token_ids": [token]}
+    for stream in (False, True):
+        refused = server.post("/v1/completions", prompt=[5], max_tokens=8, stream=stream, **body)
+        assert "no token that could be drawn" in is_error(refused, 400)["message"]
+    assert server.post("/v1/completions", prompt=[5], max_tokens=8, **{**body, "allowed_token_ids": [5, 6]}).is_success
+
+
+@pytest.mark.parametrize("prompt", [[-1], [2**31], [2**70], [320], [[5], [-1]], [[5, 2**40]]])
+@pytest.mark.parametrize("echo", [False, True])
+def test_prompts_of_ids_that_are_none(server: Running, prompt: list[Any], echo: bool) -> None:
+    for stream in (False, True):
+        is_error(server.post("/v1/completions", prompt=prompt, max_tokens=4, echo=echo, stream=stream), 400)
 
 
 BAD_BODIES = {
@@ -81,7 +108,7 @@ WRONG_VALUES: dict[str, Any] = {
     "priority": [1.5, 2**40, "x"],
     "cache_salt": ["", "x" * 201, 5],
     "stream": ["yes", 1],
-    "stream_options": [{"include_usage": True}, {"include_usage": False}, 5],
+    "stream_options": [{"include_usage": True}, {"include_usage": False}, {"include_usage": None}, 5],
     "echo": ["x", 1],
     "model": [5, [], ""],
     "request_id": ["", "x" * 129, 5],
@@ -216,11 +243,19 @@ def test_slow_bodies_and_headers_are_cut_off() -> None:
 
 
 def test_connections_have_a_bound() -> None:
-    with running(settings=ServerSettings(caps=Caps(connections=3))) as own:
-        held = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(3)]
+    executor = PacedExecutor()
+    executor.gate.clear()
+    with running(executor, ServerSettings(caps=Caps(connections=3))) as own:
+        idle = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(3)]
+        assert httpx.get(f"{own.url}/health").status_code == 200
+        assert idle[0].recv(1) == b"", "the one that was idle for longest made room"
+        at_work = [open_request(own.port, prompt=[5], max_tokens=2) for _ in range(3)]
+        wait_for(lambda: own.service.engine.unfinished == 3)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{own.url}/health")
-        for raw in held:
+        executor.gate.set()
+        assert all(raw.recv(65536).startswith(b"HTTP/1.1 200") for raw in at_work)
+        for raw in (*idle, *at_work):
             raw.close()
         wait_for(lambda: healthy(own))
 

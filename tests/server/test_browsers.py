@@ -11,7 +11,7 @@ import pytest
 
 from forerun.engine import Delta
 from forerun.server.generation import Batch
-from forerun.server.settings import Cors, ServerSettings
+from forerun.server.server_settings import Cors, ServerSettings
 from forerun.server.stream import KEEP_ALIVE, paced
 from tests.server.harness import PacedExecutor, Running, events, running
 

@@ -12,7 +12,7 @@ import pytest
 
 from forerun.engine import EngineSettings
 from forerun.runtime.step import StepInput, StepOutput
-from forerun.server.settings import ServerSettings, Timeouts
+from forerun.server.server_settings import ServerSettings, Timeouts
 from tests.server.harness import PacedExecutor, Running, answer_ids, events, open_request, running, wait_for
 
 PROMPT = [70, 71, 72, 73]
@@ -151,6 +151,20 @@ def test_values_that_are_not_finite_are_an_error_not_garbage() -> None:
         own.wait_idle()
 
 
+def test_nothing_left_to_draw_is_the_requests_fault() -> None:
+    """A bad word of two tokens forbids its second one only after the first: then no token is possible."""
+    executor = PacedExecutor()
+    with running(executor) as own:
+        (word,) = own.post("/tokenize", prompt="~", add_special_tokens=False).json()["tokens"]
+        pair = own.post("/tokenize", prompt="~~", add_special_tokens=False).json()["tokens"]
+        executor.script = {1: word, 2: -1}
+        body = {"prompt": [5], "max_tokens": 8, "allowed_token_ids": [word], "bad_words": ["~~"], **GREEDY}
+        refused = own.post("/v1/completions", **body)
+        assert pair == [word, word] and refused.status_code == 400
+        assert "no token that could be drawn" in refused.json()["error"]["message"]
+        own.wait_idle()
+
+
 def test_requests_that_can_never_fit_are_refused_at_once() -> None:
     with running(PacedExecutor(num_blocks=8)) as own:  # 32 tokens of KV for a context of 512
         refused = own.post("/v1/completions", prompt=[5] * 40, max_tokens=4)
@@ -205,27 +219,6 @@ def test_priority_goes_first() -> None:
         for thread in threads:
             thread.join()
         assert begun == [0, 1, 5, 9]
-
-
-def test_a_template_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    template = EndlessTemplate()
-    with running(settings=ServerSettings(timeouts=Timeouts(text=0.2))) as own:
-        monkeypatch.setattr(own.service.text, "tokenizer", template)
-        messages = [{"role": "user", "content": "x"}]
-        refused = own.post("/v1/chat/completions", messages=messages, max_tokens=1)
-        template.given_up.set()
-        assert refused.status_code == 503 and "0.2 s" in refused.json()["error"]["message"]
-
-
-class EndlessTemplate:
-    """Renders until it is told that nobody waits any more."""
-
-    def __init__(self) -> None:
-        self.given_up = threading.Event()
-
-    def apply_chat_template(self, *_: Any, **__: Any) -> str:
-        self.given_up.wait()
-        return ""
 
 
 def test_defects_are_logged_and_answered_without_details(

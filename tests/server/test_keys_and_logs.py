@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forerun.server.gate import log_line
-from forerun.server.settings import ServerSettings
+from forerun.server.server_settings import ServerSettings
 from tests.server.harness import MODEL, Running, running
 
 PROMPT = [100 + i % 50 for i in range(41)]

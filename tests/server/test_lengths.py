@@ -69,7 +69,8 @@ def test_a_small_kv_cache_is_the_context_then() -> None:
     ],
 )
 def test_every_refusal_has_a_code_that_programs_can_go_by(server: Running, body: dict[str, Any], code: str) -> None:
-    assert refused(server, **body)["code"] == code
+    error = refused(server, **body)
+    assert error["code"] == code and ("_value" in code or "_parameter" in code or f"({code})" in error["message"])
 
 
 def test_refusals_of_bodies_and_templates_have_codes(server: Running) -> None:

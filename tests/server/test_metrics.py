@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from forerun.engine import EngineSettings
 from forerun.server.histogram import Histogram
-from tests.server.harness import MODEL, Running, running
+from tests.server.harness import MODEL, PacedExecutor, Running, open_request, running, wait_for
 
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
 PROMPT = [100 + i % 50 for i in range(41)]
@@ -47,8 +48,42 @@ def test_totals_add_up() -> None:
         assert own.metric("forerun:http_responses_total", route="/v1/completions", status="200") == 4
         assert own.metric("forerun:http_responses_total", status="400") == 1
         steps = own.service.engine.stats().counters
-        assert own.metric("vllm:iteration_tokens_total_sum") == steps.step_rows
-        assert own.metric("vllm:iteration_tokens_total_count") == steps.steps
+        assert own.metric("forerun:step_rows_sum") == steps.step_rows
+        assert own.metric("forerun:step_rows_count") == steps.steps
+        assert own.metric("vllm:iteration_tokens_total_sum") == 3 * 41 + 2 * 9 - hits + 25
+
+
+@pytest.mark.parametrize("rows", [64, 4])
+def test_tokens_of_steps_are_those_of_prompts_and_answers(rows: int) -> None:
+    """However prompts are cut: 10 requests of 9 and 10 tokens are 190 in 100 steps that draw."""
+    with running(engine_settings=EngineSettings(max_num_batched_tokens=rows, enable_prefix_caching=False)) as own:
+        for _ in range(10):
+            own.complete([7] * 9, max_tokens=10, **GREEDY)
+        assert own.metric("vllm:iteration_tokens_total_sum") == 190
+        assert own.metric("vllm:iteration_tokens_total_count") == 100
+
+
+def test_preemptions_are_counted_for_the_request_that_suffers_them() -> None:
+    executor = PacedExecutor(num_blocks=6, block_size=4)
+    with running(executor) as own:
+        own.complete([[9] * 4, [8] * 4], max_tokens=12, **GREEDY)
+        total = own.metric("vllm:num_preemptions_total")
+        assert total > 0 and own.metric("vllm:request_num_preemptions_sum") == total
+        assert own.metric("vllm:request_num_preemptions_count") == 2
+        assert own.metric("vllm:request_num_preemptions_bucket", le="0.0") == 1
+
+
+def test_refused_requests_are_counted() -> None:
+    executor = PacedExecutor()
+    with running(executor, engine_settings=EngineSettings(max_num_seqs=1, max_queued_requests=0)) as own:
+        assert own.metric("vllm:admission_rejections_total", model_name=MODEL, reason="max_num_queued_reqs") == 0
+        executor.gate.clear()
+        held = open_request(own.port, prompt="a", max_tokens=1)
+        wait_for(lambda: own.service.engine.unfinished == 1)
+        assert own.post("/v1/completions", prompt="a").status_code == 429
+        executor.gate.set()
+        held.close()
+        assert own.metric("vllm:admission_rejections_total", model_name=MODEL, reason="max_num_queued_reqs") == 1
 
 
 @pytest.mark.parametrize(
@@ -64,6 +99,7 @@ def test_totals_add_up() -> None:
         "request_prompt_tokens",
         "request_generation_tokens",
         "request_prefill_kv_computed_tokens",
+        "request_num_preemptions",
     ],
 )
 def test_one_entry_per_answer(server: Running, name: str) -> None:
@@ -90,4 +126,7 @@ def test_unknown_paths_make_no_new_series(server: Running) -> None:
 
 
 def test_cache_info(server: Running) -> None:
-    assert server.metric("vllm:cache_config_info", block_size="4", num_gpu_blocks="256") == 1
+    labels = {"block_size": "4", "num_gpu_blocks": "256", "kv_cache_size_tokens": "1024", "engine": "0"}
+    assert (
+        server.metric("vllm:cache_config_info", kv_cache_max_concurrency="2.00", cache_dtype="bfloat16", **labels) == 1
+    )

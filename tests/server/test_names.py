@@ -9,7 +9,7 @@ import pytest
 
 from forerun.server.names import REQUEST_NAMES, Reading
 from forerun.server.protocol import ChatCompletionRequest, CompletionRequest
-from forerun.server.settings import ServerSettings
+from forerun.server.server_settings import ServerSettings
 from tests.server.harness import Running, running
 
 USER = {"role": "user", "content": "a"}
@@ -83,6 +83,7 @@ def test_what_was_refused_is_what_was_said(server: Running) -> None:
     "body",
     [
         {"stream_options": {}},
+        {"stream_options": {"other": None}},
         {"stream_options": None},
         {"chat_template_kwargs": {"enable_thinking": None, "custom": None, "tools": []}},
         {"chat_template_kwargs": {}},
@@ -158,6 +159,8 @@ def test_unknown_names_are_ignored_and_the_answer_says_so(server: Running) -> No
     assert inside.headers[HEADER] == "strange, messages[].mood"
     assert server.post("/v1/completions", prompt="a", num_ctx=5, **GREEDY).headers[HEADER] == "num_ctx"
     wild = server.client.post("/v1/chat/completions", json={"messages": [USER], "a\nb: c\u2028é" * 20: 1, **GREEDY})
+    nameless = chat(server, **{"": 1, " ": 2, "x": 3})
+    assert nameless.status_code == 200 and nameless.headers[HEADER] == "?, ?, x"
     assert wild.status_code == 200 and set(wild.headers[HEADER]) <= set("ab?c")
 
 

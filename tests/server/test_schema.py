@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from forerun.server.app import build_app
 from forerun.server.openapi import document
-from forerun.server.settings import ServerSettings
+from forerun.server.server_settings import ServerSettings
 from tests.server.harness import MODEL, Running, make_service, running
 
 schemathesis = pytest.importorskip("schemathesis")
@@ -24,7 +24,7 @@ def target() -> Running:
 
 
 @schema.parametrize()
-@settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 def test_every_operation(case: schemathesis.Case, target: Running) -> None:
     if isinstance(case.body, dict):
         case.body.pop("model", None)

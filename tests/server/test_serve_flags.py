@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from forerun.cli.main import Parser
+from forerun.cli.parser import Parser
 from forerun.cli.serve import add_arguments, engine_settings, model_request, notices, server_settings
 from forerun.config import OnDeviceSamplingConfig
 from forerun.errors import ArtifactError, ConfigError, ForerunError
 from forerun.opening import Prepared, prepare
-from forerun.server.sampling import SamplingDefaults, sampling_defaults
-from forerun.server.settings import Cors
+from forerun.server.sampling_params import SamplingDefaults, sampling_defaults
+from forerun.server.server_settings import Cors
 from tests.support.artifacts import tiny_artifact
 
 
@@ -74,7 +74,9 @@ def test_tutorial_scripts(folder: Path, name: str) -> None:
     args = parse("--model", "/models/Llama/", *words)
     assert server_settings(args).served_names == ("/models/Llama/",)
     said = notices(args)
-    assert "--device neuron: this machine's processor" in said and "--use-v2-block-manager: no effect here" in said
+    assert "--device neuron: this machine's processor" in said and any(
+        line.startswith("--use-v2-block-manager: no effect here: ") for line in said
+    )
     if name == "prefix 2":
         assert prepared.config.pa_num_blocks == 2048 and prepared.request.engine.enable_prefix_caching
     if name == "speculation 2":
@@ -87,21 +89,23 @@ def test_tutorial_scripts(folder: Path, name: str) -> None:
     [
         (["--tensor-parallel-size", "64"], "more than one rank is not in this version; use 1"),
         (["--device", "cuda"], "--device cuda is not here"),
-        (["--override-neuron-config", "{"], "is not JSON"),
-        (["--override-neuron-config", "[1]"], "must be a JSON object"),
+        (["--override-neuron-config", "{"], "--override-neuron-config: "),
+        (["--override-neuron-config", "[1]"], "a JSON object was expected"),
+        (["--speculative-config", '{"method": "medusa"}'], "speculative method 'medusa'"),
+        (["--speculative-config", "[1]"], "is not a JSON object"),
         (["--override-neuron-config", '{"is_prefix_cachin": true}'], "did you mean 'is_prefix_caching'"),
         (["--override-neuron-config", '{"on_device_sampling_config": {"topk": 1}}'], "did you mean 'top_k'"),
         (["--override-neuron-config", '{"pa_num_blocks": "many"}'], "pa_num_blocks must be a whole number"),
         (["--max-num-seqs", "0"], "--max-num-seqs must be at least 1"),
-        (["--max-num-seqs", "9"], "max_num_seqs 9 (stored 8)"),
-        (["--max-model-len", "1024"], "max_model_len 1024 (stored 512)"),
+        (["--max-model-len", "1000000"], "--max-model-len 1000000 is longer than the model's context of"),
         (["--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8 is not here"),
         (["--kv-cache-dtype", "int8"], "kv_cache_quant true (stored false)"),
         (["--quantization", "awq"], "--quantization awq is not here"),
         (["--quantization", "int4"], "was compiled with other settings"),
-        (["--dtype", "bfloat16"], "torch_dtype bfloat16 (stored -)"),
-        (["--block-size", "7"], "pa_block_size must be one of"),
-        (["--num-gpu-blocks-override", "1"], "pa_num_blocks 1 is below the minimum"),
+        (["--dtype", "bfloat16"], "--dtype bfloat16 (stored -)"),
+        (["--block-size", "7"], "--block-size must be one of"),
+        (["--num-gpu-blocks-override", "1"], "--num-gpu-blocks-override 1 is below the minimum: one sequence needs"),
+        (["--num-gpu-blocks-override", "1"], "ceil(--max-model-len / --block-size) = ceil(512 / 32) = 16 blocks"),
         (["--threads", "-1"], "--threads -1 must not be negative"),
         (["--recompile"], "give the checkpoint to compile it again"),
     ],
@@ -119,8 +123,8 @@ def test_differences_are_told_before_the_start_is_refused(folder: Path) -> None:
         prepare(model_request(parse("--model", str(folder / "artifact"), *words), {}), lines.append)
     table = lines[0].splitlines()
     assert table[0].split() == ["setting", "requested", "artifact"]
-    assert any(line.startswith("pa_block_size") and line.endswith("run-time setting") for line in table)
-    assert any(line.startswith("max_num_seqs") and line.endswith("needs a recompile") for line in table)
+    assert any(line.startswith("--block-size") and line.endswith("run-time setting") for line in table)
+    assert any(line.startswith("--max-num-seqs") and line.endswith("run-time setting") for line in table)
     assert any(line.startswith("kv_cache_quant") and line.endswith("needs a recompile") for line in table)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forerun.server.settings import Caps, ServerSettings
+from forerun.server.server_settings import Caps, ServerSettings
 from tests.server.harness import VOCAB, Running, events, running, tiny_tokenizer
 
 PROMPT = [70, 71, 72, 73]
@@ -103,6 +103,24 @@ def test_usage_grows_with_the_stream(server: Running) -> None:
 def test_running_usage_alone_is_none(server: Running) -> None:
     body = {"prompt": PROMPT, "max_tokens": 3, "stream": True, "stream_options": {"continuous_usage_stats": True}}
     assert all("usage" not in chunk for chunk in events(server.post("/v1/completions", **body).text))
+
+
+def test_scores_of_an_answer_begin_with_its_token(server: Running) -> None:
+    found = server.complete(PROMPT, max_tokens=8, logprobs=3, temperature=2.0, seed=3, ignore_eos=True)
+    scores = found["choices"][0]["logprobs"]
+    for token, own, top in zip(scores["tokens"], scores["token_logprobs"], scores["top_logprobs"], strict=True):
+        assert next(iter(top.items())) == (token, own) and len(top) in (3, 4)
+
+
+def test_one_route_for_both_kinds(server: Running) -> None:
+    body = {"max_tokens": 3, **GREEDY}
+    completion = server.post("/invocations", prompt=PROMPT, **body).json()
+    assert completion["choices"] == server.complete(PROMPT, **body)["choices"]
+    answer = server.post("/invocations", messages=MESSAGES, **body).json()
+    assert answer["choices"] == chat(server, max_tokens=3)["choices"] and answer["object"] == "chat.completion"
+    streamed = events(server.post("/invocations", messages=MESSAGES, stream=True, **body).text)
+    assert streamed[0]["object"] == "chat.completion.chunk"
+    assert server.post("/invocations").status_code == 400
 
 
 def test_the_list_of_models_with_a_slash_at_its_end(server: Running) -> None:

@@ -27,11 +27,13 @@ UP = (
 class Process:
     """A server process; ``lines`` is what it printed so far, on stdout and stderr together."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, open_files: int | None = None) -> None:
+        """``open_files``: the limit of the process, which it cannot raise."""
         environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "tests.server.oracle_server", "--model", "/x/artifact", "--port", "0", *flags]
+        limit = [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh"]
+        server = [sys.executable, "-m", "tests.server.oracle_server", "--model", "/x/artifact", "--port", "0", *flags]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            limit + server, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -56,8 +58,8 @@ class Process:
 
 
 @contextmanager
-def started(*flags: str) -> Iterator[Process]:
-    process = Process(*flags)
+def started(*flags: str, open_files: int | None = None) -> Iterator[Process]:
+    process = Process(*flags, open_files=open_files)
     try:
         yield process
     finally:

@@ -11,7 +11,7 @@ import pytest
 
 from forerun.errors import ConfigError
 from forerun.server.address import bound
-from forerun.server.settings import ServerSettings
+from forerun.server.server_settings import ServerSettings
 from tests.support.tiny_checkpoints import write_tiny
 
 ROOT = Path(__file__).parents[2]

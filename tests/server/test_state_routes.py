@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
+from forerun.server.schema_rules import numbers_up_to
 from tests.server.harness import MODEL, Running, tiny_tokenizer
 
 
@@ -62,3 +67,25 @@ def test_openapi_document_names_every_parameter(server: Running) -> None:
     chat = document["components"]["schemas"]["ChatCompletionRequest"]["properties"]
     assert {"messages", "top_logprobs", "cache_salt", "priority", "return_token_ids", "min_p"} <= chat.keys()
     assert "/v1/completions" in document["paths"]
+
+
+def test_openapi_document_states_this_servers_bounds(server: Running) -> None:
+    schemas = server.client.get("/openapi.json").json()["components"]["schemas"]
+    assert "x-forerun" not in str(schemas)
+    completion, detokenize = schemas["CompletionRequest"]["properties"], schemas["DetokenizeRequest"]["properties"]
+    assert completion["n"]["anyOf"][0]["maximum"] == 128 and completion["n"]["anyOf"][0]["minimum"] == 1
+    assert completion["prompt"]["anyOf"][0] == {"type": "string", "minLength": 1}
+    assert completion["prompt"]["anyOf"][1]["maxItems"] == 511
+    assert completion["logprobs"]["anyOf"][0]["maximum"] == 20
+    assert detokenize["tokens"]["items"] == {"type": "integer", "minimum": 0, "maximum": 319}
+    assert completion["model"]["enum"] == [MODEL, "tiny", None]
+    assert completion["tools"]["enum"] == [None, False, "", [], {}]
+    keys = re.compile(completion["logit_bias"]["anyOf"][0]["propertyNames"]["pattern"])
+    assert [number for number in range(2000) if keys.match(str(number))] == list(range(320))
+    assert not keys.match("01") and not keys.match("-1") and not keys.match("1.0")
+
+
+@pytest.mark.parametrize("last", [0, 7, 9, 10, 99, 100, 319, 1000, 1999])
+def test_numbers_up_to_a_bound_as_an_expression(last: int) -> None:
+    found = re.compile(numbers_up_to(last))
+    assert [number for number in range(12_000) if found.match(str(number))] == list(range(last + 1))

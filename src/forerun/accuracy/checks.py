@@ -16,7 +16,6 @@ from forerun.accuracy.compare import (
     match_tokens,
     token_report,
 )
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.golden import load_golden
 from forerun.accuracy.huggingface import HuggingFaceModel
 from forerun.accuracy.reference import Answer, Reference
@@ -25,6 +24,7 @@ from forerun.accuracy.tolerances import DEFAULT_TOLERANCES, DIVERGENCE_DIFFERENC
 from forerun.checkpoint import Tokenizer, open_checkpoint
 from forerun.compiler.buckets import check_prompt_length
 from forerun.config import NeuronConfig
+from forerun.errors import AccuracyError
 from forerun.runtime.step import Executor
 
 MODES = ("token-matching", "logit-matching")

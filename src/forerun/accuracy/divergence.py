@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.scoring import SLICE_ROWS, Scorer
+from forerun.errors import AccuracyError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.reference import Answer
+from forerun.errors import AccuracyError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 RECORD_COMMAND = "python -m forerun.accuracy.record --model-path MODEL --prompt PROMPT --output FILE.npz"

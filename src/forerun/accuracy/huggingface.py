@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.reference import Answer
 from forerun.checkpoint import Checkpoint, ModelConfig, open_checkpoint
+from forerun.errors import AccuracyError
 
 Float32 = NDArray[np.float32]
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from forerun.accuracy.errors import AccuracyError
 from forerun.checkpoint import Checkpoint
 from forerun.compiler.compile import CompilePlan, plan_compile
 from forerun.compiler.weights import SCALES, store_weight
 from forerun.config import NeuronConfig
-from forerun.errors import ConfigError
+from forerun.errors import AccuracyError, ConfigError
 from forerun.host.machine import read_host
 from forerun.runtime.native import NativeExecutor, NativeOptions, PackedWeight
 

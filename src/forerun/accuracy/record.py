@@ -16,7 +16,7 @@ from forerun.errors import ForerunError
 def record(model_path: str, prompts: Sequence[str], tokens: int, with_logits: bool = True) -> Golden:
     """Greedy answers of at most ``tokens`` tokens, as the checks expect them."""
     checkpoint = open_checkpoint(model_path)
-    tokenizer = Tokenizer(checkpoint.tokenizer_files)
+    tokenizer = Tokenizer(checkpoint.tokenizer_files, checkpoint.config.vocab_size)
     model = HuggingFaceModel.open(model_path)
     ends = frozenset(tokenizer.eos_token_ids)
     ids = [tokenizer.encode(prompt) for prompt in prompts]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.accuracy.errors import AccuracyError
+from forerun.errors import AccuracyError
 from forerun.runtime.step import Executor, SamplingRows, StepInput, StepOutput
 
 Float32 = NDArray[np.float32]

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.rollout import step_input
+from forerun.errors import AccuracyError
 from forerun.runtime.step import Executor
 
 Float32 = NDArray[np.float32]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forerun.checkpoint.base import Checkpoint, ModelConfig, QuantGrid, RopeScaling, SourceTensor
 from forerun.errors import CheckpointError, did_you_mean
 
 if TYPE_CHECKING:
+    from forerun.checkpoint.base import Checkpoint, ModelConfig, QuantGrid, RopeScaling, SourceTensor
     from forerun.checkpoint.chat_template import ChatTemplateError
     from forerun.checkpoint.detokenizer import IncrementalDetokenizer
     from forerun.checkpoint.tokenizer import Tokenizer
@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 _LATER = {
+    **dict.fromkeys(
+        ("Checkpoint", "ModelConfig", "QuantGrid", "RopeScaling", "SourceTensor"), "forerun.checkpoint.base"
+    ),
     "Tokenizer": "forerun.checkpoint.tokenizer",
     "IncrementalDetokenizer": "forerun.checkpoint.detokenizer",
     "ChatTemplateError": "forerun.checkpoint.chat_template",
@@ -75,7 +78,7 @@ def _open_file(path: Path, source: str) -> Checkpoint:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the tokenizer's classes when they are first used: readers of weights do not need them."""
+    """Import classes when they are first used: readers of weights need no tokenizer, the tokenizer needs no NumPy."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

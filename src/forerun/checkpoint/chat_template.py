@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 MAX_TEMPLATE_BYTES = 256 << 10
 MAX_OUTPUT_BYTES = 4 << 20
 _OPEN_END = "\ue000open end\ue001 "  # private characters; what the template does with the space shows whether it trims
+_MAX_BITS, _MAX_INDENT = 4096, 64
+_WIDE_FORMAT = re.compile(r"%[^%a-zA-Z]*(?:\*|\d{5})")
 _RESERVED = ("messages", "add_generation_prompt", "raise_exception", "strftime_now", "range", "dict", "namespace")
 
 
@@ -45,11 +48,11 @@ def render_chat(
     names = {**special_tokens, "tools": None, "documents": None, **variables}
     from jinja2 import TemplateError
 
+    compiled = _compile(template)
     if continue_final_message:
         messages = _with_open_end(messages)
     pieces, size = [], 0
     try:
-        compiled = _compile(template)
         for piece in compiled.generate(messages=messages, add_generation_prompt=add_generation_prompt, **names):
             size += len(piece.encode("utf-8", "surrogatepass"))
             if size > MAX_OUTPUT_BYTES:
@@ -80,6 +83,14 @@ def _up_to_open_end(text: str) -> str:
     return text[:place].rstrip() if trimmed else text[:place]
 
 
+def check_template(template: str, name: str) -> None:
+    """Compile a template. Raises ChatTemplateError with its ``name`` when it is too long or not valid."""
+    try:
+        _compile(template)
+    except ChatTemplateError as error:
+        raise ChatTemplateError(f"chat template '{name:.60}': {error}") from None
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
@@ -106,23 +117,41 @@ def _compile(template: str) -> Template:
     class Environment(ImmutableSandboxedEnvironment):
         """The sandbox, with products and powers that cannot fill the memory."""
 
-        intercepted_binops = frozenset(("*", "**"))
+        intercepted_binops = frozenset(("*", "**", "%"))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            numbers = isinstance(left, int | float) and isinstance(right, int | float)
-            if operator == "**" and not (numbers and abs(left) <= 1 << 32 and abs(right) <= 64):
-                raise TemplateError("power of large numbers")
-            if operator == "*" and not numbers:
-                many, sequence = (left, right) if isinstance(left, int) else (right, left)
-                if not isinstance(many, int) or many * len(sequence) > MAX_OUTPUT_BYTES:
-                    raise TemplateError("product of a sequence is too long")
+            problem = _excess(operator, left, right)
+            if problem:
+                raise TemplateError(problem)
             return super().call_binop(context, operator, left, right)
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
+    del environment.globals["lipsum"]
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    return environment.from_string(template)
+    try:
+        return environment.from_string(template)
+    except TemplateError as error:
+        raise ChatTemplateError(f"chat template: {_one_line(error)}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # from compiling what Jinja makes of it
+        raise ChatTemplateError(f"chat template: {type(error).__name__}: {_one_line(error)}") from None
+
+
+def _excess(operator: str, left: Any, right: Any) -> str:
+    """Why an operation could fill the memory, or an empty string."""
+    numbers = isinstance(left, int | float) and isinstance(right, int | float)
+    if operator == "**" and not (numbers and abs(left) <= 1 << 32 and abs(right) <= 64):
+        return "power of large numbers"
+    if operator == "*" and numbers and any(isinstance(n, int) and n.bit_length() > _MAX_BITS for n in (left, right)):
+        return "product of large numbers"
+    if operator == "*" and not numbers:
+        many, sequence = (left, right) if isinstance(left, int) else (right, left)
+        if not isinstance(many, int) or many * len(sequence) > MAX_OUTPUT_BYTES:
+            return "product of a sequence is too long"
+    if operator == "%" and isinstance(left, str) and _WIDE_FORMAT.search(left):
+        return "format with too large a width"
+    return ""
 
 
 def _to_json(
@@ -133,6 +162,8 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """JSON without HTML escapes."""
+    if indent is not None and not (isinstance(indent, int) and 0 <= indent <= _MAX_INDENT):
+        raise ChatTemplateError(f"tojson: indent must be a number from 0 to {_MAX_INDENT}")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

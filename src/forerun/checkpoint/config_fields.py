@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from forerun.errors import CheckpointError
 
 _MAX_SIZE = 2**31 - 1
 _REQUIRED: Any = object()
+_TINIEST, _LARGEST = 1e-20, 1e20
 
 
 class Fields:
@@ -35,8 +35,8 @@ class Fields:
         value = default if value is None else value
         if value is _REQUIRED:
             raise self.fail(f"{key} is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise self.fail(f"{key} must be a positive number, not {value!r:.60}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _TINIEST <= value <= _LARGEST:
+            raise self.fail(f"{key} must be a positive number from {_TINIEST:g} to {_LARGEST:g}, not {value!r:.60}")
         return float(value)
 
     def boolean(self, key: str, default: bool = False) -> bool:

@@ -193,4 +193,4 @@ def _validate(document: bytes, where: str) -> None:
     try:
         Tokenizer.from_str(document.decode())
     except Exception as error:
-        raise CheckpointError(f"{where}: its tokenizer is contradictory ({str(error).splitlines()[0]:.160})") from None
+        raise CheckpointError(f"{where}: its tokenizer is contradictory ({error!s:.160})") from None

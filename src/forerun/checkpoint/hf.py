@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.base import Checkpoint
 from forerun.checkpoint.config_json import implied_generation_config, parse_config
 from forerun.checkpoint.fingerprint import fingerprint
-from forerun.checkpoint.json_file import read_json_object, read_small_file
 from forerun.checkpoint.layout import select_tensors, with_own_head
 from forerun.checkpoint.safetensors_file import KINDS, SafetensorsFile, open_safetensors
 from forerun.errors import CheckpointError
+from forerun.json_text import CHECKPOINT_JSON
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -36,9 +37,9 @@ def open_hf_folder(folder: Path, source: str | None = None) -> Checkpoint:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise CheckpointError(f"{folder}: config.json is missing; a Hugging Face folder or a .gguf file is needed")
-    values = read_json_object(config_path)
+    values = CHECKPOINT_JSON.read_object(config_path)
     generation_path = folder / "generation_config.json"
-    generation = read_json_object(generation_path) if generation_path.is_file() else None
+    generation = CHECKPOINT_JSON.read_object(generation_path) if generation_path.is_file() else None
     config = parse_config(values, generation, str(config_path))
     tokenizer_files = read_tokenizer_files(folder)
     if generation is None:
@@ -52,7 +53,7 @@ def open_hf_folder(folder: Path, source: str | None = None) -> Checkpoint:
         if tensor.kind not in KINDS.values():
             supported = ", ".join(KINDS)
             raise CheckpointError(f"{folder}: '{tensor.name}' is stored as {tensor.kind}; supported: {supported}")
-    config_bytes = read_small_file(config_path)
+    config_bytes = CHECKPOINT_JSON.read_bytes(config_path)
     return Checkpoint(
         source=source or str(folder),
         config=config,
@@ -66,7 +67,7 @@ def open_hf_folder(folder: Path, source: str | None = None) -> Checkpoint:
 
 def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
     """Return the tokenizer's files by name. Raises CheckpointError when tokenizer.json is not among them."""
-    files = {name: read_small_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
+    files = {name: CHECKPOINT_JSON.read_bytes(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
     if "tokenizer.json" not in files:
         if (folder / "tokenizer.model").is_file():
             raise CheckpointError(
@@ -95,15 +96,15 @@ def _open_files(folder: Path) -> tuple[list[SafetensorsFile], dict[str, Safetens
 
 def _open_shards(folder: Path) -> tuple[list[SafetensorsFile], dict[str, SafetensorsFile]]:
     index = folder / INDEX_FILE
-    weight_map: Any = read_json_object(index).get("weight_map")
+    weight_map: Any = CHECKPOINT_JSON.read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: weight_map must map tensor names to file names")
     files: dict[str, SafetensorsFile] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index}: {name!r:.120} is not the name of a safetensors file in the same folder")
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: shard {name} is missing; {INDEX_FILE} lists it, fetch it")
+        if not os.path.isfile(folder / name):  # also false for a name that no file can have
+            raise CheckpointError(f"{folder}: shard {name:.120} is missing; {INDEX_FILE} lists it, fetch it")
         files[name] = open_safetensors(folder / name)
     where = {}
     for tensor, name in weight_map.items():

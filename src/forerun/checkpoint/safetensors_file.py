@@ -14,8 +14,8 @@ import numpy as np
 
 from forerun.checkpoint.base import FloatArray, SourceTensor
 from forerun.checkpoint.fingerprint import WeightFile
-from forerun.checkpoint.json_file import parse_json_object
 from forerun.errors import CheckpointError
+from forerun.json_text import CHECKPOINT_JSON
 
 MAX_HEADER_BYTES = 100 << 20
 MAX_DIMENSION = 1 << 48
@@ -66,7 +66,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         raise CheckpointError(
             f"{path}: its header claims {length} bytes but the file has {len(content)}; truncated or not safetensors"
         )
-    header = parse_json_object(bytes(content[8 : 8 + length]), f"{path}: header")
+    header = CHECKPOINT_JSON.parse_object(bytes(content[8 : 8 + length]), f"{path}: header")
     header.pop("__metadata__", None)
     data = 8 + length
     entries = {name: _entry(path, name, value, data) for name, value in header.items()}

@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from forerun.checkpoint.chat_template import ChatTemplateError, render_chat
-from forerun.checkpoint.detokenizer import IncrementalDetokenizer, TokenBytes
-from forerun.checkpoint.hf import read_tokenizer_files
-from forerun.checkpoint.json_file import parse_json_object
+from forerun.checkpoint.chat_template import ChatTemplateError, check_template, render_chat
+from forerun.checkpoint.decoder import read_decoder
+from forerun.checkpoint.detokenizer import IncrementalDetokenizer, TokenPieces
+from forerun.checkpoint.special_tokens import add_special_tokens, role_texts, with_special_map
+from forerun.checkpoint.tokenizer_parts import check_parts
 from forerun.errors import CheckpointError
-
-_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+from forerun.json_text import CHECKPOINT_JSON
 
 
 class Tokenizer:
-    """Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.* and generation_config.json.
+    """Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.* and
+    generation_config.json.
 
     Attributes: vocab_size (highest id + 1), bos_token_id, eos_token_id, pad_token_id (int or None), eos_token_ids (all
-    ids that end a generation), special_tokens ("bos_token" -> text ...), generation_config (dict).
+    ids that end a generation), special_tokens ("bos_token" -> text ...), generation_config (dict), files and rows
+    (what it was built from).
     """
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        """Build from file contents by name. Raises CheckpointError when tokenizer.json is missing or damaged."""
+    def __init__(self, files: Mapping[str, bytes], rows: int | None = None) -> None:
+        """Build from file contents by name. Raises CheckpointError when tokenizer.json is missing or damaged.
+
+        rows: how many tokens the model knows; tokens beyond them that only other files name are not taken up.
+        """
         from tokenizers import Tokenizer as Backend
 
         if "tokenizer.json" not in files:
             raise CheckpointError("tokenizer.json is missing; the checkpoint has no tokenizer that can be read")
-        try:
+        self.files, self.rows = files, rows
+        check_parts(CHECKPOINT_JSON.parse_object(files["tokenizer.json"], "tokenizer.json"))
+        with _one_line_for_panics():
             self._backend = Backend.from_str(files["tokenizer.json"].decode("utf-8"))
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"tokenizer.json: it cannot be used ({reason}); fetch it again") from None
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._config = _optional_json(files, "tokenizer_config.json")
+        config = _optional_json(files, "tokenizer_config.json")
+        config = with_special_map(config, _optional_json(files, "special_tokens_map.json"))
+        add_special_tokens(self._backend, config, _optional_json(files, "added_tokens.json"), rows)
+        self._config = config
         self.generation_config = _optional_json(files, "generation_config.json")
-        self.special_tokens = _special_tokens(self._config, _optional_json(files, "special_tokens_map.json"))
-        self._templates = _templates(files, self._config)
+        self.special_tokens = role_texts(config)
+        self._templates = _templates(files, config)
         decoder = self._backend.decoder
         state = {} if decoder is None else json.loads(decoder.__getstate__())
-        self._token_bytes = TokenBytes(state, self._backend.id_to_token)
+        self._pieces = TokenPieces(read_decoder(state), self._backend.id_to_token)
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(number for number, token in added.items() if token.special)
         self.vocab_size = self._count(max(added, default=-1))
@@ -54,6 +62,8 @@ class Tokenizer:
     @staticmethod
     def from_folder(folder: str | Path) -> Tokenizer:
         """Build from the tokenizer files in a folder (a checkpoint or an artifact)."""
+        from forerun.checkpoint.hf import read_tokenizer_files
+
         return Tokenizer(read_tokenizer_files(Path(folder)))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -61,22 +71,26 @@ class Tokenizer:
 
         Unpaired surrogates, which are no text, count as U+FFFD. Other threads go on running meanwhile.
         """
-        # Of the backend's ways to encode only those for batches let go of the GIL; this one also skips the offsets.
-        ids: list[int] = self._backend.encode_batch_fast([_clean(text)], add_special_tokens=add_special_tokens)[0].ids
+        with _one_line_for_panics():
+            # Of the backend's ways to encode only those for batches let go of the GIL; this one skips the offsets too.
+            ids: list[int] = self._backend.encode_batch_fast([_clean(text)], add_special_tokens=add_special_tokens)[
+                0
+            ].ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of ``ids``; ids outside the vocabulary give nothing."""
-        text: str = self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
-        return text
+        stream = self.detokenizer(skip_special_tokens)
+        return "".join([*(stream.push(int(token)) for token in ids), stream.flush()])
 
-    def detokenizer(self, skip_special_tokens: bool = True) -> IncrementalDetokenizer:
-        """Return a fresh detokenizer for one stream of tokens."""
-        return IncrementalDetokenizer(self._token_bytes, self._special_ids if skip_special_tokens else frozenset())
+    def detokenizer(self, skip_special_tokens: bool = True, context: Sequence[int] = ()) -> IncrementalDetokenizer:
+        """Return a fresh detokenizer for one stream of tokens, which goes on where ``context`` (a prompt) ends."""
+        skipped = self._special_ids if skip_special_tokens else frozenset()
+        return IncrementalDetokenizer(self._pieces, skipped, context)
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for (they need not be whole characters)."""
-        return self._token_bytes(token)
+        return self._pieces.bytes_of(token)
 
     def id_to_token(self, token: int) -> str | None:
         """Return the vocabulary's spelling of a token, or None for an id outside of it."""
@@ -92,6 +106,11 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         """Whether the model came with a chat template."""
         return bool(self._templates)
+
+    def check_chat_templates(self) -> None:
+        """Compile the model's chat templates. Raises ChatTemplateError for one that is not valid."""
+        for name, template in self._templates.items():
+            check_template(template, name)
 
     def description(self) -> dict[str, Any]:
         """Return tokenizer_config.json with special tokens as texts, the class's name and the default chat template."""
@@ -141,14 +160,29 @@ class Tokenizer:
         if number is None:
             value = self.generation_config.get(f"{name}_id")
             value = value[0] if isinstance(value, list) and value else value
-            number = value if isinstance(value, int) and not isinstance(value, bool) else None
+            number = value if self._is_id(value) else None
         return number
 
     def _end_ids(self) -> tuple[int, ...]:
         value = self.generation_config.get("eos_token_id")
         ids = value if isinstance(value, list) else [value]
         ids = [*ids, self.eos_token_id]
-        return tuple(dict.fromkeys(i for i in ids if isinstance(i, int) and not isinstance(i, bool)))
+        return tuple(dict.fromkeys(i for i in ids if self._is_id(i)))
+
+    def _is_id(self, value: Any) -> TypeGuard[int]:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < self.vocab_size
+
+
+@contextmanager
+def _one_line_for_panics() -> Iterator[None]:
+    """Turn whatever the tokenizer library raises into a CheckpointError. Its panics are not even Exceptions."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"tokenizer.json: it cannot be used ({reason}); fetch it again") from None
 
 
 def _clean(text: str) -> str:
@@ -160,18 +194,7 @@ def _clean(text: str) -> str:
 
 
 def _optional_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    return parse_json_object(files[name], name) if name in files else {}
-
-
-def _special_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str]:
-    """Texts of the special tokens; an entry is a string or an object with "content"."""
-    found = {}
-    for name in _SPECIAL_NAMES:
-        value = config.get(name, special_map.get(name))
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            found[name] = value
-    return found
+    return CHECKPOINT_JSON.parse_object(files[name], name) if name in files else {}
 
 
 def _templates(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, str]:
@@ -180,7 +203,9 @@ def _templates(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[st
     if "chat_template.jinja" in files:
         value = files["chat_template.jinja"].decode("utf-8", "replace")
     elif "chat_template.json" in files:
-        value = parse_json_object(files["chat_template.json"], "chat_template.json").get("chat_template", value)
+        value = CHECKPOINT_JSON.parse_object(files["chat_template.json"], "chat_template.json").get(
+            "chat_template", value
+        )
     if isinstance(value, str):
         return {"default": value}
     if not isinstance(value, list):

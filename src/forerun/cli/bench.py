@@ -1,4 +1,4 @@
-"""``forerun bench offline|kernels MODEL``: how fast this machine runs a model, beside what it could do.
+"""``forerun bench offline|kernels|verify MODEL``: how fast this machine runs a model, beside what it could do.
 
 The clients of servers (load, sweep, report) have files of their own.
 """
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from forerun.cli import bench_load, bench_report, bench_sweep
+from forerun.cli import bench_load, bench_report, bench_speculation, bench_sweep
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
 from forerun.errors import ConfigError
 
@@ -29,19 +29,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     offline.add_argument("--repeat", type=int, default=3, help="measured rounds, after one to warm up")
     offline.add_argument("--profile", metavar="FILE", help="write a trace of one step per kind that Perfetto opens")
     offline.add_argument("--json", action="store_true", help="one JSON object instead of a line")
+    bench_speculation.add_arguments(offline)
     kernels = kinds.add_parser(
         "kernels", help="every operator by row count against the machine's limits", allow_abbrev=False
     )
     kernels.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
     kernels.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64, 256], help="row counts")
     kernels.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    verify = kinds.add_parser(
+        "verify",
+        help="steps of several rows of one sequence: what checking drafts costs",
+        allow_abbrev=False,
+    )
+    verify.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
+    verify.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], help="rows of a step")
+    verify.add_argument("--depth", type=int, nargs="+", default=[64, 1024, 4096], help="tokens of context before them")
+    verify.add_argument("--steps", type=int, default=20, help="equal steps of a round")
+    verify.add_argument("--repeat", type=int, default=5, help="measured rounds, after one to warm up")
+    verify.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     load = kinds.add_parser("load", help="a server under load: TTFT, TPOT, throughput", allow_abbrev=False)
     bench_load.add_arguments(load)
     sweep = kinds.add_parser("sweep", help="the load at which a TTFT or TPOT goal breaks", allow_abbrev=False)
     bench_sweep.add_arguments(sweep)
     report = kinds.add_parser("report", help="load results as a page, charts and tables", allow_abbrev=False)
     bench_report.add_arguments(report)
-    for each in (offline, kernels):
+    for each in (offline, kernels, verify):
         add_model_flags(each)
         add_run_flags(each)
 
@@ -51,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     clients = {"load": bench_load.run_load, "sweep": bench_sweep.run_sweep, "report": bench_report.run_report}
     if args.kind in clients:
         return clients[args.kind](args)
+    if args.kind == "verify":
+        return _run_verify(args)
     from forerun.measure.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
 
     if args.kind == "kernels":
@@ -60,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         table = kernel_table(prepared.executor(), prepared.artifact.program, args.rows)
         print(json.dumps(table) if args.json else render_kernels(table))
         return 0
+    if args.speculative_config is not None:
+        return bench_speculation.run_speculation(args)
     for name, low in (("pp", 0), ("tg", 0), ("depth", 0), ("batch", 1), ("repeat", 1)):
         if not low <= getattr(args, name) <= 1 << 20:
             raise ConfigError(f"--{name} must be within {low}..{1 << 20}")
@@ -76,6 +92,23 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{error}; raise --seq-len or --batch-size") from None
     result = {"engine": "forerun", "model": args.model, "weights": prepared.artifact.manifest["quantization"], **result}
     print(json.dumps(result) if args.json else _line(result))
+    return 0
+
+
+def _run_verify(args: argparse.Namespace) -> int:
+    from forerun.measure.verify import render_verify, verify_table
+
+    for name, values, low in (
+        ("rows", args.rows, 1), ("depth", args.depth, 0), ("steps", [args.steps], 1), ("repeat", [args.repeat], 1)
+    ):  # fmt: skip
+        if any(not low <= value <= 1 << 20 for value in values):
+            raise ConfigError(f"--{name} must be within {low}..{1 << 20}")
+    executor = prepare_model(args).executor()
+    try:
+        table = verify_table(executor, args.rows, args.depth, args.steps, args.repeat)
+    except ValueError as error:
+        raise ConfigError(f"{error}; give less --depth, or raise --seq-len") from None
+    print(json.dumps(table) if args.json else render_verify(table))
     return 0
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from forerun.accuracy.divergence import Divergence, measure
-from forerun.accuracy.errors import AccuracyError
 from forerun.accuracy.scoring import ExecutorScorer
 from forerun.checkpoint import Tokenizer
+from forerun.errors import AccuracyError
 from forerun.runtime.step import Executor
 
 CONTEXT = 1024

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         artifact = prepare(request, progress=progress).artifact
     for line in (*artifact.notes, *quantization_lines(artifact.manifest["quantization"])):
         print(line)
-    size, seconds = artifact.weights_path.stat().st_size, time.perf_counter() - started
+    size, seconds = artifact.weights_path().stat().st_size, time.perf_counter() - started
     print(f"{args.output}: {size / 1e6:.1f} MB of weights, {seconds:.1f} s")
     return 0
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -16,9 +17,13 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run ``command``; returns its status, 1 after the line of a ForerunError, 130 after Ctrl-C."""
+    """Run ``command``; returns its status, 1 after the line of a ForerunError or of missing memory, 130 after Ctrl-C.
+
+    What libraries warn of (an overflow in somebody's weights) is not for users: it is an error of ours, or nothing.
+    """
     ctrl_c = _CtrlC()
-    with ctrl_c:
+    with ctrl_c, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             return command()
         except ForerunError as error:
@@ -26,6 +31,9 @@ def run_command(command: Callable[[], int]) -> int:
             return 1
         except BrokenPipeError:  # the reader of our output has gone
             return 0
+        except MemoryError:
+            print("error: out of memory: give it more, or use a smaller model, --seq-len or batch", file=sys.stderr)
+            return 1
         except BaseException:
             if not ctrl_c.pressed:
                 raise

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
@@ -14,16 +12,13 @@ from forerun.errors import ConfigError
 
 if TYPE_CHECKING:
     from forerun.checkpoint.tokenizer import Tokenizer
-    from forerun.engine.llm import LLM
-    from forerun.engine.params import SamplingParams
-
-DEFAULT_NEW_TOKENS = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("model", help="artifact folder, Hugging Face folder, .gguf file, hub id, or 'default'")
-    parser.add_argument("--prompt", "-p", required=True, help="the prompt ('-' reads standard input)")
+    parser.add_argument("text", nargs="?", metavar="PROMPT", help="the prompt ('-' reads standard input)")
+    parser.add_argument("--prompt", "-p", help="the same, as a flag")
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
@@ -31,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use the chat template (default: when the model has one)",
     )
     parser.add_argument("--system", default=None, help="system message for the chat template")
-    parser.add_argument(
-        "--max-new-tokens", type=int, help=f"longest answer in tokens (default {DEFAULT_NEW_TOKENS}, or as many as fit)"
-    )
+    parser.add_argument("--max-new-tokens", type=int, help="longest answer in tokens (default 256, or as many as fit)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
     parser.add_argument("--top-k", type=int, default=0, help="0 or -1: off")
     parser.add_argument("--top-p", type=float, default=1.0)
@@ -48,45 +41,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, stream, report speed."""
-    from forerun.engine.llm import LLM
+    from forerun.engine.generator import Generator
     from forerun.engine.params import SamplingParams
+    from forerun.library import fitting
 
     started = time.perf_counter()
+    prompt = _prompt(args)
     params = SamplingParams(
         max_tokens=args.max_new_tokens, temperature=args.temperature, top_k=max(0, args.top_k), top_p=args.top_p,
         min_p=args.min_p, seed=args.seed,
     )  # fmt: skip
     prepared = prepare_model(args)
-    text = sys.stdin.read() if args.prompt == "-" else args.prompt
+    text = sys.stdin.read() if prompt == "-" else prompt
     ids = prompt_ids(prepared.tokenizer, text, args.chat, args.system)
     model = prepared.load()
-    with LLM(model.executor, model.tokenizer, settings=model.engine) as llm:
+    with Generator(model.executor, model.tokenizer, settings=model.engine) as llm:
         loaded = time.perf_counter()
-        llm.engine.add("cli", ids, fitting(params, ids, llm))
-        tokens, first, error = 0, loaded, None
+        params = fitting(params, len(ids), llm)
+        llm.engine.add("cli", ids, params)
+        tokens, first, error, reason = 0, loaded, None, None
         while llm.engine.unfinished:
             for delta in llm.engine.step():
                 if delta.token_ids and not tokens:
                     first = time.perf_counter()
                 tokens += len(delta.token_ids)
-                error = delta.error or error
+                error, reason = delta.error or error, delta.finish_reason
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()
         ended = time.perf_counter()
     sys.stdout.write("\n")
     if error:
         raise ConfigError(error)
+    if reason == "length":
+        print(f"[cut at {tokens} tokens: --max-new-tokens N allows longer answers]", file=sys.stderr)
     if args.stats:
         print(_stats(len(ids), tokens, loaded - started, first - loaded, ended - first), file=sys.stderr)
     return 0
 
 
-def fitting(params: SamplingParams, ids: Sequence[int], llm: LLM) -> SamplingParams:
-    """``params`` with max_tokens None replaced by the default, or by what the context leaves after the prompt."""
-    if params.max_tokens is not None:
-        return params
-    room = llm.engine.admission.max_total - len(ids)
-    return replace(params, max_tokens=max(1, min(DEFAULT_NEW_TOKENS, room)))
+def _prompt(args: argparse.Namespace) -> str:
+    if (args.text is None) == (args.prompt is None):
+        raise ConfigError("give one prompt: forerun generate MODEL PROMPT, or --prompt PROMPT")
+    return str(args.prompt if args.text is None else args.text)
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str, chat: bool | None, system: str | None) -> list[int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.cli.demo.parser import Arguments, parse_arguments
 from forerun.cli.demo.readers import DEFAULT_TOL_MAP, Tolerances, read_tol_map
-from forerun.cli.demo.settings import check_supported, no_effect_notices, requested_settings, sampling_notes
+from forerun.cli.demo.requested import check_supported, no_effect_notices, requested_settings, sampling_notes
 from forerun.cli.ending import run_command
 from forerun.config import NeuronConfig
 from forerun.errors import ConfigError, ForerunError

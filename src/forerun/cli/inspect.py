@@ -10,12 +10,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("artifact", help="an artifact folder")
     parser.add_argument("--verify", action="store_true", help="check the checksum of the weights too")
-    parser.add_argument("--program", action="store_true", help="print every instruction of the programs")
+    parser.add_argument("--program", action="store_true", help="print every instruction of the program")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print programs, buckets, memory plan and quantisation."""
+    """Print program, buckets, memory plan and quantisation."""
     from forerun.cli.compile import quantization_lines
     from forerun.compiler.artifact import open_artifact
     from forerun.config import full_batch_blocks, minimum_blocks
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
             "config": json.loads(artifact.config.to_json()),
             "buckets": artifact.plan.to_json(),
             "kv_cache": kv,
-            "programs": {name: artifact.program_of(name).to_json() for name in artifact.sub_models},
+            "program": artifact.program.to_json(),
         }
         print(json.dumps(document, indent=2))
         return 0
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for line in str(artifact.plan).splitlines():
         print(f"  {line}")
     print("\nMemory")
-    print(f"  weights  {artifact.weights_path.stat().st_size / 1e6:.1f} MB, mapped")
+    print(f"  weights  {artifact.weights_path().stat().st_size / 1e6:.1f} MB, mapped")
     print(f"  KV cache {memory.formula()}")
     chosen = (
         "derived from free memory at start" if config.pa_num_blocks is None else f"{config.pa_num_blocks} asked for"
@@ -66,13 +66,10 @@ def run(args: argparse.Namespace) -> int:
         f"           minimum {kv['minimum_blocks']} blocks (one sequence of {config.max_length} tokens), "
         f"{kv['full_batch_blocks']} for {config.max_seqs} full sequences, {chosen}"
     )
-    print("\nPrograms")
-    for name in artifact.sub_models:
-        lines = artifact.program_of(name).format().splitlines()
-        print(f"  {name}: {lines[0]}")
-        shown = lines[1:] if args.program else _first_layer(lines[1:])
-        for line in shown:
-            print(f"    {line}")
+    lines = program.format().splitlines()
+    print(f"\nProgram of {' and '.join(artifact.sub_models)}: {lines[0]}")
+    for line in lines[1:] if args.program else _first_layer(lines[1:]):
+        print(f"  {line}")
     return 0
 
 

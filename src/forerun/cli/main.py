@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from forerun.cli.ending import run_command
+from forerun.cli.parser import Parser
 from forerun.errors import did_you_mean
 
 COMMANDS = {
@@ -16,25 +15,10 @@ COMMANDS = {
     "generate": "answer a prompt in the terminal",
     "serve": "OpenAI-compatible server",
     "bench": "measure: kernels, offline speed, a server under load",
-    "inspect": "print an artifact: programs, buckets, memory, quantisation",
+    "inspect": "print an artifact: program, buckets, memory, quantisation",
     "check": "accuracy of an artifact against the float32 reference",
     "info": "this machine: instruction sets, cores, memory",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses unknown flags with "did you mean" and takes no abbreviations."""
-
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        found, rest = super().parse_known_args(args, namespace)
-        unknown = next((word for word in rest if word.startswith("-")), None)
-        if unknown is not None:
-            known = [text for action in self._actions for text in action.option_strings]
-            self.error(f"unknown flag {unknown}{did_you_mean(unknown, known)}")
-        return found, rest
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

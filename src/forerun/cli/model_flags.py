@@ -7,11 +7,15 @@ import sys
 from typing import Any
 
 from forerun.cli.progress import compile_progress
+from forerun.cli.speculation_flag import add_speculation_flag
 from forerun.config import read_modules_to_not_convert
+from forerun.engine.engine_settings import EngineSettings
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, Prepared, prepare
 from forerun.runtime.loader import RunSettings
 
+_SIZES = ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size")
+_NAMES = {name: f"--{name.replace('_', '-')}" for name in _SIZES} | {"max_length": "--seq-len"}
 FORMATS = ("auto", "int8", "int4", "bfloat16", "float32")
 
 
@@ -45,6 +49,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=0, help="threads (default: physical cores within affinity and quota)"
     )
     group.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512, amx")
+    add_speculation_flag(group, "--speculation")
 
 
 def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
         settings["modules_to_not_convert"] = list(read_modules_to_not_convert(args.modules_to_not_convert_file))
     if args.kv_cache_dtype == "int8":
         settings["kv_cache_quant"] = True
-    for name in ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size"):
+    for name in _SIZES:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     return settings
@@ -73,7 +78,9 @@ def model_request(args: argparse.Namespace) -> ModelRequest:
     """The model of the command line, how it is stored, how it runs."""
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads} must not be negative")
-    return ModelRequest(args.model, requested_settings(args), run=RunSettings(args.threads, args.isa))
+    settings, run = requested_settings(args), RunSettings(args.threads, args.isa)
+    engine = EngineSettings(speculative_config=args.speculative_config)
+    return ModelRequest(args.model, settings, engine, run, names=_NAMES)
 
 
 def prepare_model(args: argparse.Namespace) -> Prepared:

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forerun.cli.foreign_flags import foreign_notices, refuse_foreign
 from forerun.cli.progress import compile_progress
-from forerun.cli.serve_flags import SPECULATION_FLAGS, UNUSED_FLAGS, add_flags
+from forerun.cli.serve_flags import add_flags
 from forerun.errors import ArtifactError, ConfigError
+from forerun.json_text import JsonReader
 
 if TYPE_CHECKING:
     from forerun.compiler.compile import Progress
     from forerun.engine import EngineSettings
     from forerun.opening import ModelRequest, OpenedModel
     from forerun.server.address import Address
-    from forerun.server.settings import Cors, ServerSettings
+    from forerun.server.server_settings import Cors, ServerSettings
 
     Open = Callable[[ModelRequest, Callable[[str], None], Progress], OpenedModel]
 
 DEFAULT_ROWS = 512
 ARTIFACTS_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
 KEY_VARIABLE = "VLLM_API_KEY"
+_NAMES = {
+    "max_num_seqs": "--max-num-seqs",
+    "batch_size": "--max-num-seqs",
+    "max_model_len": "--max-model-len",
+    "max_length": "--max-model-len",
+    "seq_len": "--max-model-len",
+    "max_num_batched_tokens": "--max-num-batched-tokens",
+    "pa_block_size": "--block-size",
+    "pa_num_blocks": "--num-gpu-blocks-override",
+    "torch_dtype": "--dtype",
+}
+_DTYPES = {"auto": None, "bfloat16": "bfloat16", "float32": "float32", "float": "float32"}
 _KV_DTYPES = {"auto": None, "bfloat16": False, "int8": True}
 _QUANTIZATIONS = {"int8": "int8", "int4": "int4", "neuron_quant": "int8"}
 
@@ -63,7 +76,8 @@ def _serve(model: OpenedModel, address: Address, seed: int | None) -> int:
 
     with closing(model.executor):
         service = Service(model, address.settings, seed=seed, version=package_version())
-        with closing(service.engine):
+        with closing(service.engine), closing(service.text):
+            service.text.start()
             _say(banner(service))
             return run_server(service, address)
 
@@ -81,7 +95,8 @@ def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
         raise ConfigError(f"--device {args.device} is not here: use cpu (neuron and auto mean the same)")
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads} must not be negative")
-    override = _override(args.override_neuron_config)
+    refuse_foreign(args.foreign, args.model)
+    override = _override(args)
     settings = {**_settings(args), **{key: value for key, value in override.items() if key not in _absent(override)}}
     return ModelRequest(
         args.model,
@@ -90,6 +105,7 @@ def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
         RunSettings(args.threads, args.isa, DEFAULT_ROWS, populate=True),
         artifact=_artifacts_folder(args, environ),
         compile="always" if args.recompile else "missing",
+        names={name: flag for name, flag in _NAMES.items() if name not in override},
     )
 
 
@@ -112,8 +128,11 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         settings["pa_block_size"] = args.block_size
     if args.num_gpu_blocks_override is not None:
         settings["pa_num_blocks"] = args.num_gpu_blocks_override
-    if args.dtype != "auto":
-        settings["torch_dtype"] = args.dtype
+    if args.dtype not in _DTYPES:
+        known = "use auto, bfloat16 or float32"
+        raise ConfigError(f"--dtype {args.dtype} is not here: float32 keeps float16 weights exactly; {known}")
+    if _DTYPES[args.dtype] is not None:
+        settings["torch_dtype"] = _DTYPES[args.dtype]
     if args.kv_cache_dtype not in _KV_DTYPES:
         raise ConfigError(f"--kv-cache-dtype {args.kv_cache_dtype} is not here: use {', '.join(_KV_DTYPES)}")
     if _KV_DTYPES[args.kv_cache_dtype] is not None:
@@ -125,17 +144,24 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _override(text: str | None) -> dict[str, Any]:
-    """The JSON object of --override-neuron-config."""
+def _override(args: argparse.Namespace) -> dict[str, Any]:
+    return _json_object(args.override_neuron_config, "--override-neuron-config", '{"is_prefix_caching": true}')
+
+
+def _json_object(text: str | None, flag: str, example: str = '{"temperature": 0.5}') -> dict[str, Any]:
+    """The JSON object that a flag brings; empty without the flag."""
     if text is None:
         return {}
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"--override-neuron-config is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError('--override-neuron-config must be a JSON object such as {"is_prefix_caching": true}')
-    return value
+    return JsonReader(ConfigError, f"give a JSON object such as {example}").parse_object(text, flag)
+
+
+def _model_defaults(which: str) -> bool:
+    if which not in ("auto", "vllm"):
+        raise ConfigError(
+            f"--generation-config {which} is not here: auto takes the model's own, "
+            "and --override-generation-config goes over it"
+        )
+    return which == "auto"
 
 
 def _absent(override: Mapping[str, Any]) -> list[str]:
@@ -163,12 +189,14 @@ def engine_settings(args: argparse.Namespace, prefix_caching: bool | None = None
         max_queued_requests=args.max_queued_requests,
         policy=args.scheduling_policy,
         enable_prefix_caching=prefix_caching,
+        speculative_config=args.speculative_config,
     )
 
 
 def server_settings(args: argparse.Namespace) -> ServerSettings:
     """Address, keys, caps, time-outs."""
-    from forerun.server.settings import NO_CAP, Caps, ServerSettings, Timeouts
+    from forerun.server.sampling_params import SamplingDefaults, overridden
+    from forerun.server.server_settings import NO_CAP, Caps, ServerSettings, Timeouts
 
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port {args.port} is no port: use 0 to 65535")
@@ -178,6 +206,8 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         raise ConfigError(f"--max-logprobs {args.max_logprobs} must be 0 or more, or -1 for no cap")
     if not 0 <= args.sse_keep_alive < float("inf"):
         raise ConfigError(f"--sse-keep-alive {args.sse_keep_alive:g} must be a number of seconds, or 0 for never")
+    overrides = _json_object(args.override_generation_config, "--override-generation-config")
+    overridden(SamplingDefaults(), overrides)  # said before the model is loaded
     keys = [key for group in args.api_key or [] for key in group]
     if not keys and os.environ.get(KEY_VARIABLE):
         keys = [os.environ[KEY_VARIABLE]]
@@ -191,7 +221,10 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         admin_api_key=args.admin_api_key,
         caps=Caps(logprobs=NO_CAP if args.max_logprobs == -1 else args.max_logprobs, body_bytes=args.max_body_bytes),
         timeouts=Timeouts(shutdown=args.shutdown_timeout),
-        request_log=not args.disable_log_requests,
+        request_log=args.enable_log_requests and not args.disable_log_requests,
+        log_level=args.uvicorn_log_level,
+        model_defaults=_model_defaults(args.generation_config),
+        default_overrides=overrides,
         strict_requests=args.strict_requests,
         sse_keep_alive=args.sse_keep_alive,
         tokenizer_info=args.enable_tokenizer_info_endpoint,
@@ -201,7 +234,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
 
 def _cors(args: argparse.Namespace) -> Cors | None:
     """Which pages are let in; None: none, whatever the other flags say."""
-    from forerun.server.settings import Cors
+    from forerun.server.server_settings import Cors
 
     origins = _names(args.allowed_origins, "--allowed-origins")
     methods = _names(args.allowed_methods, "--allowed-methods")
@@ -213,10 +246,7 @@ def _names(text: str, flag: str) -> tuple[str, ...]:
     """A JSON list of strings; one name may stand alone."""
     if not text.lstrip().startswith("["):
         return (text,)
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{flag} is not JSON: {error}") from None
+    value = JsonReader(ConfigError, 'give a list of names such as ["*"]').parse(text, flag)
     if not all(isinstance(item, str) for item in value):
         raise ConfigError(f'{flag} must be a JSON list of names such as ["*"], not {text}')
     return tuple(value)
@@ -227,20 +257,10 @@ def notices(args: argparse.Namespace) -> list[str]:
     lines = []
     if args.device == "neuron":
         lines.append("--device neuron: this machine's processor")
-    absent = _absent(_override(args.override_neuron_config))
+    absent = _absent(_override(args))
     if absent:
         lines.append(f"--override-neuron-config {', '.join(absent)}: not in this version, tokens are the same without")
-    speculation = [flag for flag in SPECULATION_FLAGS if getattr(args, _dest(flag)) is not None]
-    if speculation:
-        lines.append(f"{', '.join(speculation)}: not in this version, tokens are the same without")
-    unused = [flag for flag in UNUSED_FLAGS if getattr(args, _dest(flag)) not in (None, False)]
-    if unused:
-        lines.append(f"{', '.join(unused)}: no effect here")
-    return lines
-
-
-def _dest(flag: str) -> str:
-    return flag.lstrip("-").replace("-", "_")
+    return [*lines, *foreign_notices(args.foreign)]
 
 
 def _say(line: str) -> None:
@@ -250,7 +270,7 @@ def _say(line: str) -> None:
 def main(argv: Sequence[str] | None = None, open_model: Open | None = None) -> int:
     """The whole command by itself; see ``run``."""
     from forerun.cli.ending import run_command
-    from forerun.cli.main import Parser
+    from forerun.cli.parser import Parser
 
     parser = Parser(prog="forerun serve", allow_abbrev=False, description="OpenAI-compatible server")
     add_arguments(parser)

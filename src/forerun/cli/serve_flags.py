@@ -6,21 +6,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-SPECULATION_FLAGS = (
-    "--speculative-model",
-    "--num-speculative-tokens",
-    "--speculative-max-model-len",
-    "--speculative-config",
-)
-UNUSED_FLAGS = (
-    "--use-v2-block-manager",
-    "--gpu-memory-utilization",
-    "--enforce-eager",
-    "--disable-log-stats",
-    "--enable-chunked-prefill",
-    "--disable-uvicorn-access-log",
-    "--swap-space",
-)
+from forerun.cli.foreign_flags import add_foreign_flags
+from forerun.cli.speculation_flag import add_speculation_flag
+from forerun.cli.vllm_flags import NO_EFFECT, REFUSED
+
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
 class OneModel(argparse.Action):
@@ -48,7 +38,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_model(parser.add_argument_group("model"))
     _add_engine(parser.add_argument_group("engine"))
     _add_server(parser.add_argument_group("server"))
-    _add_accepted(parser.add_argument_group("accepted for old scripts"))
+    _add_log(parser.add_argument_group("log"))
+    add_foreign_flags(parser.add_argument_group("flags of vLLM without an effect here"), NO_EFFECT)
+    add_foreign_flags(parser.add_argument_group("flags of vLLM that are refused"), REFUSED)
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -70,9 +62,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, help="1")
     group.add_argument(
         "--dtype",
-        choices=("auto", "bfloat16", "float32"),
         default="auto",
-        help="type of unquantised weights (auto: closest to the checkpoint's bits)",
+        metavar="TYPE",
+        help="unquantised weights: auto (closest to the checkpoint's bits), bfloat16, float32",
     )
     group.add_argument("--quantization", "-q", metavar="FORM", help="weights: int8 or int4 in groups of 32")
     group.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="auto, bfloat16 or int8")
@@ -85,6 +77,15 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--recompile",
         action="store_true",
         help="compile even if there is an artifact (into $NEURON_COMPILED_ARTIFACTS if set)",
+    )
+    group.add_argument(
+        "--generation-config",
+        default="auto",
+        metavar="WHICH",
+        help="defaults of sampling: auto (generation_config.json of the model) or vllm (none of the model's)",
+    )
+    group.add_argument(
+        "--override-generation-config", metavar="JSON", help='defaults over these, such as {"temperature": 0.5}'
     )
     group.add_argument("--threads", type=int, default=0, help="0: one per usable core")
     group.add_argument("--isa", default="", help="force a lower instruction set (see forerun info)")
@@ -108,14 +109,21 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         default=None,
         help="share the KV of equal prompt beginnings (default: on; an artifact that was given decides itself)",
     )
+    add_speculation_flag(group, "-sc")
     group.add_argument(
         "--max-queued-requests",
+        "--max-num-queued-reqs",
         type=int,
         default=1024,
         metavar="N",
         help="requests that may wait; beyond that, HTTP 429",
     )
-    group.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
+    group.add_argument(
+        "--scheduling-policy",
+        choices=("fcfs", "priority"),
+        default="fcfs",
+        help="who goes first: fcfs (who came first) or priority (the least number)",
+    )
     group.add_argument(
         "--seed", type=int, default=None, help="makes requests without a seed repeat from start to start"
     )
@@ -130,7 +138,7 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
 
 def _add_server(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for every interface")
-    group.add_argument("--port", type=int, default=8000)
+    group.add_argument("--port", type=int, default=8000, help="0: a free one")
     group.add_argument("--uds", metavar="PATH", help="a Unix socket instead of host and port")
     group.add_argument(
         "--api-key",
@@ -148,7 +156,6 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
         help="how long requests may go on after SIGTERM",
     )
     group.add_argument("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="largest request body")
-    group.add_argument("--disable-log-requests", action="store_true", help="no JSON line per request on stdout")
     group.add_argument(
         "--strict-requests",
         action="store_true",
@@ -156,6 +163,7 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--sse-keep-alive",
+        "--sse-keep-alive-interval",
         type=float,
         default=0.0,
         metavar="SECONDS",
@@ -181,18 +189,19 @@ def _add_cors(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_accepted(group: argparse._ArgumentGroup) -> None:
-    for flag in ("--speculative-model", "--speculative-config"):
-        group.add_argument(flag, help="not in this version; tokens are the same without")
-    for flag in ("--num-speculative-tokens", "--speculative-max-model-len"):
-        group.add_argument(flag, type=int, help="not in this version; tokens are the same without")
-    for flag in ("--use-v2-block-manager", "--enforce-eager", "--disable-log-stats", "--disable-uvicorn-access-log"):
-        group.add_argument(flag, action="store_true", help="no effect here")
+def _add_log(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--enable-chunked-prefill",
+        "--enable-log-requests",
         action=argparse.BooleanOptionalAction,
-        default=None,
-        help="no effect here: always on",
+        default=True,
+        help="a JSON line per request on stdout (default: on)",
     )
-    for flag in ("--gpu-memory-utilization", "--swap-space"):
-        group.add_argument(flag, type=float, help="no effect here; see --num-gpu-blocks-override")
+    group.add_argument("--disable-log-requests", action="store_true", help="the same as --no-enable-log-requests")
+    group.add_argument(
+        "--uvicorn-log-level",
+        "--log-level",
+        type=str.lower,
+        choices=LOG_LEVELS,
+        default="info",
+        help="least level of the server's log on stderr",
+    )

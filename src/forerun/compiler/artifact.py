@@ -3,8 +3,8 @@
 - neuron_config.json: configuration and hyper-parameters
 - manifest.json: format version, source, what was chosen, checksums
 - plan.json: buckets of every sub-model
-- programs/*.json: one program per sub-model
-- weights/tp0_sharded_checkpoint.safetensors: the packed weights
+- program.json: the program that all sub-models run
+- weights/tp{rank}_sharded_checkpoint.safetensors: the packed weights of each rank
 - tokenizer.json ...: the tokenizer's files as they were
 """
 
@@ -24,25 +24,38 @@ from typing import Any
 
 from forerun.compiler.buckets import BucketPlan
 from forerun.compiler.program import Program
+from forerun.compiler.publish import old_prefix, publish, recover
 from forerun.compiler.stale import claimed, remove_stale_folders
+from forerun.compiler.validate import validate
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
+from forerun.json_text import ARTIFACT_JSON
 
 VERSION = 2
-CONFIG, MANIFEST, PLAN = "neuron_config.json", "manifest.json", "plan.json"
-WEIGHTS = "weights/tp0_sharded_checkpoint.safetensors"
+CONFIG, MANIFEST, PLAN, PROGRAM = "neuron_config.json", "manifest.json", "plan.json", "program.json"
+WEIGHTS = "weights"
+"""The folder of the weights; see ``weights_path``."""
+_MANIFEST_KEYS = {"source": str, "source_fingerprint": str, "forerun_version": str, "quantization": dict}
+_MODEL_KEYS = {"family": str, "num_hidden_layers": int, "hidden_size": int, "vocab_size": int}
+_QUANTIZATION_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "matrices": int,
+    "weights": int,
+    "bytes": int,
+    "exact": bool,
+    "bits_per_weight": (int, float),
+}
 _VERIFY_AT_LOAD = 256 << 20
 _CHUNK = 1 << 20
 
 
-def program_path(sub_model: str) -> str:
-    """Where a sub-model's program lies in the artifact."""
-    return f"programs/{sub_model}.json"
+def weights_path(rank: int = 0) -> str:
+    """Where the packed weights of a rank lie in the artifact."""
+    return f"{WEIGHTS}/tp{rank}_sharded_checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact; programs are read on first use, weights by the runtime."""
+    """An opened artifact; its program is read on first use, weights by the runtime."""
 
     path: Path
     config: InferenceConfig
@@ -54,24 +67,23 @@ class Artifact:
         """The settings that the artifact was compiled with."""
         return self.config.neuron_config
 
-    @property
-    def weights_path(self) -> Path:
-        """The packed weights."""
-        return self.path / WEIGHTS
+    def weights_path(self, rank: int = 0) -> Path:
+        """The packed weights of a rank."""
+        return self.path / weights_path(rank)
 
     @property
     def sub_models(self) -> list[str]:
-        """Names of the programs, e.g. "context_encoding_model"."""
+        """Names of what the plan has buckets for, e.g. "context_encoding_model"; one program serves all."""
         return [name for name, buckets in self.plan.to_json().items() if buckets]
 
     @cached_property
     def program(self) -> Program:
-        """The program of the first sub-model; all sub-models of one artifact share weights and cache."""
-        return self.program_of(self.sub_models[0])
-
-    def program_of(self, sub_model: str) -> Program:
-        """Read one sub-model's program."""
-        return Program.loads(_read_text(self.path / program_path(sub_model)))
+        """The program, whose lengths are data. Raises ArtifactError when it is damaged."""
+        program = Program.loads(ARTIFACT_JSON.read_bytes(self.path / PROGRAM))
+        validate(program)
+        if not program.is_final:
+            raise ArtifactError(f"{self.path}: {PROGRAM} is not a finished program; compile it again")
+        return program
 
     @property
     def notes(self) -> list[str]:
@@ -80,7 +92,7 @@ class Artifact:
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """The tokenizer's files by name."""
-        return {name: (self.path / name).read_bytes() for name in self.manifest["tokenizer_files"]}
+        return {name: ARTIFACT_JSON.read_bytes(self.path / name) for name in self.manifest["tokenizer_files"]}
 
 
 def open_artifact(path: str | Path, *, verify: bool | None = None) -> Artifact:
@@ -90,49 +102,53 @@ def open_artifact(path: str | Path, *, verify: bool | None = None) -> Artifact:
     default when they are at most 256 MiB. Raises ArtifactError with one line for everything that is wrong.
     """
     path = Path(path)
+    recover(path)
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is no artifact; compile one with `forerun compile MODEL --output {path}`")
     manifest = _read_manifest(path)
     for name, entry in manifest["files"].items():
         _check_file(path, name, entry, verify)
-    config = InferenceConfig.from_json(_read_text(path / CONFIG))
-    plan = BucketPlan.from_json(_read_json(path / PLAN))
+    config = InferenceConfig.from_json(ARTIFACT_JSON.read_bytes(path / CONFIG))
+    ARTIFACT_JSON.require(config.model, _MODEL_KEYS, f"{path}: {CONFIG}")
+    plan = BucketPlan.from_json(ARTIFACT_JSON.read_object(path / PLAN))
     return Artifact(path, config, manifest, plan)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).is_file():
         raise ArtifactError(f"{path}: {MANIFEST} is missing, so this is no (complete) artifact; compile it again")
-    manifest = _read_json(path / MANIFEST)
-    if not isinstance(manifest, dict):
-        raise ArtifactError(f"{path}: {MANIFEST} is damaged; compile it again")
+    manifest = ARTIFACT_JSON.read_object(path / MANIFEST)
     version = manifest.get("format_version")
     if version != VERSION:
         raise ArtifactError(
             f"{path}: artifact format {version!r:.20} cannot be read by this version ({VERSION}); compile it again"
         )
     files = manifest.get("files")
-    if not isinstance(files, dict) or not {CONFIG, PLAN, WEIGHTS} <= files.keys():
+    if not isinstance(files, dict) or not {CONFIG, PLAN, PROGRAM, weights_path()} <= files.keys():
         raise ArtifactError(f"{path}: {MANIFEST} lists no files; compile it again")
     for name, entry in files.items():
-        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        inside = name.isprintable() and not Path(name).is_absolute() and ".." not in Path(name).parts
         if not inside or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
             raise ArtifactError(f"{path}: {MANIFEST} has a damaged entry '{name:.80}'; compile it again")
     names = manifest.get("tokenizer_files")
     if not isinstance(names, list) or not all(isinstance(name, str) and name in files for name in names):
         raise ArtifactError(f"{path}: {MANIFEST} has damaged tokenizer_files; compile it again")
+    ARTIFACT_JSON.require(manifest, _MANIFEST_KEYS, f"{path}: {MANIFEST}")
+    for form, entry in manifest["quantization"].items():
+        ARTIFACT_JSON.require(entry, _QUANTIZATION_KEYS, f"{path}: {MANIFEST}: quantization '{form:.40}'")
     return manifest
 
 
 def _check_file(root: Path, name: str, entry: Mapping[str, Any], verify: bool | None) -> None:
     path = root / name
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise ArtifactError(f"{root}: {name} is missing; compile the artifact again") from None
+    if not os.path.isfile(path):  # also false for a name that no file can have
+        raise ArtifactError(f"{root}: {name:.80} is missing; compile the artifact again")
+    size = path.stat().st_size
     if size != entry["bytes"]:
-        raise ArtifactError(f"{root}: {name} has {size} bytes instead of {entry['bytes']}; compile the artifact again")
-    wanted = size <= _VERIFY_AT_LOAD if verify is None else verify or name != WEIGHTS
+        raise ArtifactError(
+            f"{root}: {name} has {size} bytes instead of {entry['bytes']!r:.40}; compile the artifact again"
+        )
+    wanted = size <= _VERIFY_AT_LOAD if verify is None else verify or not name.startswith(f"{WEIGHTS}/")
     if wanted and checksum(path) != entry["sha256"]:
         raise ArtifactError(
             f"{root}: {name} does not have its checksum, it was changed or damaged; compile the artifact again"
@@ -146,20 +162,6 @@ def checksum(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); compile the artifact again") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not JSON ({error}); compile the artifact again") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -181,11 +183,14 @@ def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
         if path.exists() and not (path.is_dir() and (_is_artifact(path) or not any(path.iterdir()))):
             raise ArtifactError(f"{path} exists and is no artifact; give another output folder")
         made = [folder for folder in path.parents if not folder.exists()]
+        recover(path)
         remove_stale_folders(path.parent, _partial_prefix(path))
+        if path.exists():
+            remove_stale_folders(path.parent, old_prefix(path))
         part = _partial_folder(path, bytes_needed)
         claim.enter_context(claimed(part))
         yield part
-        _publish(part, path)
+        publish(part, path)
     except OSError as error:
         if part is None:
             raise ArtifactError(f"{path}: cannot be written ({error.strerror}); give another output folder") from None
@@ -214,25 +219,3 @@ def _partial_folder(path: Path, bytes_needed: int) -> Path:
 
 def _is_artifact(path: Path) -> bool:
     return (path / MANIFEST).is_file()
-
-
-def _publish(part: Path, path: Path) -> None:
-    """Put ``part`` into place; an artifact that is there stays until the new one is complete."""
-    for file in part.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-    part.chmod(0o755)
-    if path.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-        path.rename(old / "artifact")
-        try:
-            part.rename(path)
-        except BaseException:
-            (old / "artifact").rename(path)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        part.rename(path)

@@ -1,13 +1,5 @@
-"""Buckets: what a program is planned for. They bound planning only; lengths are data and nothing is padded.
-
-Differences from the original, all of which make requests valid that it refuses or slows down:
-
-* a length equal to a bucket fits it (the original wants strictly less, except for the largest bucket);
-* a list that ends below the length limit gets the limit as its last bucket;
-* when the needed speculation length no longer fits the largest bucket, the largest bucket serves the rest;
-* when no prefix bucket is large enough, a larger active bucket takes more of the prefix, and beyond the largest pair
-  the largest pair is the plan.
-"""
+"""Buckets: what a program is planned for. They bound planning only; lengths are data and nothing is padded, so no
+bucket is ever chosen for a request. A list that ends below the length limit gets the limit as its last bucket."""
 
 from __future__ import annotations
 
@@ -18,6 +10,7 @@ from typing import Any
 
 from forerun.config import NeuronConfig
 from forerun.errors import ArtifactError, ConfigError
+from forerun.json_text import ARTIFACT_JSON
 
 CONTEXT_ENCODING = "context_encoding_model"
 TOKEN_GENERATION = "token_generation_model"
@@ -65,10 +58,18 @@ class BucketPlan:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> BucketPlan:
         """Read back :meth:`to_json`. Raises ArtifactError when the content has another form."""
-        try:
-            return BucketPlan(**{name: tuple(Bucket(*entry) for entry in data[name]) for name in SUB_MODELS})
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"the stored bucket plan is damaged ({error!r}): compile the artifact again") from None
+        ARTIFACT_JSON.require(data, dict.fromkeys(SUB_MODELS, list), "plan.json")
+        plan = BucketPlan(**{name: tuple(map(_read_bucket, data[name])) for name in SUB_MODELS})
+        if not any(data[name] for name in SUB_MODELS):
+            raise ArtifactError("plan.json: there is no bucket; compile the artifact again")
+        return plan
+
+
+def _read_bucket(entry: Any) -> Bucket:
+    numbers = isinstance(entry, list) and len(entry) in (2, 3) and all(type(number) is int for number in entry)
+    if not numbers or not all(0 <= number < 1 << 31 for number in entry):
+        raise ArtifactError(f"plan.json: {entry!r:.60} is no bucket; compile the artifact again")
+    return Bucket(*entry)
 
 
 def _render(buckets: Sequence[Bucket]) -> str:
@@ -137,80 +138,3 @@ def check_prompt_length(tokens: int, config: NeuronConfig) -> int:
         f"Inputs supplied ({tokens} tokens) are longer than max_context_length ({limit} tokens). "
         "To truncate inputs, set allow_input_truncation=True."
     )
-
-
-def select_bucket(
-    buckets: Sequence[int], length: int, tag: str, *, speculation_length: int = 0, allow_truncation: bool = False
-) -> int:
-    """The first bucket that holds ``length + speculation_length`` tokens (equality fits), else the largest one if it
-    holds ``length`` or truncation is allowed.
-
-    ``buckets`` ascend. Raises ConfigError with the original's message; ``tag`` is the sub-model's name.
-    """
-    for size in buckets:
-        if length + speculation_length <= size:
-            return size
-    if length <= buckets[-1] or allow_truncation:
-        return buckets[-1]
-    raise ConfigError(f"Input len {length} exceeds largest bucket ({buckets[-1]}) for {tag}")
-
-
-@dataclass(frozen=True)
-class PrefixSelection:
-    """A prefill's bucket. ``moved`` is how many cached tokens count as active ones to fill the active bucket, ``rest``
-    is what remains of the prefix. (The original computes the moved tokens again; here they stay cached.)
-    """
-
-    bucket: Bucket
-    moved: int
-    rest: int
-
-
-def select_prefix_bucket(
-    buckets: Sequence[Bucket], active: int, prefix: int, *, allow_truncation: bool = False
-) -> PrefixSelection:
-    """The pair for a prompt of ``active`` new tokens behind ``prefix`` cached ones.
-
-    The smallest active bucket that holds the new tokens takes as many cached ones as it has room for; the smallest
-    prefix bucket that holds the rest is chosen. When none does, the next larger active bucket is tried; beyond the
-    largest pair, that pair is returned. Raises ConfigError only when the new tokens exceed every active bucket.
-    """
-    total = active + prefix
-    if 256 < total <= 512 and Bucket(512, 0) in buckets:
-        return PrefixSelection(Bucket(512, 0), prefix, 0)
-    actives = sorted({bucket.active for bucket in buckets})
-    if active > actives[-1] and not allow_truncation:
-        raise ConfigError(f"Prefill len {active} exceeds largest bucket ({actives[-1]}) for {CONTEXT_ENCODING}")
-    best = PrefixSelection(max(buckets), 0, prefix)
-    for size in [a for a in actives if a >= active]:
-        moved = min(prefix, size - active)
-        best = PrefixSelection(max(b for b in buckets if b.active == size), moved, prefix - moved)
-        fitting = [b for b in buckets if b.active == size and b.prefix >= best.rest]
-        if fitting:
-            return PrefixSelection(min(fitting), moved, best.rest)
-    return best
-
-
-def select_decode_bucket(
-    buckets: Sequence[Bucket],
-    longest: int,
-    tag: str = TOKEN_GENERATION,
-    *,
-    batch: int = 0,
-    speculation_length: int = 0,
-    allow_truncation: bool = False,
-) -> Bucket:
-    """The decode bucket for a batch whose longest sequence has ``longest`` tokens (the new one included).
-
-    ``batch`` is the number of sequences; it matters only for plans with batch buckets. Raises ConfigError with the
-    original's message when the sequence or the batch exceeds the largest bucket.
-    """
-    batches = sorted({bucket.batch for bucket in buckets})
-    width = next((size for size in batches if batch <= size), None) if batches[-1] else 0
-    if width is None:
-        raise ConfigError(f"{batch} sequences exceed the largest batch bucket ({batches[-1]}) for {tag}")
-    lengths = sorted({bucket.prefix for bucket in buckets})
-    chosen = select_bucket(
-        lengths, longest, tag, speculation_length=speculation_length, allow_truncation=allow_truncation
-    )
-    return next(bucket for bucket in buckets if bucket.prefix == chosen and bucket.batch == width)

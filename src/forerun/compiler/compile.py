@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint.base import Checkpoint, ModelConfig
-from forerun.checkpoint.tokenizer import Tokenizer
+from forerun.checkpoint.text_origin import check_tokenizer
 from forerun.compiler.artifact import (
     CONFIG,
     MANIFEST,
     PLAN,
+    PROGRAM,
     VERSION,
     WEIGHTS,
     checksum,
     new_artifact,
-    program_path,
+    weights_path,
     write_json,
 )
 from forerun.compiler.buckets import BucketPlan, plan_buckets
@@ -61,19 +62,19 @@ def plan_compile(checkpoint: Checkpoint, config: NeuronConfig) -> CompilePlan:
     model = checkpoint.config
     if config.max_length > model.context_length:
         raise ConfigError(
-            f"seq_len {config.max_length} is longer than the model's context of {model.context_length} tokens "
-            f"({_reason(model)}): lower seq_len (and the buckets)"
+            f"seq_len {config.max_length} is longer than the model's {_context(model)}: lower seq_len (and the buckets)"
         )
     fused = fuse(trace(model, config.max_length))
     program = lower_fused(fused, format_chooser(config, fused, checkpoint.tensors))
     return CompilePlan(program, plan_buckets(config), InferenceConfig(config, _model_json(checkpoint)))
 
 
-def _reason(model: ModelConfig) -> str:
-    """Where the context length comes from, for people."""
-    scaling = model.rope_scaling
-    stretched = f", rope scaling {scaling.kind} by {scaling.factor:g}" if scaling else ""
-    return f"max_position_embeddings {model.max_position_embeddings}{stretched}"
+def _context(model: ModelConfig) -> str:
+    """The context length and where it comes from, for people."""
+    positions, scaling = f"max_position_embeddings {model.max_position_embeddings}", model.rope_scaling
+    if scaling is None or model.context_length == model.max_position_embeddings:
+        return positions
+    return f"context of {model.context_length} tokens ({positions}, rope scaling {scaling.kind} by {scaling.factor:g})"
 
 
 def _model_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -95,19 +96,16 @@ def compile_checkpoint(
         raise CheckpointError(
             f"{checkpoint.source}: tokenizer.json is missing; fetch the checkpoint with its tokenizer"
         )
-    Tokenizer(checkpoint.tokenizer_files)  # a broken one is refused here, not by the artifact's first user
+    # A broken one is refused here, not by the artifact's first user.
+    check_tokenizer(checkpoint.tokenizer_files, checkpoint.config.vocab_size)
     with new_artifact(output, plan.weight_bytes + _ROOM) as folder:
-        (folder / "programs").mkdir()
-        (folder / "weights").mkdir()
+        (folder / WEIGHTS).mkdir()
         for name, content in checkpoint.tokenizer_files.items():
             (folder / name).write_bytes(content)
         (folder / CONFIG).write_text(plan.config.to_json(), "utf-8")
         write_json(folder / PLAN, plan.buckets.to_json())
-        text = plan.program.dumps()
-        for name, buckets in plan.buckets.to_json().items():
-            if buckets:
-                (folder / program_path(name)).write_text(text, "utf-8")
-        digest, exact = _write_weights(folder / WEIGHTS, plan, checkpoint, config, progress)
+        (folder / PROGRAM).write_text(plan.program.dumps(), "utf-8")
+        digest, exact = _write_weights(folder / weights_path(), plan, checkpoint, config, progress)
         write_json(folder / MANIFEST, _manifest(folder, plan, checkpoint, digest, exact))
     return plan
 
@@ -159,7 +157,7 @@ def _manifest(
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             name = path.relative_to(folder).as_posix()
-            digest = weights_digest if name == WEIGHTS else checksum(path)
+            digest = weights_digest if name == weights_path() else checksum(path)
             files[name] = {"bytes": path.stat().st_size, "sha256": digest}
     return {
         "format_version": VERSION,

@@ -6,6 +6,7 @@ from forerun.compiler.fuse import fuse
 from forerun.compiler.precision import Choose, all_float32, assign_formats, quantize_activations
 from forerun.compiler.program import Program
 from forerun.compiler.slots import reuse_buffers
+from forerun.compiler.validate import validate
 
 
 def lower(program: Program, choose: Choose = all_float32) -> Program:
@@ -18,5 +19,5 @@ def lower_fused(fused: Program, choose: Choose) -> Program:
     final = reuse_buffers(quantize_activations(assign_formats(fused, choose)))
     if not final.is_final:
         raise ValueError("the passes left traced instructions in the program")
-    final.validate()
+    validate(final)
     return final

@@ -77,7 +77,7 @@ def _common_format(formats: Sequence[str]) -> str:
 def _kept_weights(config: NeuronConfig, program: Program) -> set[str]:
     """Matrices that modules_to_not_convert names: by full module name, by its end, or by a prefix of it."""
     kept: set[str] = set()
-    head = program.instructions[-2].weights.get("weight", "")
+    head = program.head.weights.get("weight", "")
     modules = {
         source.removesuffix(".weight"): name
         for name, weight in program.weights.items()

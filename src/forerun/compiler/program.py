@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from forerun.compiler.opset import INPUT, spec_of
-from forerun.compiler.validate import validate
 from forerun.errors import ArtifactError, did_you_mean
+from forerun.json_text import ARTIFACT_JSON
 
 Attr = str | int | float | None
 
@@ -80,10 +80,6 @@ class Program:
     rope_inv_freq: tuple[float, ...]
     rope_scale: float = 1.0
 
-    def validate(self) -> None:
-        """Raise ArtifactError with one line when an instruction, buffer or weight does not fit the others."""
-        validate(self)
-
     @property
     def is_final(self) -> bool:
         """Whether every instruction is one that an executor runs (the passes are done)."""
@@ -97,6 +93,12 @@ class Program:
         if not steps:
             return KvLayout(0, 0, 0)
         return KvLayout(len(steps), int(steps[0]["kv_heads"] or 0), int(steps[0]["head_dim"] or 0))
+
+    @property
+    def head(self) -> Instruction:
+        """The LM head: the instruction that makes the logits."""
+        logits = self.instructions[-1].inputs[0]
+        return next(step for step in reversed(self.instructions) if logits in step.outputs)
 
     @property
     def vocab_size(self) -> int:
@@ -115,8 +117,8 @@ class Program:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Program:
-        """Read what ``to_json`` wrote, also after a trip through text. Raises ArtifactError for unknown, missing or
-        contradictory entries."""
+        """Read what ``to_json`` wrote, also after a trip through text; ``validate`` says whether it fits together.
+        Raises ArtifactError for unknown or missing entries."""
         _check_keys("program", data, {item.name for item in fields(Program)})
         buffers = [_read_buffer(item) for item in _entries(data, "buffers", Mapping)]
         weights = [_read_weight(item) for item in _entries(data, "weights", Mapping)]
@@ -129,7 +131,6 @@ class Program:
         )
         if len(program.buffers) != len(buffers) or len(program.weights) != len(weights):
             raise ArtifactError("program: two buffers or two weights share one name")
-        program.validate()
         return program
 
     def dumps(self) -> str:
@@ -145,13 +146,9 @@ class Program:
         return "{\n " + ",\n ".join(parts) + "\n}\n"
 
     @staticmethod
-    def loads(text: str) -> Program:
+    def loads(text: bytes | str) -> Program:
         """Read JSON text. Raises ArtifactError when it is not JSON or not a program."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ArtifactError(f"program is not JSON ({error}); compile again") from error
-        return Program.from_json(data)
+        return Program.from_json(ARTIFACT_JSON.parse(text, "program"))
 
     def format(self) -> str:
         """One line per instruction, for people."""
@@ -223,4 +220,6 @@ def _read_instruction(data: Mapping[str, Any]) -> Instruction:
     _check_keys(what, data, {item.name for item in fields(Instruction)})
     inputs, outputs = (tuple(_entries(data, key, str, what)) for key in ("inputs", "outputs"))
     weights, attrs = (_scalar(data, key, Mapping, what) for key in ("weights", "attrs"))
+    if not all(isinstance(name, str) for name in weights.values()):
+        raise ArtifactError(f"{what}: 'weights' names something that is no weight; compile again")
     return Instruction(_scalar(data, "op", str, what), inputs, outputs, dict(weights), dict(attrs))

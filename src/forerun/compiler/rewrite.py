@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from forerun.compiler.program import Buffer, Instruction, Program, Weight
+from forerun.compiler.validate import validate
 
 
 class Rewrite:
@@ -81,5 +82,5 @@ class Rewrite:
             buffers={name: buffer for name, buffer in self.buffers.items() if name in used},
             weights={name: weight for name, weight in self.weights.items() if name in weights},
         )
-        program.validate()
+        validate(program)
         return program

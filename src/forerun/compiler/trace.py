@@ -5,6 +5,7 @@ from __future__ import annotations
 from forerun.checkpoint.base import ModelConfig
 from forerun.compiler.opset import INPUT
 from forerun.compiler.program import Attr, Buffer, Instruction, Program, Weight
+from forerun.compiler.validate import validate
 from forerun.models.ops import Value
 from forerun.models.registry import model_for
 from forerun.models.rope import inverse_frequencies
@@ -43,7 +44,7 @@ class Tracer:
     def program(self, rope_inv_freq: tuple[float, ...], rope_scale: float = 1.0) -> Program:
         """What was recorded, validated."""
         program = Program(tuple(self._steps), dict(self._buffers), dict(self._weights), rope_inv_freq, rope_scale)
-        program.validate()
+        validate(program)
         return program
 
     def embedding(self, weight: str, vocab_size: int, width: int) -> Value:

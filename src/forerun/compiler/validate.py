@@ -2,52 +2,56 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
-
 from forerun.compiler.formats import FLOAT_FORMATS, FORMATS
-from forerun.compiler.opset import EPILOGUES, INPUT, ROLES, OpSpec, spec_of
+from forerun.compiler.opset import EPILOGUES, INPUT, INTERLEAVE, ROLES, OpSpec, spec_of
+from forerun.compiler.program import Buffer, Instruction, Program
 from forerun.errors import ArtifactError
 
-if TYPE_CHECKING:
-    from forerun.compiler.program import Instruction, Program
-
 _DTYPES = ("f32", "q15", "i32")
+_MOST_COLUMNS = 1 << 24
+_MOST_FREQUENCY = 1 << 20
+_BEYOND = 1 << 31
+"""No attribute reaches it, so that each fits the native core's numbers."""
+_STEP_ROWS = ("embedding", "embed", "rope_kv", "attention")
+"""They need the tokens and positions of a step's rows, which the sampled rows no longer are."""
 
 
 def validate(program: Program) -> None:
     """Raise ArtifactError with one line for the first thing that does not fit."""
     _check_tables(program)
-    written = {INPUT}
+    held: dict[str | int, str] = {INPUT: INPUT}  # place -> the buffer whose values lie there
     for number, step in enumerate(program.instructions):
         where = f"program instruction {number} ({step.op})"
         spec = spec_of(step.op, len(step.inputs))
         if spec is None:
             raise ArtifactError(f"{where}: there is no such instruction")
-        _check_operands(program, step, spec, where, written)
+        _check_operands(program, step, spec, where)
+        _check_places(program, step, where, held)
         _check_attrs(step, spec, where)
         problem = _misfit(program, step)
         if problem:
             raise ArtifactError(f"{where}: {problem}")
-        written.update(step.outputs)
     if not program.instructions or program.instructions[-1].op != "sample":
         raise ArtifactError("program: the last instruction must be 'sample'")
+    if not all(abs(value) <= _MOST_FREQUENCY for value in program.rope_inv_freq):
+        raise ArtifactError("program: a rotary frequency is out of range")
     _check_layers(program)
+    _check_tables_of_tokens(program)
 
 
 def _check_tables(program: Program) -> None:
-    if not 0 < program.rope_scale < math.inf:
-        raise ArtifactError(f"program: rope_scale {program.rope_scale} must be a positive number")
+    if not 0 < program.rope_scale <= _MOST_FREQUENCY:
+        raise ArtifactError(f"program: rope_scale {program.rope_scale} must be a positive number within 2^20")
     for name, buffer in program.buffers.items():
         good = buffer.name == name and buffer.dtype in _DTYPES and buffer.rows in ("rows", "sampled")
-        if not good or not isinstance(buffer.width, int) or buffer.width < 1:
+        if not good or not 1 <= buffer.width <= _MOST_COLUMNS:
             raise ArtifactError(f"program buffer '{name}': bad entry {buffer}")
     for name, weight in program.weights.items():
         if weight.name != name or weight.format not in FORMATS:
             raise ArtifactError(f"program weight '{name}': unknown format '{weight.format}'")
-        sizes = all(isinstance(size, int) and size >= 1 for size in weight.shape)
-        if not sizes or len(weight.shape) not in (1, 2) or not weight.sources:
-            raise ArtifactError(f"program weight '{name}': bad shape {weight.shape} or no sources")
+        shaped = len(weight.shape) in (1, 2) and all(1 <= size <= _MOST_COLUMNS for size in weight.shape)
+        if not shaped or weight.interleave not in (0, INTERLEAVE) or not weight.sources:
+            raise ArtifactError(f"program weight '{name}': bad shape {weight.shape}, interleave or no sources")
         if len(weight.shape) == 1 and weight.format != "float32":
             raise ArtifactError(f"program weight '{name}': a vector must be float32, not {weight.format}")
     given = program.buffers.get(INPUT)
@@ -55,7 +59,7 @@ def _check_tables(program: Program) -> None:
         raise ArtifactError(f"program: the buffer '{INPUT}' (i32, one column per row) is missing")
 
 
-def _check_operands(program: Program, step: Instruction, spec: OpSpec, where: str, written: set[str]) -> None:
+def _check_operands(program: Program, step: Instruction, spec: OpSpec, where: str) -> None:
     for names, dtypes in ((step.inputs, spec.inputs), (step.outputs, spec.outputs)):
         if len(names) != len(dtypes):
             raise ArtifactError(f"{where}: takes {len(spec.inputs)} inputs and {len(spec.outputs)} outputs")
@@ -64,12 +68,6 @@ def _check_operands(program: Program, step: Instruction, spec: OpSpec, where: st
                 raise ArtifactError(f"{where}: there is no buffer '{name}'")
             if program.buffers[name].dtype not in dtype.split("|"):
                 raise ArtifactError(f"{where}: buffer '{name}' is {program.buffers[name].dtype}, expected {dtype}")
-    read = step.inputs + (step.outputs if step.attrs.get("epilogue") == "add" else ())
-    for name in read:
-        if name not in written:
-            raise ArtifactError(f"{where}: reads '{name}' before anything writes it")
-    if INPUT in step.outputs or set(step.inputs) & set(step.outputs):
-        raise ArtifactError(f"{where}: writes one of its inputs")
     for role in spec.weights:
         if role not in step.weights:
             raise ArtifactError(f"{where}: the weight '{role}' is missing")
@@ -80,12 +78,33 @@ def _check_operands(program: Program, step: Instruction, spec: OpSpec, where: st
             raise ArtifactError(f"{where}: there is no weight '{name}'")
 
 
+def _check_places(program: Program, step: Instruction, where: str, held: dict[str | int, str]) -> None:
+    """What is read must have been written, and its memory not given to another buffer since."""
+    read = step.inputs + (step.outputs if step.attrs.get("epilogue") == "add" else ())
+    for name in read:
+        found = held.get(_place(program.buffers[name]))
+        if found is None:
+            raise ArtifactError(f"{where}: reads '{name}' before anything writes it")
+        if found != name:
+            raise ArtifactError(f"{where}: reads '{name}', whose memory holds '{found}' by then")
+    inputs, outputs = ({_place(program.buffers[name]) for name in names} for names in (step.inputs, step.outputs))
+    if INPUT in outputs or inputs & outputs:
+        raise ArtifactError(f"{where}: writes one of its inputs")
+    held.update({_place(program.buffers[name]): name for name in step.outputs})
+
+
+def _place(buffer: Buffer) -> str | int:
+    return buffer.name if buffer.slot is None else buffer.slot
+
+
 def _check_attrs(step: Instruction, spec: OpSpec, where: str) -> None:
     if set(step.attrs) != set(spec.attrs):
         raise ArtifactError(f"{where}: attributes are {sorted(step.attrs)}, expected {sorted(spec.attrs)}")
     for key, value in step.attrs.items():
         if not isinstance(value, spec.attrs[key]) or isinstance(value, bool):
-            raise ArtifactError(f"{where}: attribute {key} = {value!r} has the wrong type")
+            raise ArtifactError(f"{where}: attribute {key} = {value!r:.60} has the wrong type")
+        if isinstance(value, int | float) and not 0 <= value < _BEYOND:
+            raise ArtifactError(f"{where}: attribute {key} = {value!r:.60} is out of range")
 
 
 def _misfit(program: Program, step: Instruction) -> str:
@@ -100,6 +119,10 @@ def _misfit(program: Program, step: Instruction) -> str:
             return "goes from 'rows' to 'sampled'"
     elif len(rows) != 1:
         return "mixes 'rows' and 'sampled' buffers"
+    elif "sampled" in rows and step.op in _STEP_ROWS:
+        return "works on 'rows', not on 'sampled'"
+    elif "rows" in rows and step.op == "sample":
+        return "works on 'sampled', not on 'rows'"
     if step.op == "linear":
         return _linear_misfit(program, step, ins[0], out)
     if step.op in ("embedding", "embed"):
@@ -165,11 +188,22 @@ def _attention_misfit(
 
 
 def _check_layers(program: Program) -> None:
-    steps = [step for step in program.instructions if step.op == "attention"]
-    if [step.attrs["layer"] for step in steps] != list(range(len(steps))):
-        raise ArtifactError("program: the attention layers must be numbered 0, 1, 2 ... in order")
-    if len({(step.attrs["kv_heads"], step.attrs["head_dim"]) for step in steps}) > 1:
+    kinds = {op: [s.attrs for s in program.instructions if s.op == op] for op in ("attention", "rope_kv")}
+    count = len(kinds["attention"])
+    for op, steps in kinds.items():
+        if [attrs["layer"] for attrs in steps] != list(range(count if op == "attention" or steps else 0)):
+            raise ArtifactError(f"program: the {op} layers must be numbered 0, 1, 2 ... in order")
+    if len({(attrs["kv_heads"], attrs["head_dim"]) for steps in kinds.values() for attrs in steps}) > 1:
         raise ArtifactError("program: all attention layers must have the same key heads and head_dim")
+
+
+def _check_tables_of_tokens(program: Program) -> None:
+    """Every token that can be drawn can be looked up again."""
+    for step in program.instructions:
+        table = step.weights.get("table")
+        if table is not None and program.weights[table].shape[0] < program.vocab_size:
+            shape = program.weights[table].shape
+            raise ArtifactError(f"program: the table '{table}' {shape} is shorter than the {program.vocab_size} logits")
 
 
 def _int(step: Instruction, key: str) -> int:

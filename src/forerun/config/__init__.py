@@ -12,8 +12,8 @@ from forerun.config.differences import (
 from forerun.config.inference_config import InferenceConfig
 from forerun.config.modules_file import read_modules_to_not_convert
 from forerun.config.neuron_config import NeuronConfig
+from forerun.config.on_device_sampling import OnDeviceSamplingConfig
 from forerun.config.rules import full_batch_blocks, minimum_blocks
-from forerun.config.sampling import OnDeviceSamplingConfig
 
 __all__ = [
     "ChunkedPrefillConfig",

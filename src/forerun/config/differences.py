@@ -10,6 +10,9 @@ from forerun.config.fields import FieldSpec, convert, plain, specs_of
 from forerun.config.neuron_config import NeuronConfig
 from forerun.errors import ArtifactError, ConfigError, did_you_mean
 
+_BATCHES = ("ctx_batch_size", "tkg_batch_size", "max_batch_size", "kv_cache_batch_size", "spec_batch_size")
+_LENGTHS = ("n_active_tokens", "n_positions", "max_context_length", "max_length", "max_new_tokens")
+_BUCKETS = ("buckets", "context_encoding_buckets", "prefix_buckets", "token_generation_buckets")
 Verdict = Literal["equal", "run-time setting", "no effect here", "needs a recompile"]
 
 
@@ -66,14 +69,32 @@ def require_match(rows: Sequence[Difference], artifact: str) -> None:
         raise ArtifactError(f"{artifact} was compiled with other settings: {names}; compile again or leave them out")
 
 
-def with_run_time(stored: NeuronConfig, requested: Mapping[str, Any]) -> NeuronConfig:
-    """The stored configuration with the requested run-time settings put in; everything else stays as compiled."""
+def with_run_time(
+    stored: NeuronConfig, requested: Mapping[str, Any], sequences: int | None = None, length: int | None = None
+) -> NeuronConfig:
+    """The stored configuration with the requested run-time settings put in, and for another number of ``sequences`` or
+    another ``length`` in tokens; everything else stays as compiled. Raises ConfigError."""
     specs, merged = specs_of(NeuronConfig), stored.to_dict()
+    merged |= _resized(stored, sequences or stored.max_seqs, length or stored.max_length)
     for key, value in requested.items():
         if specs[key].setting.run_time:
             partial = isinstance(value, Mapping) and merged[key] is not None
             merged[key] = {**merged[key], **value} if partial else value
     return NeuronConfig.from_dict(merged)
+
+
+def _resized(stored: NeuronConfig, sequences: int, length: int) -> dict[str, Any]:
+    """Settings of other sizes; what follows from them is derived anew."""
+    changed: dict[str, Any] = {}
+    if sequences != stored.max_seqs:
+        changed |= dict.fromkeys((*_BATCHES, "token_generation_batches")) | {"batch_size": sequences}
+        if stored.chunked_prefill_config is not None:
+            changed["chunked_prefill_config"] = {**plain(stored.chunked_prefill_config), "max_num_seqs": 0}
+    if length != stored.max_length:
+        changed |= dict.fromkeys((*_LENGTHS, *_BUCKETS)) | {"seq_len": length}
+        if stored.max_context_length < min(length, stored.max_length):
+            changed["max_context_length"] = stored.max_context_length
+    return changed
 
 
 def render_differences(rows: Iterable[Difference]) -> str:

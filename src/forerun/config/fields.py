@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import types
 import typing
 from collections.abc import Hashable, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from forerun.errors import ConfigError, did_you_mean
 
+_LARGEST_INT, _LARGEST_FLOAT = 2**31 - 1, 1e30
 StatusKind = Literal["implemented", "no effect here", "refused"]
 
 
@@ -146,13 +146,13 @@ def _typed(label: str, spec: FieldSpec, value: Any) -> Any:
         return value if isinstance(value, spec.nested) else build(spec.nested, value, f"{label}.")
     if spec.kind in ("ints", "strs"):
         return _list(label, spec, value)
-    wrong = ConfigError(f"{label} must be {_WORDS[spec.kind]}, not {value!r}")
+    wrong = ConfigError(f"{label} must be {_WORDS[spec.kind]}, not {value!r:.80}")
     if spec.kind == "object":
         if not isinstance(value, Mapping):
             raise wrong
         return dict(value)
     if spec.kind == "float":
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST_FLOAT:
             raise wrong
         return float(value)
     if type(value).__name__ != spec.kind:  # exact: True is not a whole number
@@ -163,7 +163,7 @@ def _typed(label: str, spec: FieldSpec, value: Any) -> Any:
 def _list(label: str, spec: FieldSpec, value: Any) -> tuple[Any, ...]:
     item = int if spec.kind == "ints" else str
     if not isinstance(value, (list, tuple)) or not value or any(type(entry) is not item for entry in value):
-        raise ConfigError(f"{label} must be {_WORDS[spec.kind]} with at least one entry, not {value!r}")
+        raise ConfigError(f"{label} must be {_WORDS[spec.kind]} with at least one entry, not {value!r:.80}")
     return tuple(sorted(set(value))) if spec.setting.ascending else tuple(value)
 
 
@@ -174,8 +174,9 @@ def _check_range(label: str, rule: Setting, value: Any) -> None:
     for entry in value if isinstance(value, tuple) else (value,):
         if rule.at_least is not None and entry < rule.at_least:
             raise ConfigError(f"{label} must be at least {rule.at_least}, not {entry}")
-        if rule.at_most is not None and entry > rule.at_most:
-            raise ConfigError(f"{label} must be at most {rule.at_most}, not {entry}")
+        most = _LARGEST_INT if rule.at_most is None and type(entry) is int else rule.at_most
+        if most is not None and entry > most:
+            raise ConfigError(f"{label} must be at most {most}, not {entry}")
 
 
 def normalize(config: Any, prefix: str = "") -> None:

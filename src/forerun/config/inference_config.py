@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forerun.config.neuron_config import NeuronConfig
-from forerun.errors import ArtifactError
+from forerun.json_text import ARTIFACT_JSON
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,10 @@ class InferenceConfig:
         return json.dumps(content, sort_keys=True, indent=2, allow_nan=False) + "\n"
 
     @staticmethod
-    def from_json(text: str) -> InferenceConfig:
+    def from_json(text: bytes | str) -> InferenceConfig:
         """Read back what :meth:`to_json` wrote. Raises ArtifactError, or ConfigError for a wrong neuron_config."""
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise ArtifactError(f"neuron_config.json is not JSON ({error}): compile the artifact again") from None
-        if not isinstance(content, dict) or not isinstance(content.get("neuron_config"), dict):
-            raise ArtifactError("neuron_config.json has no neuron_config object: compile the artifact again")
+        content = ARTIFACT_JSON.parse(text, "neuron_config.json")
+        ARTIFACT_JSON.require(content, {"neuron_config": dict}, "neuron_config.json")
         settings = NeuronConfig.from_dict(content.pop("neuron_config"))
         fused = content.pop("fused_spec_config", None)
         return InferenceConfig(settings, content, fused)

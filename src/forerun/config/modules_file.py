@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from forerun.errors import ConfigError
+from forerun.json_text import JsonReader
 
 _KEY = "modules_to_not_convert"
 
@@ -17,10 +17,8 @@ def read_modules_to_not_convert(path: str | Path) -> tuple[str, ...]:
     ``{"modules_to_not_convert": [...]}`` or ``{"model": {"modules_to_not_convert": [...]}, "draft_model": {...}}``.
     Raises ConfigError when the file is missing or has another layout.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--modules-to-not-convert-file {path} cannot be read: {error}") from None
+    reader = JsonReader(ConfigError, "give --modules-to-not-convert-file another file")
+    content = reader.parse(reader.read_bytes(Path(path)), str(path))
     names: Any = None
     if isinstance(content, dict):
         model = content.get("model", content)

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from forerun.config.all_settings import AllSettings
 from forerun.errors import ConfigError
 
-if TYPE_CHECKING:
-    from forerun.config.neuron_config import NeuronConfig
-
-Check = Callable[["NeuronConfig"], "str | None"]
+Check = Callable[[AllSettings], "str | None"]
 Decision = Literal["kept", "adapted", "dropped", "ours"]
 
 
@@ -33,7 +31,7 @@ class Rule:
     check: Check | None = None
 
 
-def check_rules(config: NeuronConfig) -> None:
+def check_rules(config: AllSettings) -> None:
     """Raise ConfigError with the message of the first broken rule."""
     for rule in RULES:
         message = rule.check(config) if rule.check else None
@@ -41,17 +39,17 @@ def check_rules(config: NeuronConfig) -> None:
             raise ConfigError(message)
 
 
-def minimum_blocks(config: NeuronConfig) -> int:
+def minimum_blocks(config: AllSettings) -> int:
     """KV blocks that one sequence of ``max_length`` tokens needs: below this some valid request could never finish."""
     return math.ceil(config.max_length / config.pa_block_size)
 
 
-def full_batch_blocks(config: NeuronConfig) -> int:
+def full_batch_blocks(config: AllSettings) -> int:
     """KV blocks with which ``max_seqs`` sequences of ``max_length`` tokens run without ever waiting for each other."""
     return config.max_seqs * minimum_blocks(config)
 
 
-def _context_within_length(c: NeuronConfig) -> str | None:
+def _context_within_length(c: AllSettings) -> str | None:
     if c.max_context_length <= c.max_length:
         return None
     return (
@@ -60,7 +58,7 @@ def _context_within_length(c: NeuronConfig) -> str | None:
     )
 
 
-def _context_buckets(c: NeuronConfig) -> str | None:
+def _context_buckets(c: AllSettings) -> str | None:
     largest = max(c.context_encoding_buckets or (0,))
     if largest <= c.max_context_length:
         return None
@@ -70,7 +68,7 @@ def _context_buckets(c: NeuronConfig) -> str | None:
     )
 
 
-def _decode_buckets(c: NeuronConfig) -> str | None:
+def _decode_buckets(c: AllSettings) -> str | None:
     largest = max(c.token_generation_buckets or (0,))
     if largest <= c.max_length:
         return None
@@ -80,7 +78,7 @@ def _decode_buckets(c: NeuronConfig) -> str | None:
     )
 
 
-def _prefix_buckets(c: NeuronConfig) -> str | None:
+def _prefix_buckets(c: AllSettings) -> str | None:
     largest = max(c.prefix_buckets or (0,))
     if largest <= c.max_context_length:
         return None
@@ -90,7 +88,7 @@ def _prefix_buckets(c: NeuronConfig) -> str | None:
     )
 
 
-def _decode_batches(c: NeuronConfig) -> str | None:
+def _decode_batches(c: AllSettings) -> str | None:
     largest = max(c.token_generation_batches or (0,))
     if largest <= c.tkg_batch_size:
         return None
@@ -100,7 +98,7 @@ def _decode_batches(c: NeuronConfig) -> str | None:
     )
 
 
-def _int4_is_grouped(c: NeuronConfig) -> str | None:
+def _int4_is_grouped(c: AllSettings) -> str | None:
     if not c.quantized or c.quantization_dtype != "int4" or c.quantization_type == "groupwise":
         return None
     return (
@@ -109,20 +107,20 @@ def _int4_is_grouped(c: NeuronConfig) -> str | None:
     )
 
 
-def _quantization_is_asked_for(c: NeuronConfig) -> str | None:
+def _quantization_is_asked_for(c: AllSettings) -> str | None:
     if c.quantized or (c.quantization_dtype == "int8" and c.quantization_type == "groupwise"):
         return None
     key = "quantization_dtype" if c.quantization_dtype != "int8" else "quantization_type"
     return f"{key} {getattr(c, key)} needs quantized: add --quantized, or leave {key} out"
 
 
-def _kv_quantization_is_asked_for(c: NeuronConfig) -> str | None:
+def _kv_quantization_is_asked_for(c: AllSettings) -> str | None:
     if c.kv_cache_quant or c.kv_quant_config is None:
         return None
     return "kv_quant_config needs kv_cache_quant: add --kv-cache-quant, or leave the KV quantization settings out"
 
 
-def _buckets_are_enabled(c: NeuronConfig) -> str | None:
+def _buckets_are_enabled(c: AllSettings) -> str | None:
     if c.enable_bucketing:
         return None
     for key in ("context_encoding_buckets", "token_generation_buckets", "prefix_buckets", "token_generation_batches"):
@@ -131,13 +129,13 @@ def _buckets_are_enabled(c: NeuronConfig) -> str | None:
     return None
 
 
-def _prefix_buckets_are_used(c: NeuronConfig) -> str | None:
+def _prefix_buckets_are_used(c: AllSettings) -> str | None:
     if c.prefix_buckets is None or c.is_prefix_caching:
         return None
     return "prefix_buckets needs is_prefix_caching: add --enable-prefix-caching, or leave prefix_buckets out"
 
 
-def _enough_blocks(c: NeuronConfig) -> str | None:
+def _enough_blocks(c: AllSettings) -> str | None:
     if c.pa_num_blocks is None or c.pa_num_blocks >= minimum_blocks(c):
         return None
     return (
@@ -147,7 +145,7 @@ def _enough_blocks(c: NeuronConfig) -> str | None:
     )
 
 
-def _new_tokens_fit(c: NeuronConfig) -> str | None:
+def _new_tokens_fit(c: AllSettings) -> str | None:
     if c.max_new_tokens is None or c.max_new_tokens < c.max_length:
         return None
     return (
@@ -156,14 +154,14 @@ def _new_tokens_fit(c: NeuronConfig) -> str | None:
     )
 
 
-def _world_is_product(c: NeuronConfig) -> str | None:
+def _world_is_product(c: AllSettings) -> str | None:
     product = c.tp_degree * c.pp_degree * c.ep_degree
     if c.world_size == product:
         return None
     return f"world_size {c.world_size} must be tp_degree x pp_degree x ep_degree = {product}: leave world_size out"
 
 
-def _local_ranks(c: NeuronConfig) -> str | None:
+def _local_ranks(c: AllSettings) -> str | None:
     if c.start_rank_id != 0:
         return f"start_rank_id {c.start_rank_id} is refused: all ranks live in this process; use 0"
     if c.local_ranks_size == c.world_size:
@@ -174,7 +172,7 @@ def _local_ranks(c: NeuronConfig) -> str | None:
     )
 
 
-def _decode_batch_is_reachable(c: NeuronConfig) -> str | None:
+def _decode_batch_is_reachable(c: AllSettings) -> str | None:
     if c.max_batch_size >= max(c.batch_size, c.tkg_batch_size):
         return None
     return (

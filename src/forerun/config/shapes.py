@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forerun.config.fields import no_effect, setting
-from forerun.config.sampling import OnDeviceSamplingConfig
+from forerun.config.on_device_sampling import OnDeviceSamplingConfig
 
 FLOAT8 = "there are no float8 kernels here; use --quantized for 8 bits, or bfloat16"
 FLOAT16 = "there are no float16 kernels here; float32 keeps float16 weights exactly, bfloat16 keeps their size"

@@ -2,16 +2,15 @@
 
 from forerun.engine.async_engine import AsyncEngine, Health
 from forerun.engine.engine import Engine
-from forerun.engine.errors import ContextOverflowError, EngineStoppedError, QueueFullError, RequestError
-from forerun.engine.llm import LLM
+from forerun.engine.engine_settings import EngineSettings
+from forerun.engine.generator import Generator
 from forerun.engine.outputs import CompletionOutput, Delta, RequestOutput, RequestTimes, TokenLogprob
 from forerun.engine.params import Limits, SamplingParams
-from forerun.engine.settings import EngineSettings
+from forerun.engine.request_errors import ContextOverflowError, EngineStoppedError, QueueFullError, RequestError
 from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.stream import Stream
 
 __all__ = [
-    "LLM",
     "AsyncEngine",
     "CompletionOutput",
     "ContextOverflowError",
@@ -21,6 +20,7 @@ __all__ = [
     "EngineSettings",
     "EngineStats",
     "EngineStoppedError",
+    "Generator",
     "Health",
     "Limits",
     "QueueFullError",

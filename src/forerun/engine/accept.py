@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from forerun.engine.adjust import nothing_left
 from forerun.engine.drafts import DraftDesk, count_accepted
 from forerun.engine.outputs import FINISH_ERROR, FINISH_LENGTH, FINISH_STOP, Delta, TokenLogprob
 from forerun.engine.request import Request
+from forerun.engine.request_errors import NO_TOKEN
 from forerun.engine.scheduler import Scheduled
 from forerun.engine.scores import score_token
 from forerun.engine.stats import EngineCounters
@@ -61,7 +63,8 @@ class Acceptor:
         for place in range(right + 1):
             token = drawn[place]
             if token < 0:
-                self._fail(request, delta, _NOT_FINITE)
+                stuck = nothing_left(request.params, request.stop_ids, request.output)
+                self._fail(request, delta, NO_TOKEN if stuck else _NOT_FINITE)
                 return delta
             request.append(token)
             self._counters.generation_tokens += 1
@@ -91,9 +94,9 @@ class Acceptor:
         delta.error = message
 
     def _count_drafts(self, item: Scheduled, right: int) -> None:
-        self._counters.drafts += 1
-        self._counters.draft_tokens += len(item.draft)
-        self._counters.accepted_draft_tokens += right
+        self._counters.count_draft(len(item.draft), right)
+        item.request.num_drafted += len(item.draft)
+        item.request.num_accepted += right
         self._desk.verified(item.request, len(item.draft), right)
 
 
@@ -104,6 +107,8 @@ def delta_of(request: Request, error: str | None = None) -> Delta:
         request.index,
         num_prompt_tokens=request.num_prompt,
         num_cached_tokens=request.num_cached,
+        num_drafted_tokens=request.num_drafted,
+        num_accepted_tokens=request.num_accepted,
         error=error,
         times=request.times,
     )

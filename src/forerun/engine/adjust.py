@@ -14,6 +14,26 @@ Float32 = NDArray[np.float32]
 Entries = tuple[Int32, Float32, Float32]  # token ids, what is added, repetition factor; one entry per token
 
 
+def nothing_left(
+    params: SamplingParams, stop_ids: Iterable[int], output: Sequence[int], vocab_size: int = 2**31
+) -> bool:
+    """Whether the parameters forbid every token that could follow ``output``."""
+    forbidden = forbidden_tokens(params, stop_ids, output)
+    if params.allowed_token_ids is not None:
+        return forbidden.issuperset(params.allowed_token_ids)
+    return len(forbidden) >= vocab_size
+
+
+def forbidden_tokens(params: SamplingParams, stop_ids: Iterable[int], output: Sequence[int]) -> set[int]:
+    """What must not follow ``output``: ends before ``min_tokens``, and the last tokens of bad words."""
+    forbidden = set(stop_ids) if len(output) < params.min_tokens else set()
+    for word in params.bad_words_ids:
+        before = len(word) - 1
+        if before <= len(output) and list(output[len(output) - before :]) == list(word[:-1]):
+            forbidden.add(word[-1])
+    return forbidden
+
+
 class Adjustments:
     """The adjustment entries of one request, kept up to date token by token.
 
@@ -23,7 +43,7 @@ class Adjustments:
 
     def __init__(self, params: SamplingParams, prompt: Int32, stop_ids: Iterable[int]) -> None:
         self._params = params
-        self._until_min_tokens = tuple(sorted(set(stop_ids))) if params.min_tokens else ()
+        self._until_min_tokens = frozenset(stop_ids) if params.min_tokens else frozenset()
         self._from_prompt: frozenset[int] = frozenset()
         self._counts: dict[int, int] = {}
         self._place: dict[int, int] = {}
@@ -66,7 +86,7 @@ class Adjustments:
 
         The arrays are views that are valid until the next call of any method.
         """
-        forbidden = self._forbidden(output)
+        forbidden = sorted(forbidden_tokens(self._params, self._until_min_tokens, output))
         if not forbidden:
             return self._ids[: self._size], self._add[: self._size], self._rep[: self._size]
         known = [token for token in forbidden if token in self._place]
@@ -76,14 +96,6 @@ class Adjustments:
         rep = np.concatenate([self._rep[: self._size], np.ones(len(new), np.float32)])
         add[[self._place[token] for token in known]] = -np.inf
         return ids, add, rep
-
-    def _forbidden(self, output: Sequence[int]) -> list[int]:
-        forbidden = set(self._until_min_tokens) if len(output) < self._params.min_tokens else set()
-        for word in self._params.bad_words_ids:
-            before = len(word) - 1
-            if before <= len(output) and list(output[len(output) - before :]) == list(word[:-1]):
-                forbidden.add(word[-1])
-        return sorted(forbidden)
 
     def _refresh(self, token: int) -> None:
         """Write the entry of ``token`` as its count is now."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.engine.errors import ContextOverflowError, RequestError
+from forerun.engine.adjust import nothing_left
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
+from forerun.engine.request_errors import NO_TOKEN, ContextOverflowError, QueueFullError, RequestError
 from forerun.engine.text import DetokenizerFactory, TextStream
 from forerun.kvcache import SequenceBlocks
 from forerun.runtime.step import Executor
@@ -19,21 +20,19 @@ from forerun.runtime.step import Executor
 PromptIds = Sequence[int] | NDArray[np.integer]
 
 
-def expand(params: SamplingParams) -> list[SamplingParams]:
-    """One parameter set per answer: answer i draws with ``seed + i``, and only the first scores the prompt."""
-    if params.n == 1:
-        return [params]
-    answers = []
-    for index in range(params.n):
-        seed = None if params.seed is None else (params.seed + index) % 2**64
-        scores = params.prompt_logprobs if index == 0 else None
-        answers.append(replace(params, n=1, seed=seed, prompt_logprobs=scores))
-    return answers
+@dataclass(frozen=True)
+class Admitted:
+    """A prompt that was found servable: ids int32 [tokens]; ``max_total``: the most tokens, prompt and output."""
+
+    ids: NDArray[np.int32]
+    params: SamplingParams
+    max_total: int
 
 
 class Admission:
-    """Checks requests against an executor and builds them. Stateless, so it may be used from any thread.
+    """The one gate: checks requests against an executor and builds them. Stateless, so it may be used from any thread.
 
+    ``capacity``: answers that may be unfinished at once, those that run and those that wait.
     ``max_total`` is the largest number of tokens, prompt and output, that one sequence can reach: the context, or
     what the KV pool holds when that is less (the last token drawn needs no KV).
     """
@@ -44,46 +43,66 @@ class Admission:
         limits: Limits,
         eos_token_ids: Sequence[int],
         detokenizer: DetokenizerFactory | None,
+        *,
         entropy: Callable[[int], bytes] = os.urandom,
         max_model_len: int | None = None,
+        capacity: int,
     ) -> None:
         """``max_model_len``: a limit below the executor's own."""
         self.limits = limits
+        self.capacity = capacity
         self.max_model_len = min(executor.max_model_len, max_model_len or executor.max_model_len)
         self.max_total = min(self.max_model_len, executor.num_blocks * executor.block_size + 1)
         self.table_width = -(-self.max_model_len // executor.block_size)
-        self._eos_ids = frozenset(eos_token_ids)
+        self._eos_ids = frozenset(token for token in eos_token_ids if 0 <= token < limits.vocab_size)
         self._detokenizer = detokenizer
         self._entropy = entropy
 
-    def request(
-        self, prompt: PromptIds, params: SamplingParams, request_id: str, index: int, arrival: float
-    ) -> Request:
-        """Build one request (``params.n`` must be 1). Raises RequestError for what can never be served."""
-        if params.n != 1:
-            raise RequestError("n must be expanded before a request is built", "n")
-        ids, max_total = self.check(prompt, params)
-        seed = int.from_bytes(self._entropy(8), "little") if params.seed is None else params.seed % 2**64
+    def check_room(self, unfinished: int, answers: int = 1) -> None:
+        """Raise QueueFullError when ``answers`` more do not fit beside ``unfinished`` ones now, RequestError when they
+        never do."""
+        if answers > self.capacity:
+            raise RequestError(f"{answers} answers are asked for, but at most {self.capacity} fit at once", "n")
+        if unfinished + answers > self.capacity:
+            raise QueueFullError(f"the queue is full: {unfinished} of {self.capacity} requests; try again later")
+
+    def check(self, prompt: PromptIds, params: SamplingParams) -> Admitted:
+        """The prompt as it will be served. Raises RequestError for what can never be."""
+        self.limits.check(params)
+        if params.stop and not self._has_text(params):
+            raise RequestError("stop strings need text: leave detokenize on and give the engine a tokenizer", "stop")
+        stop_ids = (frozenset() if params.ignore_eos else self._eos_ids).union(params.stop_token_ids)
+        if nothing_left(params, stop_ids, (), self.limits.vocab_size):
+            raise RequestError(NO_TOKEN, "allowed_token_ids")
+        ids = self.prompt_ids(prompt)
+        return Admitted(ids, params, self._max_total(len(ids), params.max_tokens))
+
+    def requests(self, admitted: Admitted, request_id: str, arrival: float) -> list[Request]:
+        """One request for each of the prompt's ``n`` answers."""
+        return [self.request(admitted, request_id, index, arrival) for index in range(admitted.params.n)]
+
+    def request(self, admitted: Admitted, request_id: str, index: int, arrival: float) -> Request:
+        """The request for answer ``index``: it draws with ``seed + index``, and only the first scores the prompt."""
+        params = admitted.params
+        if params.n > 1:
+            seed = None if params.seed is None else (params.seed + index) % 2**64
+            params = replace(params, n=1, seed=seed, prompt_logprobs=None if index else params.prompt_logprobs)
+        own = int.from_bytes(self._entropy(8), "little") if params.seed is None else params.seed % 2**64
         return Request(
             request_id,
-            ids,
+            admitted.ids,
             params,
             index=index,
-            seed=seed,
-            max_total=max_total,
+            seed=own,
+            max_total=admitted.max_total,
             eos_ids=self._eos_ids,
             kv=SequenceBlocks(params.cache_salt, self.table_width),
-            text=self._text(params),
+            text=self._text(admitted.ids.tolist(), params),
             arrival=arrival,
         )
 
-    def check(self, prompt: PromptIds, params: SamplingParams) -> tuple[NDArray[np.int32], int]:
-        """The prompt as int32 and the largest total of tokens. Raises RequestError for what can never be served."""
-        self.limits.check(params)
-        ids = self._prompt(prompt)
-        return ids, self._max_total(len(ids), params.max_tokens)
-
-    def _prompt(self, prompt: PromptIds) -> NDArray[np.int32]:
+    def prompt_ids(self, prompt: PromptIds) -> NDArray[np.int32]:
+        """The prompt as int32. Raises RequestError unless it holds ids of the vocabulary, and few enough."""
         if len(prompt) == 0:
             raise RequestError("the prompt has no tokens", "prompt")
         self._check_length(len(prompt))
@@ -117,12 +136,11 @@ class Admission:
             what += "; the KV cache holds no more (more blocks would)"
         return ContextOverflowError(self.max_total, f"{what}.", param)
 
-    def _text(self, params: SamplingParams) -> TextStream | None:
+    def _has_text(self, params: SamplingParams) -> bool:
+        return self._detokenizer is not None and params.detokenize
+
+    def _text(self, prompt: Sequence[int], params: SamplingParams) -> TextStream | None:
         if self._detokenizer is None or not params.detokenize:
-            if params.stop:
-                raise RequestError(
-                    "stop strings need text: leave detokenize on and give the engine a tokenizer", "stop"
-                )
             return None
-        decoder = self._detokenizer(params.skip_special_tokens)
+        decoder = self._detokenizer(params.skip_special_tokens, prompt)
         return TextStream(decoder, params.stop, params.include_stop_str_in_output, params.min_tokens)

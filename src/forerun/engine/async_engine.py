@@ -7,15 +7,16 @@ import atexit
 import itertools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from forerun.engine.admission import PromptIds, expand
+from forerun.engine.admission import Admission, Admitted, PromptIds
 from forerun.engine.courier import Courier, News
 from forerun.engine.engine import Engine
-from forerun.engine.errors import EngineStoppedError, QueueFullError, RequestError
+from forerun.engine.engine_settings import EngineSettings, StepLimits
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import SamplingParams
+from forerun.engine.request_errors import EngineStoppedError, RequestError
 from forerun.engine.stats import EngineStats
 from forerun.engine.stream import Stream
 
@@ -69,6 +70,25 @@ class AsyncEngine:
         return self._unfinished
 
     @property
+    def admission(self) -> Admission:
+        """What may be asked for."""
+        return self._engine.admission
+
+    @property
+    def settings(self) -> EngineSettings:
+        """What the engine does at once."""
+        return self._engine.settings
+
+    @property
+    def step_limits(self) -> StepLimits:
+        """What a step may hold."""
+        return self._engine.step_limits
+
+    def check_room(self) -> None:
+        """Raise QueueFullError when there is no room for one more answer now."""
+        self.admission.check_room(self._unfinished)
+
+    @property
     def accepting(self) -> bool:
         """Whether requests are taken; False from the beginning of a shutdown."""
         return self._accepting
@@ -80,16 +100,22 @@ class AsyncEngine:
         Raises RequestError, QueueFullError or EngineStoppedError; nothing is queued then.
         """
         name = request_id if request_id is not None else f"request-{next(self._numbers)}"
-        admission, arrival = self._engine.admission, self._engine.clock()
-        admission.check(prompt, params)
-        requests = [admission.request(prompt, each, name, i, arrival) for i, each in enumerate(expand(params))]
-        stream = Stream(name, len(requests), self._max_pending)
-        with self._wake:
-            self._check_room(name, len(requests))
-            self._streams[name] = stream
-            self._unfinished += len(requests)
-        self._post(lambda: self._engine.enqueue(requests))
+        (stream,) = self.submit_all({name: self.admission.check(prompt, params)})
         return stream
+
+    def submit_all(self, admitted: Mapping[str, Admitted]) -> list[Stream]:
+        """Queue several prompts by name, all or none, and return the stream of each; see ``submit``."""
+        arrival = self._engine.clock()
+        requests = {name: self.admission.requests(prompt, name, arrival) for name, prompt in admitted.items()}
+        streams = [Stream(name, len(answers), self._max_pending) for name, answers in requests.items()]
+        together = [request for answers in requests.values() for request in answers]
+        with self._wake:
+            self._check_open(requests)
+            self.admission.check_room(self._unfinished, len(together))
+            self._streams.update((stream.request_id, stream) for stream in streams)
+            self._unfinished += len(together)
+        self._post(lambda: self._engine.enqueue(together))
+        return streams
 
     async def generate(
         self, prompt: PromptIds, params: SamplingParams, request_id: str | None = None
@@ -157,16 +183,12 @@ class AsyncEngine:
         self._thread.join()
         atexit.unregister(self.close)
 
-    def _check_room(self, name: str, answers: int) -> None:
+    def _check_open(self, names: Iterable[str]) -> None:
         if not self._accepting or self._ended:
             raise EngineStoppedError("the engine is shutting down and takes no more requests")
-        if name in self._streams:
-            raise RequestError(f"request id '{name}' is already in use", "request_id")
-        capacity = self._engine.capacity
-        if answers > capacity:
-            raise RequestError(f"n is {answers}, but this server takes {capacity} requests at once", "n")
-        if self._unfinished + answers > capacity:
-            raise QueueFullError(f"the queue is full: {self._unfinished} of {capacity} requests; try again later")
+        for name in names:
+            if name in self._streams:
+                raise RequestError(f"request id '{name}' is already in use", "request_id")
 
     def _post(self, command: Callable[[], None]) -> bool:
         """Have the engine's thread run ``command`` between two steps; False when it has ended."""

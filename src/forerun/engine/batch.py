@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from forerun.engine.engine_settings import StepLimits
 from forerun.engine.request import Request
-from forerun.engine.sampling import SamplingBuilder
+from forerun.engine.sampling_rows import SamplingBuilder
 from forerun.engine.scheduler import Scheduled
-from forerun.engine.settings import StepLimits
 from forerun.runtime.step import StepInput
 
 

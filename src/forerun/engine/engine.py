@@ -12,12 +12,14 @@ from forerun.engine.accept import Acceptor, delta_of
 from forerun.engine.admission import Admission, PromptIds
 from forerun.engine.batch import BatchBuilder
 from forerun.engine.drafts import DraftDesk, Drafter
-from forerun.engine.errors import QueueFullError, RequestError
+from forerun.engine.engine_settings import EngineSettings, StepLimits
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
+from forerun.engine.request_errors import RequestError
 from forerun.engine.scheduler import Scheduled, Scheduler
-from forerun.engine.settings import EngineSettings, StepLimits
+from forerun.engine.speculation.costs import StepCosts
+from forerun.engine.speculation.drafter import LookupDrafter
 from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
 from forerun.kvcache import KVCache, PrefixStats
@@ -49,13 +51,22 @@ class Engine:
         settings = settings or EngineSettings()
         self.settings = replace(settings, enable_prefix_caching=settings.enable_prefix_caching is not False)
         self.step_limits = StepLimits.of(self.settings, executor)
-        limits = limits or Limits(executor.vocab_size)
-        self.admission = Admission(executor, limits, eos_token_ids, detokenizer, entropy, self.settings.max_model_len)
+        self.admission = Admission(
+            executor,
+            limits or Limits(executor.vocab_size),
+            eos_token_ids,
+            detokenizer,
+            entropy=entropy,
+            max_model_len=self.settings.max_model_len,
+            capacity=self.step_limits.seqs + self.settings.max_queued_requests,
+        )
         self.clock = clock
         self.counters = EngineCounters()
         self.failures_in_a_row = 0
         self._executor = executor
         self._prefix_stats = PrefixStats()
+        if drafter is None and settings.speculative_config is not None:
+            drafter = LookupDrafter(settings.speculative_config, StepCosts())
         self._desk = DraftDesk(drafter, executor.vocab_size)
         self._requests: dict[str, dict[int, Request]] = {}
         self._unfinished = 0
@@ -75,25 +86,17 @@ class Engine:
         return self._unfinished > 0 or bool(self._news)
 
     @property
-    def capacity(self) -> int:
-        """How many requests may be unfinished at once: those that run and those that wait."""
-        return self.step_limits.seqs + self.settings.max_queued_requests
-
-    @property
     def healthy(self) -> bool:
         """False after ``max_failures`` executor failures in a row, until a step succeeds."""
         return self.failures_in_a_row < self.settings.max_failures
 
-    def add(self, request_id: str, prompt: PromptIds, params: SamplingParams, index: int = 0) -> None:
-        """Check and queue one request. Raises RequestError or QueueFullError; nothing is queued then."""
-        self.enqueue([self.admission.request(prompt, params, request_id, index, self.clock())])
+    def add(self, request_id: str, prompt: PromptIds, params: SamplingParams) -> None:
+        """Check and queue all answers to a prompt. Raises RequestError or QueueFullError; nothing is queued then."""
+        self.enqueue(self.admission.requests(self.admission.check(prompt, params), request_id, self.clock()))
 
     def enqueue(self, requests: Sequence[Request]) -> None:
         """Queue requests that ``admission`` built, all or none. Raises QueueFullError."""
-        if self._unfinished + len(requests) > self.capacity:
-            raise QueueFullError(
-                f"the queue is full: {self._unfinished} of {self.capacity} requests are in flight; try again later"
-            )
+        self.admission.check_room(self._unfinished, len(requests))
         for request in requests:
             if request.index in self._requests.get(request.request_id, ()):
                 raise RequestError(f"request id '{request.request_id}' is already in use", "request_id")
@@ -120,12 +123,14 @@ class Engine:
             try:
                 batch = self._builder.build(plan)
                 self.before_call()
+                began = time.perf_counter()
                 output = self._executor.step(batch)
+                seconds = time.perf_counter() - began
                 drawn = self._drawn(batch, output)
             except Exception as error:
                 self._fail_batch(plan, error)
             else:
-                self._accept(plan, len(batch.token_ids), output, drawn)
+                self._accept(plan, len(batch.token_ids), output, drawn, seconds)
         news, self._news = self._news, []
         return news
 
@@ -205,15 +210,19 @@ class Engine:
             self._checked = (batch, output)
         return drawn
 
-    def _accept(self, plan: list[Scheduled], rows: int, output: StepOutput, drawn: list[int]) -> None:
-        now = self.clock()
+    def _accept(self, plan: list[Scheduled], rows: int, output: StepOutput, drawn: list[int], seconds: float) -> None:
+        now, before = self.clock(), self.counters.generation_tokens
         self.failures_in_a_row = 0
         self.counters.count_step(rows)
+        tokens = self.counters.tokens
         for request, delta in self._acceptor.accept(plan, output, drawn, now):
             if delta.finish_reason is None:
                 self._news.append(delta)
             else:
                 self._end(request, delta, delta.finish_reason)
+        self.counters.count_tokens(tokens)
+        if all(item.rows == item.draws for item in plan):
+            self._desk.stepped(rows, self.counters.generation_tokens - before, seconds)
 
     def _fail_batch(self, plan: list[Scheduled], error: Exception) -> None:
         self.failures_in_a_row += 1

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from forerun.engine.errors import RequestError
+from forerun.engine.request_errors import RequestError
+from forerun.errors import did_you_mean
 
 _INT32_MAX = 2**31 - 1
 _GREEDY_BELOW = 1e-5
@@ -29,6 +30,17 @@ _RANGES: dict[str, tuple[float, float, type, bool]] = {
     "prompt_logprobs": (0, _INT32_MAX, int, True),
     "priority": (-_INT32_MAX, _INT32_MAX, int, False),
 }
+_OTHER_NAMES = {
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "do_sample": "temperature",
+    "num_return_sequences": "n",
+    "stop_strings": "stop",
+    "top_logprobs": "logprobs",
+    "random_seed": "seed",
+}
+"""What other libraries call them."""
 _FLAGS = ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens")
 _ID_LISTS = ("stop_token_ids", "allowed_token_ids")
 _LOGIT_BIAS_LIMIT = 100.0
@@ -38,7 +50,7 @@ _LOGIT_BIAS_LIMIT = 100.0
 class SamplingParams:
     """How the tokens of one request are drawn and when it ends. Wrong values raise RequestError at construction.
 
-    - ``n``: answers per prompt; the fronts (LLM, AsyncEngine) turn it into n requests, answer i using ``seed + i``.
+    - ``n``: answers per prompt; the engine makes n requests of them, answer i using ``seed + i``.
     - ``max_tokens`` None: as many as context and KV memory allow. ``min_tokens``: before that many tokens no end of
       sequence and no stop token can be drawn, and stop strings are not looked for.
     - ``temperature`` 0 (or below 1e-5) is greedy; ``top_k`` 0 or -1 is off; ``top_p`` 1 and ``min_p`` 0 are off.
@@ -79,6 +91,16 @@ class SamplingParams:
     cache_salt: str = ""
     detokenize: bool = True
     skip_special_tokens: bool = True
+
+    def __new__(cls, *_: Any, **settings: Any) -> SamplingParams:
+        """Refuse names that are none, with the one that may be meant."""
+        known = cls.__dataclass_fields__
+        for name in settings:
+            if name not in known:
+                meant = _OTHER_NAMES.get(name)
+                hint = f" (did you mean '{meant}'?)" if meant else did_you_mean(name, known)
+                raise RequestError(f"SamplingParams has no '{name}'{hint}", name)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         _normalise(self)
@@ -143,7 +165,7 @@ class Limits:
         """Raise RequestError unless all ``ids`` are token ids of the vocabulary."""
         for token in ids:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.vocab_size:
-                raise RequestError(f"{name}: {token!r} is no token id; ids are 0 to {self.vocab_size - 1}", name)
+                raise RequestError(f"{name}: {token!r} is no token id of a vocabulary of {self.vocab_size}", name)
 
 
 def _normalise(params: SamplingParams) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from forerun.engine.drafts import DraftDesk
+from forerun.engine.engine_settings import StepLimits
 from forerun.engine.request import Request, Status
-from forerun.engine.settings import StepLimits
 from forerun.engine.stats import EngineCounters
 from forerun.kvcache import KVCache
 
@@ -190,6 +190,7 @@ class Scheduler:
             victim.status = Status.WAITING
             insort(self.waiting, victim, key=_key)
             self._counters.preemptions += 1
+            victim.times.preemptions += 1
             self._desk.preempted(victim)
             if victim is request:
                 return False

@@ -18,7 +18,7 @@ class Detokenizer(Protocol):
         ...
 
 
-DetokenizerFactory = Callable[[bool], Detokenizer]  # argument: skip special tokens
+DetokenizerFactory = Callable[[bool, Sequence[int]], Detokenizer]  # skip special tokens; the tokens that come before
 
 
 class Tokenizer(Protocol):
@@ -33,8 +33,8 @@ class Tokenizer(Protocol):
         """Token ids of ``text``, with the special tokens that the model expects at the start of a prompt."""
         ...
 
-    def detokenizer(self, skip_special_tokens: bool) -> Detokenizer:
-        """A fresh incremental decoder."""
+    def detokenizer(self, skip_special_tokens: bool, context: Sequence[int] = ()) -> Detokenizer:
+        """A fresh incremental decoder for what follows ``context``."""
         ...
 
 

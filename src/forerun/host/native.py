@@ -8,6 +8,8 @@ from typing import Any
 
 NativeRead = Callable[[int, int], float]
 """(threads, megabytes) -> GB/s."""
+NativeMixRate = Callable[[str, int], float]
+"""(instruction set, threads) -> GOPS."""
 
 
 def usable_isas() -> tuple[str, ...]:
@@ -19,6 +21,12 @@ def usable_isas() -> tuple[str, ...]:
 def native_read() -> NativeRead | None:
     """The core's own measurement of the memory's speed, when it has one."""
     found: NativeRead | None = getattr(_core(), "read_bandwidth", None)
+    return found
+
+
+def native_mix_rate() -> NativeMixRate | None:
+    """The core's own measurement of an instruction set's speed, when it has one."""
+    found: NativeMixRate | None = getattr(_core(), "mix_rate", None)
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from forerun.compiler.formats import bits_per_weight
 from forerun.compiler.program import Program
 from forerun.errors import ConfigError
-from forerun.host.native import native_read
+from forerun.host.native import native_mix_rate, native_read
 from forerun.measure.offline import OfflineBatch
 from forerun.runtime.native import NativeExecutor
 
@@ -102,15 +102,19 @@ def operator(label: str) -> str:
 
 
 def kernel_table(executor: NativeExecutor, program: Program, rows: Sequence[int]) -> dict[str, Any]:
-    """Per operator (all layers together) and row count: microseconds, GB/s of weights, GOPS (2 per multiply-add)."""
+    """Per operator (all layers together) and row count: microseconds, GB/s of weights, GOPS (2 per multiply-add); whole
+    steps over one row; and the machine's limits: GB/s of its memory, GOPS of the instruction set's bare operations."""
     read = native_read()
     bandwidth = read(executor.threads, 256) if read else None
     table: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
     for count in rows:
         repeats = max(1, 64 // count)
         seconds: dict[str, float] = {}
         for label, value in _profile(executor, _steps(executor, count, repeats)):
             seconds[operator(label)] = seconds.get(operator(label), 0.0) + value / repeats
+        total = sum(seconds.values())
+        steps.append({"rows": count, "microseconds": total * 1e6})
         sizes = _matrix_work(program)
         for name, value in seconds.items():
             nbytes, weights = sizes.get(name, (0.0, 0))
@@ -119,11 +123,17 @@ def kernel_table(executor: NativeExecutor, program: Program, rows: Sequence[int]
             if weights and value > 0:
                 entry |= {"gb_per_s": nbytes / value / 1e9, "gops": 2 * weights * used / value / 1e9}
             table.append(entry)
-    return {"isa": executor.isa, "threads": executor.threads, "read_gb_per_s": bandwidth, "kernels": table}
+    one = next((step["microseconds"] for step in steps if step["rows"] == 1), None)
+    for step in steps:
+        step["over_one_row"] = step["microseconds"] / one if one else None
+    rate = native_mix_rate()
+    mix = rate(executor.isa, executor.threads) if rate else None
+    host = {"isa": executor.isa, "threads": executor.threads, "read_gb_per_s": bandwidth, "mix_gops": mix}
+    return {**host, "steps": steps, "kernels": table}
 
 
 def _head_name(program: Program) -> str:
-    return program.instructions[-2].weights["weight"].split(".")[-2]
+    return program.head.weights["weight"].split(".")[-2]
 
 
 def _matrix_work(program: Program) -> dict[str, tuple[float, int]]:
@@ -141,16 +151,24 @@ def _matrix_work(program: Program) -> dict[str, tuple[float, int]]:
 
 def render_kernels(table: dict[str, Any]) -> str:
     """The table for people."""
-    limit = table["read_gb_per_s"]
-    lines = [f"{table['isa']}, {table['threads']} threads" + (f"; memory reads at {limit:.1f} GB/s" if limit else "")]
-    lines.append(f"{'operator':<28}{'rows':>6}{'us':>12}{'GB/s':>9}{'of limit':>10}{'GOPS':>10}")
+    limit, mix = table["read_gb_per_s"], table["mix_gops"]
+    head = [f"{table['isa']}, {table['threads']} threads"]
+    head += [f"memory reads at {limit:.1f} GB/s"] if limit else []
+    head += [f"int4's vector operations alone make {mix:.0f} GOPS"] if mix else []
+    lines = ["; ".join(head)]
+    lines.append(f"{'operator':<28}{'rows':>6}{'us':>12}{'GB/s':>9}{'of limit':>10}{'GOPS':>10}{'of mix':>8}")
     for entry in table["kernels"]:
         speed = entry.get("gb_per_s")
         share = f"{speed / limit:.0%}" if speed and limit else ""
         lines.append(
             f"{entry['operator']:<28}{entry['rows']:>6}{entry['microseconds']:>12.1f}"
             + (f"{speed:>9.1f}{share:>10}{entry['gops']:>10.0f}" if speed else "")
+            + (f"{entry['gops'] / mix:>8.0%}" if speed and mix else "")
         )
+    lines.append(f"{'whole step':<28}{'rows':>6}{'us':>12}{'over one row':>19}")
+    for step in table["steps"]:
+        ratio = f"{step['over_one_row']:>19.2f}" if step["over_one_row"] else ""
+        lines.append(f"{'':<28}{step['rows']:>6}{step['microseconds']:>12.1f}{ratio}")
     return "\n".join(line.rstrip() for line in lines)
 
 

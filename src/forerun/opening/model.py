@@ -7,14 +7,15 @@ from pathlib import Path
 
 from forerun.checkpoint.tokenizer import Tokenizer
 from forerun.config import NeuronConfig
-from forerun.engine.settings import EngineSettings
+from forerun.engine.engine_settings import EngineSettings
 from forerun.runtime.step import Executor
 
 
 @dataclass(frozen=True)
 class OpenedModel:
     """``source``: the model as the user named it. ``config``: the artifact's, with this run's settings. ``engine``:
-    complete for an Engine over ``executor``, whose owner closes it. ``isa``, ``threads``: how it runs."""
+    complete for an Engine over ``executor``, whose owner closes it. ``isa``, ``threads``: how it runs. ``kv_bytes``:
+    what the KV cache may grow to."""
 
     source: str
     artifact: Path
@@ -24,3 +25,4 @@ class OpenedModel:
     engine: EngineSettings
     isa: str = ""
     threads: int = 0
+    kv_bytes: int = 0

@@ -12,10 +12,12 @@ from forerun.checkpoint import Checkpoint, open_checkpoint
 from forerun.checkpoint.tokenizer import Tokenizer
 from forerun.compiler.artifact import Artifact, open_artifact
 from forerun.compiler.compile import Progress, compile_checkpoint
-from forerun.config import Difference, NeuronConfig, difference_table, render_differences, require_match, with_run_time
+from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
 from forerun.config.fields import specs_of
 from forerun.errors import ArtifactError
-from forerun.opening.cache import cached_artifact, is_artifact
+from forerun.measure.step_costs import known_step_costs
+from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
+from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
 from forerun.runtime.loader import open_executor
@@ -24,6 +26,9 @@ from forerun.runtime.native import NativeExecutor
 DEFAULT_SEQUENCES = 4
 DEFAULT_LENGTH = 8192
 """Tokens of a sequence that a model is compiled for, as long as it was made for so many."""
+
+STEP_COSTS = "step_costs.json"
+"""Beside the cached artifacts: what steps cost on this host."""
 
 Say = Callable[[str], None]
 
@@ -45,15 +50,16 @@ def prepare(
 
     Raises ForerunError with one line.
     """
-    artifact = _find(request, progress)
-    for note in artifact.notes:
-        say(note)
-    stored = artifact.neuron_config
-    rows = difference_table(request.settings, stored) + _run_limits(request, stored)
-    if table := render_differences(rows):
-        say(table)
-    require_match(rows, str(artifact.path))
-    return Prepared(request, artifact, with_run_time(stored, request.settings))
+    with request.in_its_words():
+        artifact = _find(request, progress)
+        for note in artifact.notes:
+            say(note)
+        stored, limits = artifact.neuron_config, RunLimits.of(request)
+        rows = difference_table(limits.rest, stored) + limits.differences(artifact)
+        if table := render_differences([replace(row, setting=request.name_of(row.setting)) for row in rows]):
+            say(table)
+        require_match(rows, str(artifact.path))
+        return Prepared(request, artifact, with_run_time(stored, limits.rest, limits.sequences, limits.length))
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,15 @@ class Prepared:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        return Tokenizer(self.artifact.tokenizer_files())
+        return Tokenizer(self.artifact.tokenizer_files(), int(self.artifact.config.model["vocab_size"]))
 
     def executor(self) -> NativeExecutor:
         """Map the weights, reserve the cache, start the threads. Raises ArtifactError or ConfigError."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
-        return open_executor(self.artifact, self.config, replace(run, max_rows=rows) if rows else run)
+        with self.request.in_its_words():
+            executor = open_executor(self.artifact, self.config, replace(run, max_rows=rows) if rows else run)
+        known_step_costs(executor, self.artifact.path, cache_folder().parent / STEP_COSTS)
+        return executor
 
     def load(self) -> OpenedModel:
         """The model, ready to run. Raises ArtifactError, CheckpointError or ConfigError."""
@@ -89,6 +98,7 @@ class Prepared:
             engine,
             executor.isa,
             executor.threads,
+            executor.kv_bytes,
         )
 
 
@@ -124,15 +134,3 @@ def _find(request: ModelRequest, progress: Progress) -> Artifact:
 def _without_run_time(settings: Mapping[str, Any]) -> dict[str, Any]:
     specs = specs_of(NeuronConfig)
     return {name: value for name, value in settings.items() if not specs[name].setting.run_time}
-
-
-def _run_limits(request: ModelRequest, stored: NeuronConfig) -> list[Difference]:
-    """Sequences and length of this run: less than the artifact has is a limit, more needs another artifact."""
-    rows = []
-    for name, asked, have in (
-        ("max_num_seqs", request.engine.max_num_seqs, stored.max_seqs),
-        ("max_model_len", request.engine.max_model_len, stored.max_length),
-    ):
-        if asked is not None and asked != have:
-            rows.append(Difference(name, asked, have, "run-time setting" if asked < have else "needs a recompile"))
-    return rows

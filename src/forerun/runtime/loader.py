@@ -91,7 +91,7 @@ def native_block_size(config: NeuronConfig) -> int:
 
 def map_weights(artifact: Artifact, program: Program) -> dict[str, PackedWeight]:
     """Map the weights file; nothing is copied. Raises ArtifactError when a tensor is missing or has another size."""
-    file = open_safetensors(artifact.weights_path)
+    file = open_safetensors(artifact.weights_path())
     content = file.content
     if isinstance(content.obj, mmap.mmap):
         content.obj.madvise(mmap.MADV_WILLNEED)

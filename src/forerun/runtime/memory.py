@@ -10,8 +10,9 @@ from forerun.errors import ConfigError
 
 SHARE = 0.8
 """Part of the available memory that a derived cache may take."""
-PREFIX_FACTOR = 4
-"""With prefix caching a derived cache holds this many full batches, so that old prefixes survive."""
+PREFIX_FACTOR = 2
+"""With prefix caching a derived cache holds this many full batches, so that old prefixes survive. It is address space:
+memory is taken as it is used (runtime/populate.py)."""
 
 
 @dataclass(frozen=True)

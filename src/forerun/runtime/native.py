@@ -23,6 +23,8 @@ CHUNK_ROWS = 256
 
 HEAD_ROWS = 16
 LOWEST_BLOCK_SIZE = 16
+MOST_REPEAT_ROWS = 8
+"""What ``set_repeat_rows`` takes at most."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,18 @@ class NativeExecutor:
         return out
 
     def populate_kv(self) -> threading.Thread:
-        """Take the KV pool from the system in the background and in pauses, instead of on first use."""
-        core, layout = self._core(), self._layout
-        populator = Populator(core.kv_bytes, 2 * layout.layers, core.populate_kv, self._last_step)
+        """Take the KV pool from the system in the background and in pauses, a little ahead of its use."""
+        core, slots = self._core(), self.num_blocks * self.block_size
+        populator = Populator(
+            core.kv_bytes, 2 * self._layout.layers, core.populate_kv, self._last_step, lambda: core.slots_used / slots
+        )
         self._populators.append(weakref.finalize(self, populator.stop))  # at the interpreter's end at the latest
         return populator
+
+    def set_repeat_rows(self, rows: int) -> None:
+        """Up to how many rows every thread does norms and quantisation itself instead of sharing them out and meeting;
+        no bit depends on it. Raises ValueError outside 0..MOST_REPEAT_ROWS."""
+        self._core().set_repeat_rows(rows)
 
     def set_profile(self, on: bool) -> None:
         """Start (or stop) counting the time of each instruction."""
@@ -258,15 +267,13 @@ class _Binder:
         entry: dict[str, object] = {}
         for key, name in zip(("vector", "vector2"), found, strict=False):
             entry[key] = self._stored(name).vector
-            entry["vector_length"] = -(-self._program.weights[name].shape[0] // PANEL) * PANEL
         return entry
 
 
 def _label(step: Instruction) -> str:
-    weight = step.weights.get("weight", "")
-    parts = weight.split(".")
-    if "layers" in parts:
-        at = parts.index("layers")
-        return f"{step.op} {parts[-2]} l{parts[at + 1]}"
-    layer = step.attrs.get("layer")
-    return f"{step.op} l{layer}" if layer is not None else f"{step.op} {parts[-2]}" if weight else step.op
+    """Operator, module and layer: "linear o_proj l3"."""
+    parts = step.weights.get("weight", "").split(".")
+    module = parts[-2:-1]
+    number = parts[parts.index("layers") + 1 :][:1] if "layers" in parts else []
+    layer = [step.attrs["layer"]] if "layer" in step.attrs else number
+    return " ".join([step.op, *module, *(f"l{name}" for name in layer)])

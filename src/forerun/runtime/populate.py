@@ -1,4 +1,4 @@
-"""Taking the KV pool from the system in the background, while nobody waits for an answer."""
+"""Taking the KV pool from the system in the background, a little ahead of its use, while nobody waits for an answer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 PART = 2 << 20
 """Bytes at once: a huge page. Less would split it, more would hold up a request that comes meanwhile."""
+AHEAD = 128 << 20
+"""Bytes beyond those in use that are kept ready: what some long prompts fill while nobody is idle."""
 QUIET_SECONDS = 0.1
 """An executor that made a step so recently is at work, and the processors belong to it."""
 
@@ -38,16 +40,25 @@ class LastStep:
 
 
 class Populator(threading.Thread):
-    """Calls ``populate(offset, bytes)`` for the whole pool, in pauses of the executor and behind everybody else.
+    """Calls ``populate(offset, bytes)`` for the pool's parts, in pauses of the executor and behind everybody else,
+    until ``ahead`` bytes beyond the ``used()`` share (0..1) of the pool are there; and again when more is used.
 
     It has to be stopped before the interpreter ends: a thread that comes back from native code after that is killed
     there, and the process with it.
     """
 
-    def __init__(self, total: int, regions: int, populate: Callable[[int, int], None], last_step: LastStep) -> None:
+    def __init__(
+        self,
+        total: int,
+        regions: int,
+        populate: Callable[[int, int], None],
+        last_step: LastStep,
+        used: Callable[[], float],
+        ahead: int = AHEAD,
+    ) -> None:
         super().__init__(name="forerun-populate", daemon=True)
-        self._parts = parts(total, regions)
-        self._populate = populate
+        self._total, self._parts = total, parts(total, regions)
+        self._populate, self._used, self._ahead = populate, used, ahead
         self._last_step = last_step
         self._stopped = threading.Event()
         self.start()
@@ -55,13 +66,18 @@ class Populator(threading.Thread):
     def run(self) -> None:
         """Populate until everything is there or the thread is stopped."""
         _step_back()
+        taken = 0
         for begin, size in self._parts:
-            while time.monotonic() - self._last_step.time < QUIET_SECONDS:
+            while not self._wanted(taken) or time.monotonic() - self._last_step.time < QUIET_SECONDS:
                 if self._stopped.wait(QUIET_SECONDS):
                     return
             if self._stopped.is_set():
                 return
             self._populate(begin, size)
+            taken += size
+
+    def _wanted(self, taken: int) -> bool:
+        return taken < self._used() * self._total + self._ahead
 
     def stop(self) -> None:
         """End the thread and wait for it: no longer than one part takes."""

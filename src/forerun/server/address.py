@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from forerun.errors import ConfigError
-from forerun.server.settings import ServerSettings
+from forerun.server.server_settings import ServerSettings
 
 _BACKLOG = 2048
 _UDS_MODE = 0o666

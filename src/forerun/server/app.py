@@ -11,13 +11,13 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from forerun.server.errors import ApiError, json_response
+from forerun.server.api_error import ApiError, json_response
 from forerun.server.facts import seconds_alive
 from forerun.server.gate import IGNORED_HEADER, Gate
 from forerun.server.openapi import document
 from forerun.server.routes import Routes
+from forerun.server.server_settings import Cors
 from forerun.server.service import Service
-from forerun.server.settings import Cors
 
 
 def build_app(service: Service) -> FastAPI:
@@ -40,6 +40,7 @@ def build_app(service: Service) -> FastAPI:
     for path, handler in (
         ("/v1/completions", routes.completions),
         ("/v1/chat/completions", routes.chat),
+        ("/invocations", routes.invocations),
         ("/tokenize", routes.tokenize),
         ("/detokenize", routes.detokenize),
         ("/reset_prefix_cache", routes.reset_prefix_cache),

@@ -19,10 +19,10 @@ def package_version() -> str:
 
 def banner(service: Service) -> str:
     """Model, instruction set, threads, KV capacity and address, one line each."""
-    model, settings, core = service.opened, service.settings, service.core
-    stats = service.engine.stats()
+    model, settings, engine = service.opened, service.settings, service.engine
+    stats = engine.stats()
     tokens = stats.kv_blocks * service.block_size
-    caching = "on" if core.settings.enable_prefix_caching else "off (--enable-prefix-caching turns it on)"
+    caching = "on" if engine.settings.enable_prefix_caching else "off (--enable-prefix-caching turns it on)"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"unix:{settings.uds}" if settings.uds else f"http://{host}:{settings.port}"
     threads = f"{model.threads} thread{'s' if model.threads != 1 else ''}"
@@ -32,8 +32,9 @@ def banner(service: Service) -> str:
         f"  runs on   {model.isa}, {threads}",
         f"  KV cache  {tokens} tokens in {stats.kv_blocks} blocks of {service.block_size}: "
         f"{tokens / service.max_model_len:.1f} sequences of {service.max_model_len} tokens; prefix caching {caching}",
-        f"  steps     up to {core.step_limits.seqs} sequences and {core.step_limits.rows} rows; "
-        f"{core.settings.max_queued_requests} requests may wait",
+        f"            up to {model.kv_bytes / 1e9:.2f} GB, taken as it is used; --num-gpu-blocks-override N changes it",
+        f"  steps     up to {engine.step_limits.seqs} sequences and {engine.step_limits.rows} rows; "
+        f"{engine.settings.max_queued_requests} requests may wait",
         f"  URL       {address}",
     ]
     if not settings.uds and settings.host not in _LOCAL and not settings.api_keys:

@@ -20,7 +20,12 @@ class CompletionShape:
     """How answers to one request look, streamed or whole. ``ids`` are the token ids of ``request.prompt``'s entries."""
 
     def __init__(
-        self, service: Service, request: CompletionRequest, response_id: str, created: int, ids: Sequence[Sequence[int]]
+        self,
+        service: Service,
+        request: CompletionRequest,
+        response_id: str,
+        created: int,
+        ids: Sequence[Sequence[int]],
     ) -> None:
         self._tokens = service.tokens_named(by_id=bool(request.return_tokens_as_token_ids))
         self._tokenizer = service.tokenizer
@@ -39,7 +44,8 @@ class CompletionShape:
         """The prompt as it was sent, or the text of its tokens where that is all there is or some were cut off."""
         if isinstance(prompt, str) and self._request.truncate_prompt_tokens is None:
             return prompt
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        stream = self._tokenizer.detokenizer(skip_special_tokens=False)
+        return "".join(map(stream.push, ids))  # a character that the prompt begins is the answer's to end
 
     # ---- whole ----
 
@@ -59,7 +65,7 @@ class CompletionShape:
             prompt_ids, prompt_scores = (
                 (self._ids[place], output.prompt_logprobs or []) if self._echoes is not None else ([], [])
             )
-            logprobs = self._new_logprobs().add([*prompt_ids, *token_ids], [*prompt_scores, *(scores or [])])
+            logprobs = self._new_logprobs(place).add([*prompt_ids, *token_ids], [*prompt_scores, *(scores or [])])
         scored, with_ids = self._request.prompt_logprobs is not None, self._request.return_token_ids
         return {
             "index": place * self._n + answer.index,
@@ -72,10 +78,10 @@ class CompletionShape:
             "token_ids": token_ids if with_ids else None,
         }
 
-    def _new_logprobs(self) -> CompletionLogprobs:
-        return CompletionLogprobs(
-            self._tokens, self._tokenizer.detokenizer(self._request.skip_special_tokens is not False)
-        )
+    def _new_logprobs(self, place: int) -> CompletionLogprobs:
+        before = self._ids[place] if self._echoes is None else ()
+        skips = self._request.skip_special_tokens is not False
+        return CompletionLogprobs(self._tokens, self._tokenizer.detokenizer(skips, before))
 
     # ---- streamed ----
 
@@ -87,7 +93,7 @@ class CompletionShape:
         key = (place, delta.index)
         first = key not in self._begun
         if first:
-            self._begun[key] = self._new_logprobs()
+            self._begun[key] = self._new_logprobs(place)
         text, token_ids, scores = delta.text, list(delta.token_ids), list(delta.logprobs or [])
         if self._hidden:
             text, token_ids, scores = "", [], []

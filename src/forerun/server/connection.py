@@ -12,7 +12,7 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from forerun.server.settings import Timeouts
+from forerun.server.server_settings import Timeouts
 
 _log = logging.getLogger("forerun.server")
 _CHUNKS = "forerun.chunks"
@@ -113,12 +113,43 @@ def with_chunks(app: ASGIApp) -> ASGIApp:
     return outermost
 
 
+class Door:
+    """Keeps the number of connections at ``most``: for each one more, the one goes that has been idle for longest.
+
+    Idle is who has no request under way. It says so once, until a quarter of the connections has gone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._idle: dict[Connection, None] = {}  # the longest idle first
+        self._said = False
+
+    def enter(self, connection: Connection, count: int) -> None:
+        """A new connection, which makes them ``count``. When all others are at work, it is the one that goes."""
+        self._idle[connection] = None
+        if count > self._most:
+            if not self._said:
+                _log.warning("%d connections, as many as this server takes: closing idle ones for new ones", self._most)
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            oldest.transport.abort()
+        self._said = count > self._most or (self._said and 4 * count > 3 * self._most)
+
+    def rest(self, connection: Connection) -> None:
+        """The connection's request has been answered."""
+        self._idle[connection] = None
+
+    def leave(self, connection: Connection) -> None:
+        """The connection has a request under way, or is closed."""
+        self._idle.pop(connection, None)
+
+
 class Connection(H11Protocol):
     """Closes itself when a request's headers (or what is left of a body that nobody wants) take too long, when the
-    client leaves the write buffer full for too long, and at once when there are too many connections."""
+    client leaves the write buffer full for too long, and when it is idle and others need its place."""
 
     timeouts: ClassVar[Timeouts] = Timeouts()
-    max_connections: ClassVar[int] = 4096
+    door: ClassVar[Door]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -128,21 +159,20 @@ class Connection(H11Protocol):
     @classmethod
     def with_limits(cls, timeouts: Timeouts, max_connections: int) -> type[Connection]:
         """The class of one server's connections."""
-        return type("Connection", (cls,), {"timeouts": timeouts, "max_connections": max_connections})
+        return type("Connection", (cls,), {"timeouts": timeouts, "door": Door(max_connections)})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take or refuse a connection."""
+        """Take a connection."""
         super().connection_made(transport)
         self.outlet = Outlet(transport)
-        if len(self.connections) > self.max_connections:
-            _log.warning("refusing a connection: %d are open", self.max_connections)
-            transport.abort()
-            return
+        self.door.enter(self, len(self.connections))
         self._head_timer = self.loop.call_later(self.timeouts.header, self._too_slow, "sent no complete request")
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; the timer runs while a request is incomplete that nobody reads."""
         super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.door.leave(self)
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             waiting = True  # part of a request's head
         else:
@@ -151,6 +181,12 @@ class Connection(H11Protocol):
             self._stop_head_timer()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.timeouts.header, self._too_slow, "sent no complete request")
+
+    def on_response_complete(self) -> None:
+        """An answer is complete; the next request may be there already."""
+        super().on_response_complete()
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.door.rest(self)
 
     def pause_writing(self) -> None:
         """The write buffer is full: the client has ``timeouts.send`` seconds to read."""
@@ -166,6 +202,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Close the outlet, forget the timers."""
         self.outlet.close()
+        self.door.leave(self)
         super().connection_lost(exc)
         self._stop_head_timer()
         self._stop_send_timer()

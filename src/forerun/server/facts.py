@@ -15,7 +15,7 @@ from forerun.server.service import Service
 
 def server_facts(service: Service) -> dict[str, Any]:
     """Program, machine, model and memory as plain JSON values; None where the system does not say."""
-    opened = service.opened
+    opened = service.model
     host = read_host()
     return {
         "version": service.version,
@@ -28,7 +28,7 @@ def server_facts(service: Service) -> dict[str, Any]:
         "num_gpu_blocks": service.num_blocks,
         "block_size": service.block_size,
         "max_model_len": service.max_model_len,
-        "enable_prefix_caching": service.core.settings.enable_prefix_caching,
+        "enable_prefix_caching": service.engine.settings.enable_prefix_caching,
         "startup_seconds": service.startup_seconds,
         "resident_bytes": resident_bytes(),
     }

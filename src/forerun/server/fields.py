@@ -24,11 +24,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from forerun.server.names import Names, Reading
-from forerun.server.settings import Caps
+from forerun.server.server_settings import Caps
 
 INT32 = 2**31 - 1
 INT64 = 2**63
 BOUND = "x-forerun-bound"  # in a schema: the name of a bound that only a running server knows
+BOUND_NAMES = "x-forerun-bound-names"  # the same for numbers that are an object's names
 
 Prompt = str | list[int]
 
@@ -154,7 +155,8 @@ _STOP_SCHEMA = {
     ]
 }
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+WHOLE = BeforeValidator(_whole)  # goes behind the bounds of an int, or the schema would not have them
+LENGTH = Field(json_schema_extra={BOUND: "prompt_tokens"})
 Prompts = Annotated[Any, AfterValidator(_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
 Stop = Annotated[Any, AfterValidator(_stop), WithJsonSchema(_STOP_SCHEMA)]
 TokenIds = Annotated[
@@ -162,6 +164,14 @@ TokenIds = Annotated[
     Field(fail_fast=True),
     BeforeValidator(_whole_items),
 ]
-Logprobs = Annotated[Whole, Field(ge=-1, le=INT32), Capped("logprobs")]
-Bias = Annotated[float, Field(ge=-100, le=100)]
+Logprobs = Annotated[int, Field(ge=-1, le=INT32), WHOLE, Capped("logprobs")]
+Truncated = Annotated[
+    int,
+    Field(ge=-1, le=INT32),
+    WHOLE,
+    WithJsonSchema({"anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "maximum": INT32}]}),
+]
+Biases = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(json_schema_extra={BOUND_NAMES: "token_id"})
+]
 Word = Annotated[str, Field(min_length=1)]

@@ -13,14 +13,15 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from forerun.server.errors import CLIENT_GONE, ApiError, as_api_error
+from forerun.engine import QueueFullError
+from forerun.server.api_error import CLIENT_GONE, ApiError, as_api_error
 from forerun.server.json_body import ClientGone
 from forerun.server.service import Service
 
 REQUEST_LOGGER = "forerun.requests"
 OPEN_ROUTES = frozenset(("/health",))
 ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))
-GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions"))
+GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions", "/invocations"))
 IGNORED_HEADER = b"x-ignored-parameters"
 _PROBES = frozenset(("/health", "/metrics", "/load"))
 
@@ -117,6 +118,8 @@ class Gate:
     async def _answer_error(
         self, error: Exception, record: MutableMapping[str, Any], scope: Scope, receive: Receive, send: _Outgoing
     ) -> None:
+        if isinstance(error, QueueFullError):
+            self._service.metrics.rejections += 1
         known = as_api_error(error)
         if known is None:
             _defects.error("request %s failed", record["request_id"], exc_info=error)
@@ -147,7 +150,7 @@ class _Outgoing:
 
 def _header_list(names: Sequence[str]) -> bytes:
     """Names that came from outside as the value of a header: letters, digits and a few signs, and not too many."""
-    return ", ".join(_UNNAMELY.sub("?", name) for name in names[:20]).encode()
+    return ", ".join(_UNNAMELY.sub("?", name) or "?" for name in names[:20]).encode()
 
 
 def log_line(record: MutableMapping[str, Any]) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 
 from forerun.engine import Delta, EngineStoppedError, SamplingParams, Stream
 from forerun.engine.async_engine import SLOW_READER
+from forerun.engine.request_errors import NO_TOKEN
 from forerun.engine.stream import Writer
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 from forerun.server.json_body import Receive
 from forerun.server.service import Service
 from forerun.server.usage import usage_of
@@ -43,27 +44,20 @@ class Generation:
         self.params = params
         self._hidden = hidden
         self._generated: dict[tuple[int, int], int] = {}
+        self._drafts: dict[tuple[int, int], tuple[int, int]] = {}
         self._heard: dict[tuple[int, int], float] = {}
         self._cached = [0] * len(prompts)
         self._open = [params.n] * len(prompts)
         self.finish_reasons: list[str] = []
-        self._streams: list[Stream] = []
-        service.check_room(len(prompts) * params.n)
+        admission = service.engine.admission
         asked = [self._fitting(prompt) if yielding else params for prompt in prompts]
-        if len(prompts) > 1:
-            for prompt, own in zip(prompts, asked, strict=True):
-                service.core.admission.check(prompt, own)
-        try:
-            for prompt, own in zip(prompts, asked, strict=True):
-                self._streams.append(service.engine.submit(prompt, own, service.unique_name(name)))
-        except BaseException:
-            self.abort()
-            raise
+        admitted = [admission.check(prompt, own) for prompt, own in zip(prompts, asked, strict=True)]
+        self._streams = service.engine.submit_all({service.unique_name(name): each for each in admitted})
         for _ in prompts:
             service.metrics.submitted(params)
 
     def _fitting(self, prompt: Sequence[int]) -> SamplingParams:
-        room = self.service.core.admission.max_total - len(prompt)
+        room = self.service.engine.admission.max_total - len(prompt)
         fits = self.params.max_tokens is None or self.params.max_tokens <= room
         return self.params if fits or room < 1 else replace(self.params, max_tokens=room)
 
@@ -123,6 +117,8 @@ class Generation:
                     between.observe(now - before)
                 self._heard[key] = now
                 self._generated[key] = self._generated.get(key, 0) + len(delta.token_ids)
+            if delta.num_drafted_tokens:
+                self._drafts[key] = (delta.num_drafted_tokens, delta.num_accepted_tokens)
             if delta.finish_reason is not None:
                 self._ended(place, delta)
 
@@ -142,11 +138,13 @@ class Generation:
         """Tokens so far, as the API reports them; complete after the last batch."""
         prompt = sum(map(len, self.prompts))
         completion = 0 if self._hidden else sum(self._generated.values())
-        return usage_of(prompt, completion, sum(self._cached))
+        return usage_of(prompt, completion, sum(self._cached), list(self._drafts.values()))
 
     def problem(self, delta: Delta) -> ApiError | None:
         """The error that a delta ends its answer with, if it does."""
         if delta.finish_reason == "error":
+            if delta.error == NO_TOKEN:
+                return ApiError(400, NO_TOKEN, param="allowed_token_ids")
             status = 503 if self.service.draining else 500
             return ApiError(status, delta.error or "the request failed", code="generation_failed")
         if delta.finish_reason == "abort":

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from starlette.datastructures import Headers
 
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 

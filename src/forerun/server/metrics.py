@@ -13,7 +13,9 @@ from forerun.server.histogram import Histogram
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-_STEP_ROWS = "iteration_tokens_total"
+_REASON = "max_num_queued_reqs"  # the limit that refuses requests
+_STEP_TOKENS = "iteration_tokens_total"
+
 _HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "time_to_first_token_seconds": ("From arrival to the first token.", h.SECONDS),
     "inter_token_latency_seconds": ("Between two pieces of news of one answer, as the server sees it.", h.STEP_SECONDS),
@@ -23,7 +25,8 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "request_prefill_time_seconds": ("From the first step to the first token.", h.SECONDS),
     "request_decode_time_seconds": ("From the first to the last token.", h.SECONDS),
     "request_inference_time_seconds": ("From the first step to the last token.", h.SECONDS),
-    _STEP_ROWS: ("Rows (tokens) of each step.", h.STEP_TOKENS),
+    _STEP_TOKENS: ("Prompt tokens computed and tokens drawn, per step that drew some.", h.STEP_TOKENS),
+    "request_num_preemptions": ("How often each request had to give up its blocks.", h.FEW),
     "request_prompt_tokens": ("Prompt tokens per answer.", h.TOKENS),
     "request_generation_tokens": ("Tokens generated per answer.", h.TOKENS),
     "request_prefill_kv_computed_tokens": ("Prompt tokens computed, not found in the cache, per answer.", h.TOKENS),
@@ -36,6 +39,7 @@ _KNOWN_ROUTES = frozenset(
         "/v1/completions",
         "/v1/chat/completions",
         "/v1/models",
+        "/invocations",
         "/tokenize",
         "/detokenize",
         "/health",
@@ -57,6 +61,7 @@ class ServerMetrics:
         self.between_tokens = self.histograms["inter_token_latency_seconds"]
         self.responses: Counter[tuple[str, int]] = Counter()
         self.slow_readers = 0
+        self.rejections = 0
         self.in_flight = 0
 
     def response(self, path: str, status: int) -> None:
@@ -76,6 +81,7 @@ class ServerMetrics:
             return
         observe = self.histograms
         observe["request_prompt_tokens"].observe(delta.num_prompt_tokens)
+        observe["request_num_preemptions"].observe(times.preemptions)
         observe["request_generation_tokens"].observe(generated)
         observe["request_prefill_kv_computed_tokens"].observe(delta.num_prompt_tokens - delta.num_cached_tokens)
         start, first, last, end = times.scheduled, times.first_token, times.last_token, times.finished
@@ -124,18 +130,25 @@ class Collector:
             for key, value in totals.items():
                 counter.add_metric([*values, key], value)
             yield counter
+        rejections = CounterMetricFamily(
+            "vllm:admission_rejections", "Requests refused because the queue was full.", labels=["model_name", "reason"]
+        )
+        rejections.add_metric([self._labels["model_name"], _REASON], self._metrics.rejections)
+        yield rejections
         waiting = GaugeMetricFamily(
             "vllm:num_requests_waiting_by_reason", "Requests in the queue, by reason.", labels=[*names, "reason"]
         )
         waiting.add_metric([*values, "capacity"], stats.num_waiting)
         yield waiting
-        rows = Histogram(h.STEP_TOKENS)
-        for count, steps in stats.counters.steps_by_rows.items():
-            rows.observe(count, steps)
-        for name, data in {**self._metrics.histograms, _STEP_ROWS: rows}.items():
+        steps = _histogram_of(stats.counters.steps_by_tokens)
+        for name, data in {**self._metrics.histograms, _STEP_TOKENS: steps}.items():
             family = HistogramMetricFamily(f"vllm:{name}", _HISTOGRAMS[name][0], labels=names)
             family.add_metric(values, data.buckets(), data.total)
             yield family
+        rows = _histogram_of(stats.counters.steps_by_rows)
+        family = HistogramMetricFamily("forerun:step_rows", "Rows of each step.", labels=names)
+        family.add_metric(values, rows.buckets(), rows.total)
+        yield family
         info = GaugeMetricFamily("vllm:cache_config_info", "The KV cache as configured.", labels=list(self._cache_info))
         info.add_metric(list(self._cache_info.values()), 1)
         yield info
@@ -156,6 +169,14 @@ class Collector:
         failures = self._stats().counters.failures
         yield CounterMetricFamily("forerun:engine_failures", "Steps that failed and defects of the engine.", failures)
         yield GaugeMetricFamily("forerun:http_requests_in_flight", "HTTP requests now.", self._metrics.in_flight)
+
+
+def _histogram_of(counts: Mapping[int, int]) -> Histogram:
+    """``counts``: size of a step -> how many steps had it."""
+    found = Histogram(h.STEP_TOKENS)
+    for size, steps in counts.items():
+        found.observe(size, steps)
+    return found
 
 
 def _gauges(stats: EngineStats) -> list[tuple[str, str, float]]:
@@ -185,6 +206,12 @@ def _labelled_counters(stats: EngineStats) -> list[tuple[str, str, str, Mapping[
     c = stats.counters
     source = {"local_cache_hit": c.cached_tokens, "local_compute": c.prompt_tokens - c.cached_tokens}
     return [
+        (
+            "spec_decode_num_accepted_tokens_per_pos",
+            "position",
+            "Draft tokens accepted, by their place in the draft.",
+            {str(position): count for position, count in sorted(c.accepted_by_position.items())},
+        ),
         ("request_success", "finished_reason", "Answers that ended, by reason (abort and error too).", c.ended),
         ("prompt_tokens_by_source", "source", "Prompt tokens by where their KV came from.", source),
     ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from forerun.server.settings import Caps
+from forerun.server.server_settings import Caps
 
 NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
 _NEAR = 0.82  # how alike two names are when one is taken for a misspelling of the other
@@ -43,12 +43,14 @@ class Names:
     """The names of one kind of object besides its own fields. ``place`` leads to it, as in ``messages[].``.
 
     ``harmless`` ones cannot change an answer. ``closed``: unknown names are refused, because they would have a meaning.
+    ``keeps_nulls``: that a name came with null matters.
     """
 
     place: str = ""
     harmless: Collection[str] = ()
     refused: Refusals = field(default_factory=dict)
     closed: bool = False
+    keeps_nulls: bool = False
 
     def settle(self, data: Mapping[str, Any], known: Collection[str], reading: Reading) -> dict[str, Any]:
         """The entries of ``data`` that count: those whose names are ``known``, without nulls.
@@ -58,7 +60,7 @@ class Names:
         kept: dict[str, Any] = {}
         for name, value in data.items():
             if name in known:
-                if value is not None:
+                if value is not None or self.keeps_nulls:
                     kept[name] = value
             elif name in self.refused:
                 why, neutral = self.refused[name]
@@ -179,5 +181,5 @@ MESSAGE_NAMES = Names(
     },
 )
 PART_NAMES = Names(place="messages[].content[].", harmless=frozenset(("id", "annotations", "cache_control")))
-STREAM_NAMES = Names(place="stream_options.", harmless=frozenset(("include_obfuscation",)))
+STREAM_NAMES = Names(place="stream_options.", harmless=frozenset(("include_obfuscation",)), keeps_nulls=True)
 TEMPLATE_NAMES = Names(place="chat_template_kwargs.", closed=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from forerun.server.fields import BOUND
 from forerun.server.protocol import (
     REQUESTS,
     ChatCompletionRequest,
@@ -16,11 +15,11 @@ from forerun.server.protocol import (
     TemplateArguments,
     TokenizeRequest,
 )
-from forerun.server.settings import ServerSettings
+from forerun.server.schema_rules import RULES, stated
+from forerun.server.server_settings import ServerSettings
 
 _STRING: Mapping[str, Any] = {"type": "string"}
 _COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0}
-_UPPER = {"integer": "maximum", "array": "maxItems", "string": "maxLength", "object": "maxProperties"}
 _ERROR_STATUSES: Mapping[str, str] = {
     "400": "The request cannot be served as it stands.",
     "401": "The API key is missing or wrong.",
@@ -33,6 +32,10 @@ _ERROR_STATUSES: Mapping[str, str] = {
     "500": "The request was accepted and failed.",
     "503": "The server is shutting down, or the engine is unhealthy.",
 }
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _object(required: Mapping[str, Any], **optional: Any) -> dict[str, Any]:
@@ -59,6 +62,7 @@ _ERROR = _object({"error": _object({"message": _STRING, "type": _STRING, "param"
 _ANSWERS: Mapping[str, dict[str, Any]] = {
     "Completion": _object({**_FRAME, "choices": _list(_object({**_FINISH, "text": _STRING}))}),
     "ChatCompletion": _object({**_FRAME, "choices": _list(_object({**_FINISH, "message": _MESSAGE}))}),
+    "Answer": {"anyOf": [_ref("Completion"), _ref("ChatCompletion")]},
     "Tokens": _object({"count": _COUNT, "max_model_len": _COUNT, "tokens": _list(_COUNT)}),
     "Text": _object({"prompt": _STRING}),
     "Model": _object({"id": _STRING, "object": _STRING, "created": _COUNT, "owned_by": _STRING}),
@@ -70,10 +74,6 @@ _ANSWERS: Mapping[str, dict[str, Any]] = {
     "Status": _object({"status": _STRING}),
     "Error": _ERROR,
 }
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _operation(summary: str, answer: str, request: str | None = None, *, stream: bool = False) -> dict[str, Any]:
@@ -89,31 +89,31 @@ def _operation(summary: str, answer: str, request: str | None = None, *, stream:
     return operation
 
 
-def _stated(schema: Any, bounds: Mapping[str, int], strict: bool) -> Any:
-    """``schema`` with the numbers of one server's bounds; where unknown names are ignored, more of them may come."""
-    if isinstance(schema, list):
-        return [_stated(item, bounds, strict) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found = {name: _stated(item, bounds, strict) for name, item in schema.items() if name != BOUND}
-    if BOUND in schema:
-        word = _UPPER[schema["type"]]
-        found[word] = min(bounds[schema[BOUND]], found.get(word, bounds[schema[BOUND]]))
-    if not strict and found.get("additionalProperties") is False and found.get("title") != TemplateArguments.__name__:
-        del found["additionalProperties"]
+def _requests(settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, Any]:
+    """Schemas of the requests of one server."""
+    _, definitions = models_json_schema(
+        [(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}"
+    )
+    found: dict[str, Any] = definitions.get("$defs", {})
+    open_to = frozenset() if settings.strict_requests else frozenset(found) - {TemplateArguments.__name__}
+    found = stated(found, bounds, open_to=open_to)
+    for kind in REQUESTS:
+        schema = found[kind.__name__]
+        schema["properties"]["model"] = {"enum": [*settings.served_names, None]}
+        if kind.__name__ in RULES:
+            schema["allOf"] = RULES[kind.__name__]
+        for name, (why, neutral) in kind.names.refused.items():
+            if isinstance(neutral, tuple):
+                schema["properties"].setdefault(name, {"enum": list(neutral), "description": f"Not here: {why}."})
+    for name in ("prompt", "messages"):  # one of them is needed here, and null is none
+        properties = found[TokenizeRequest.__name__]["properties"]
+        properties[name] = properties[name]["anyOf"][0]
     return found
 
 
 def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, Any]:
     """The whole document of one server. ``bounds``: its numbers by the names that schemas have for them."""
-    _, definitions = models_json_schema(
-        [(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}"
-    )
-    requests = _stated(definitions.get("$defs", {}), bounds, settings.strict_requests)
-    for kind in REQUESTS:
-        names = {"enum": [*settings.served_names, None]}
-        requests[kind.__name__]["properties"]["model"] = names
-    schemas = {**requests, **_ANSWERS}
+    schemas = {**_requests(settings, bounds), **_ANSWERS}
     metrics = _operation("Metrics in Prometheus' text format.", "Status")
     metrics["responses"]["200"]["content"] = {"text/plain": {"schema": dict(_STRING)}}
     reset = _operation("Forget all cached prefixes (admin key).", "Status")
@@ -129,6 +129,9 @@ def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) 
             },
             "/v1/chat/completions": {
                 "post": _operation("Answer messages.", "ChatCompletion", ChatCompletionRequest.__name__, stream=True)
+            },
+            "/invocations": {
+                "post": _operation("Continue prompts; or a chat.", "Answer", CompletionRequest.__name__, stream=True)
             },
             "/v1/models": {"get": _operation("The served model under all its names.", "Models")},
             "/v1/models/{name}": {"get": model},

@@ -7,19 +7,21 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
 
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 from forerun.server.fields import (
     ID_SCHEMA,
     INT32,
     INT64,
-    Bias,
+    LENGTH,
+    WHOLE,
+    Biases,
     Body,
     Capped,
     Logprobs,
     Prompts,
     Stop,
     TokenIds,
-    Whole,
+    Truncated,
     Word,
     wrong,
 )
@@ -28,12 +30,13 @@ from forerun.server.names import REQUEST_NAMES, STREAM_NAMES, TEMPLATE_NAMES, Na
 
 
 class StreamOptions(Body):
-    """What a stream carries besides the answer; ``continuous_usage_stats`` adds to ``include_usage``."""
+    """What a stream carries besides the answer; ``continuous_usage_stats`` adds to ``include_usage``. Nulls are kept:
+    even these may only come with a stream."""
 
     names: ClassVar[Names] = STREAM_NAMES
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class Request(Body):
@@ -49,32 +52,32 @@ class GenerationRequest(Request):
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[Whole, Field(ge=1, le=4096), Capped("n")] | None = None
-    min_tokens: Annotated[Whole, Field(ge=0, le=INT32)] | None = None
+    n: Annotated[int, Field(ge=1, le=4096), WHOLE, Capped("n")] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=INT32), WHOLE, LENGTH] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[Whole, Field(ge=-1, le=INT32)] | None = None
+    top_p: Annotated[float, Field(ge=1e-9, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=INT32), WHOLE] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    seed: Annotated[Whole, Field(ge=-INT64, le=INT64 - 1)] | None = None
+    seed: Annotated[int, Field(ge=-INT64, le=INT64 - 1), WHOLE] | None = None
     stop: Stop = None
     stop_token_ids: Annotated[TokenIds, Capped("stop_tokens")] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    logit_bias: Annotated[dict[str, Bias], Capped("logit_bias")] | None = None
+    logit_bias: Annotated[Biases, Capped("logit_bias")] | None = None
     allowed_token_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
     bad_words: Annotated[list[Word], Field(fail_fast=True), Capped("bad_words")] | None = None
     prompt_logprobs: Logprobs | None = None
-    priority: Annotated[Whole, Field(ge=-INT32, le=INT32)] | None = None
+    priority: Annotated[int, Field(ge=-INT32, le=INT32), WHOLE] | None = None
     cache_salt: Annotated[str, Field(min_length=1), Capped("salt_chars")] | None = None
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     add_special_tokens: bool | None = None
-    truncate_prompt_tokens: Annotated[Whole, Field(ge=-1, le=INT32)] | None = None
+    truncate_prompt_tokens: Truncated | None = None
     truncation_side: Literal["left", "right"] | None = None
     echo: bool | None = None
 
@@ -83,7 +86,7 @@ class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
     prompt: Prompts
-    max_tokens: Annotated[Whole, Field(ge=0, le=INT32)] = 16
+    max_tokens: Annotated[int, Field(ge=0, le=INT32), WHOLE, LENGTH] = 16
     logprobs: Logprobs | None = None
 
 
@@ -128,8 +131,8 @@ class ChatCompletionRequest(GenerationRequest, Rendering):
     """POST /v1/chat/completions."""
 
     messages: Messages
-    max_tokens: Annotated[Whole, Field(ge=1, le=INT32)] | None = None
-    max_completion_tokens: Annotated[Whole, Field(ge=1, le=INT32)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=INT32), WHOLE, LENGTH] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=INT32), WHOLE, LENGTH] | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
     reasoning_effort: Annotated[str, AfterValidator(_no_effort), WithJsonSchema({"enum": ["none"]})] | None = None
@@ -164,4 +167,6 @@ def parse_request(kind: type[RequestT], data: Mapping[str, Any], reading: Readin
         if "name" in first.get("ctx", {}):
             place.append(first["ctx"]["name"])
         where = ".".join(place)
-        raise ApiError(400, f"{where}: {first['msg']}", param=where, code=first["type"]) from None
+        code = first["type"]
+        shown = "" if "message" in first.get("ctx", {}) else f" ({code})"
+        raise ApiError(400, f"{where}: {first['msg']}{shown}", param=where, code=code) from None

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from forerun.engine import RequestOutput, SamplingParams
+from forerun.server.api_error import ApiError, json_response
 from forerun.server.chat import ChatShape
 from forerun.server.completions import CompletionShape
-from forerun.server.errors import ApiError, json_response
 from forerun.server.facts import server_facts
 from forerun.server.fields import as_ids
 from forerun.server.generation import DisconnectWatch, Generation, refuse_when_draining
@@ -31,7 +31,7 @@ from forerun.server.protocol import (
     TokenizeRequest,
     parse_request,
 )
-from forerun.server.sampling import sampling_params
+from forerun.server.sampling_params import sampling_params
 from forerun.server.service import Service
 from forerun.server.stream import EventStream, log_generation
 from forerun.server.text import Truncation
@@ -49,6 +49,8 @@ class Routes:
         """POST /v1/completions."""
         asked = await self._generation_request(request, CompletionRequest)
         ids = await self._prompt_ids(asked)
+        for prompt in ids:
+            self._service.engine.admission.prompt_ids(prompt)
         params = await self._params(request, asked)
         created = int(time.time())
         shape = CompletionShape(self._service, asked, f"cmpl-{_request_id(request)}", created, ids)
@@ -62,9 +64,14 @@ class Routes:
         shape = ChatShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
         return await self._answer(request, asked, [ids], params, shape)
 
+    async def invocations(self, request: Request) -> Response:
+        """POST /invocations, the one route of some hosting services: messages make it a chat."""
+        data = await self._read(request)
+        return await (self.chat if "messages" in data else self.completions)(request)
+
     async def _generation_request(self, request: Request, kind: type[RequestT]) -> RequestT:
         refuse_when_draining(self._service)
-        self._service.check_room()
+        self._service.engine.check_room()
         asked = await self._parse(request, kind)
         if isinstance(asked, GenerationRequest):
             if asked.stream_options is not None and asked.stream_options.model_fields_set and not asked.stream:
@@ -167,7 +174,7 @@ class Routes:
             raise ApiError(400, "tokens must be a list of token ids", param="tokens")
         if tokens and not (min(tokens) >= 0 and max(tokens) < service.vocab_size):
             raise ApiError(400, f"tokens: ids are 0 to {service.vocab_size - 1}", param="tokens")
-        text = await service.text.run(lambda: service.tokenizer.decode(tokens, skip_special_tokens=False))
+        text = await service.text.decode(tokens)
         return json_response({"prompt": text})
 
     async def tokenizer_info(self, request: Request) -> Response:
@@ -232,16 +239,23 @@ class Routes:
         await self._service.engine.reset_prefix_cache()
         return json_response({"status": "ok"})
 
+    async def _read(self, request: Request) -> dict[str, Any]:
+        """The body, which is read once."""
+        caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
+        if "forerun.body" not in request.scope:
+            body = await read_object(request.receive, request.headers, caps.body_bytes, timeouts.body)
+            request.scope["forerun.body"] = body
+        found: dict[str, Any] = request.scope["forerun.body"]
+        return found
+
     def _card(self, name: str) -> dict[str, Any]:
         service = self._service
         card = {"id": name, "object": "model", "created": service.created, "owned_by": "forerun"}
         return {**card, "root": service.opened.source, "parent": None, "max_model_len": service.max_model_len}
 
     async def _parse(self, request: Request, kind: type[RequestT]) -> RequestT:
-        caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
-        data = await read_object(request.receive, request.headers, caps.body_bytes, timeouts.body)
-        reading = Reading(caps, self._service.settings.strict_requests)
-        asked = parse_request(kind, data, reading)
+        reading = Reading(self._service.settings.caps, self._service.settings.strict_requests)
+        asked = parse_request(kind, await self._read(request), reading)
         self._service.check_model(asked.model)
         if reading.ignored:
             self._service.note_ignored(reading.ignored)

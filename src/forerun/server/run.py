@@ -20,8 +20,10 @@ from forerun.server.address import Address
 from forerun.server.app import build_app
 from forerun.server.connection import Connection, with_chunks
 from forerun.server.gate import REQUEST_LOGGER
+from forerun.server.open_files import room_for
 from forerun.server.service import Service
 
+_TRACE = 5  # uvicorn's level below debug
 _log = logging.getLogger("forerun.server")
 
 
@@ -32,18 +34,20 @@ class Server(uvicorn.Server):
         self._service = service
         self._stopping: asyncio.Task[None] | None = None
         settings = service.settings
+        room = room_for(settings.caps.connections)
         super().__init__(
             uvicorn.Config(
                 with_chunks(build_app(service)),
                 host=settings.host,
                 port=settings.port,
                 uds=settings.uds,
-                http=Connection.with_limits(settings.timeouts, settings.caps.connections),
+                http=Connection.with_limits(settings.timeouts, room.connections),
+                backlog=room.backlog,
                 loop="asyncio",
                 ws="none",
                 lifespan="on",
                 access_log=False,
-                log_config=log_config(),
+                log_config=log_config(settings.log_level),
                 server_header=False,
                 timeout_keep_alive=max(1, round(settings.timeouts.keep_alive)),
                 timeout_graceful_shutdown=5,
@@ -94,8 +98,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def log_config() -> dict[str, Any]:
+def log_config(level: str = "info") -> dict[str, Any]:
     """uvicorn's lines and ours on stderr as it writes them, the request log on stdout as bare JSON lines."""
+    least = _TRACE if level == "trace" else level.upper()
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -112,8 +117,8 @@ def log_config() -> dict[str, Any]:
             "requests": {"class": "logging.StreamHandler", "formatter": "bare", "stream": "ext://sys.stdout"},
         },
         "loggers": {
-            "uvicorn": {"handlers": ["default"], "level": "INFO", "propagate": False},
-            "forerun": {"handlers": ["default"], "level": "INFO", "propagate": False},
+            "uvicorn": {"handlers": ["default"], "level": least, "propagate": False},
+            "forerun": {"handlers": ["default"], "level": least, "propagate": False},
             REQUEST_LOGGER: {"handlers": ["requests"], "level": "INFO", "propagate": False},
         },
     }

@@ -1,4 +1,4 @@
-"""What every route shares: the engine, the tokenizer's worker, the settings and the counters of one server."""
+"""What every route shares: the engine, the text workers, the settings and the counters of one server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import count
 
-from forerun.engine import AsyncEngine, Engine, EngineSettings, QueueFullError
+from forerun.engine import AsyncEngine, Engine
 from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor
-from forerun.server.errors import ApiError
+from forerun.server.api_error import ApiError
 from forerun.server.metrics import Collector, ServerMetrics
-from forerun.server.sampling import SamplingDefaults, sampling_defaults
-from forerun.server.settings import ServerSettings
-from forerun.server.text import TextWorker
+from forerun.server.sampling_params import SamplingDefaults, overridden, sampling_defaults
+from forerun.server.server_settings import ServerSettings
+from forerun.server.text import TextWorkers
 from forerun.server.token_text import TokenTexts
 
 _CHARS_PER_TOKEN = 32
@@ -43,7 +43,7 @@ class Service:
         self.version = version
         self.metrics = ServerMetrics()
         entropy = os.urandom if seed is None else random.Random(seed).randbytes
-        self.core = Engine(
+        engine = Engine(
             executor,
             settings=model.engine,
             eos_token_ids=tokenizer.eos_token_ids,
@@ -51,25 +51,25 @@ class Service:
             limits=settings.caps.for_engine(executor.vocab_size),
             entropy=entropy,
         )
-        self.engine = AsyncEngine(self.core, max_pending_deltas=settings.pending_deltas)
-        self.max_model_len = self.core.admission.max_model_len
+        self.engine = AsyncEngine(engine, max_pending_deltas=settings.pending_deltas)
+        self.max_model_len = self.engine.admission.max_model_len
         self.block_size = executor.block_size
         self.num_blocks = executor.num_blocks
         self.startup_seconds: float | None = None
         self.vocab_size = executor.vocab_size
         chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * self.max_model_len
-        self.text = TextWorker(
+        self.text = TextWorkers(
             tokenizer, max_model_len=self.max_model_len, max_chars=chars, timeout=settings.timeouts.text
         )
         self.tokenizer = tokenizer
         self._tokens, self._token_names = TokenTexts(tokenizer), TokenTexts(tokenizer, by_id=True)
-        self.defaults: SamplingDefaults = sampling_defaults(
-            model.config.on_device_sampling_config, tokenizer.generation_config
-        )
+        stored = tokenizer.generation_config if settings.model_defaults else {}
+        defaults = sampling_defaults(model.config.on_device_sampling_config, stored)
+        self.defaults: SamplingDefaults = overridden(defaults, settings.default_overrides)
         self.created = int(time.time())
         self.draining = False
         self.collector = Collector(
-            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.core.settings)
+            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.engine, model.config.kv_cache_dtype)
         )
         self._numbers = count()
         self._ignored: set[str] = set()
@@ -90,15 +90,6 @@ class Service:
                 code="model_not_found",
             )
 
-    def check_room(self, answers: int = 1) -> None:
-        """Raise QueueFullError when the engine cannot take ``answers`` more now, ApiError 400 when it never can."""
-        capacity, unfinished = self.core.capacity, self.engine.unfinished
-        if answers > capacity:
-            text = f"{answers} answers are asked for (prompts times n), but this server takes {capacity} at once"
-            raise ApiError(400, text, param="n")
-        if unfinished + answers > capacity:
-            raise QueueFullError(f"the queue is full: {unfinished} of {capacity} requests; try again later")
-
     def unique_name(self, request_id: str) -> str:
         """A name for the engine: clients may use one request id several times."""
         return f"{request_id}#{next(self._numbers)}"
@@ -117,7 +108,7 @@ class Service:
     def bounds(self) -> dict[str, int]:
         """The numbers that the OpenAPI document states: the caps, token ids, the longest prompt."""
         caps = {name: value for name, value in asdict(self.settings.caps).items() if isinstance(value, int)}
-        return {**caps, "token_id": self.vocab_size - 1, "prompt_tokens": self.core.admission.max_total - 1}
+        return {**caps, "token_id": self.vocab_size - 1, "prompt_tokens": self.engine.admission.max_total - 1}
 
     def tokens_named(self, *, by_id: bool) -> TokenTexts:
         """The texts of tokens, with those or their ids as names in log-probabilities."""
@@ -133,15 +124,19 @@ class Service:
     async def close(self, timeout: float = 0.0) -> bool:
         """Stop taking requests, let the present ones end for up to ``timeout`` seconds, then stop the engine."""
         self.draining = True
-        drained = await self.engine.shutdown(timeout)
-        self.text.close()
-        return drained
+        self.text.close()  # whose requests have not begun
+        return await self.engine.shutdown(timeout)
 
 
-def _cache_info(executor: Executor, settings: EngineSettings) -> Mapping[str, str]:
+def _cache_info(executor: Executor, engine: AsyncEngine, dtype: str) -> Mapping[str, str]:
+    tokens, longest = executor.num_blocks * executor.block_size, engine.admission.max_model_len
     return {
+        "engine": "0",
         "block_size": str(executor.block_size),
+        "cache_dtype": dtype,
         "num_gpu_blocks": str(executor.num_blocks),
-        "enable_prefix_caching": str(settings.enable_prefix_caching),
-        "max_model_len": str(executor.max_model_len),
+        "kv_cache_size_tokens": str(tokens),
+        "kv_cache_max_concurrency": f"{tokens / longest:.2f}",
+        "enable_prefix_caching": str(engine.settings.enable_prefix_caching),
+        "max_model_len": str(longest),
     }

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from forerun.engine import Delta
+from forerun.server.api_error import ApiError
 from forerun.server.connection import ChunkWriter, chunk_writer
-from forerun.server.errors import ApiError
 from forerun.server.generation import Batch, DisconnectWatch, Generation
 from forerun.server.json_body import ClientGone
 

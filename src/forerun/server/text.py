@@ -1,18 +1,22 @@
-"""Text work beside the event loop: tokenising and chat templates, in a few threads and within limits."""
+"""Text work beside the event loop: tokenising and chat templates, in processes that can be ended."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from forerun.checkpoint import Tokenizer
-from forerun.engine import ContextOverflowError
-from forerun.server.errors import ApiError
+from forerun.checkpoint.chat_template import ChatTemplateError
+from forerun.checkpoint.text_origin import TextOrigin
+from forerun.checkpoint.text_process import HEAD_BYTES, Message, body_length, pack, parse
+from forerun.engine import ContextOverflowError, EngineStoppedError
+from forerun.server.api_error import ApiError
 
-T = TypeVar("T")
+_log = logging.getLogger("forerun.server")
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,46 @@ class Truncation:
         return ids[-self.tokens :] if self.keeps_end else ids[: self.tokens]
 
 
-class TextWorker:
-    """Runs a tokenizer in ``threads`` threads; ``max_chars`` bounds a text, ``timeout`` (seconds) a piece of work.
+@dataclass
+class _Worker:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
-    ``max_model_len``: the context in tokens, for the message about a text that is too long.
+    async def answer(self, job: Message) -> Message | None:
+        """The answer to a job, None when the worker ended over it."""
+        try:
+            self.writer.write(pack(job))
+            head = await self.reader.readexactly(HEAD_BYTES)
+            return parse(await self.reader.readexactly(body_length(head)))
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+
+
+class TextWorkers:
+    """Up to ``workers`` jobs at a time with copies of ``tokenizer``. ``max_chars`` bounds a text, ``timeout``
+    (seconds) a job and the wait for it. ``max_model_len``: the context in tokens, for the message about a text that is
+    too long.
+
+    A worker that passes its time or crashes is replaced; the others do not notice. Use it from one event loop.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, max_model_len: int, max_chars: int, timeout: float, threads: int = 2
+        self, tokenizer: Tokenizer, *, max_model_len: int, max_chars: int, timeout: float, workers: int = 2
     ) -> None:
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._max_chars = max_chars
         self._timeout = timeout
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="forerun-text")
+        self._slots = asyncio.Semaphore(workers)
+        self._idle: list[_Worker] = []
+        self._jobs: set[asyncio.Task[Message | None]] = set()
+        self._origin: TextOrigin | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Have the process build its tokenizer now; otherwise the first job starts it."""
+        if self._origin is None or self._origin.ended:
+            self._origin = TextOrigin(self._tokenizer.files, self._tokenizer.rows, self._timeout)
 
     async def encode(
         self, texts: Sequence[str], add_special_tokens: bool = True, truncation: Truncation | None = None
@@ -50,7 +80,8 @@ class TextWorker:
         """Token ids of each text. Raises ContextOverflowError for a text that is too long, ApiError when it takes too
         long."""
         fitting = [self._fitting(text, truncation) for text in texts]
-        return await self.run(lambda: [self._encode(text, add_special_tokens, truncation) for text in fitting])
+        ids: list[list[int]] = await self._value("encode", texts=fitting, special=add_special_tokens)
+        return ids if truncation is None else list(map(truncation.of, ids))
 
     async def encode_chat(
         self,
@@ -63,41 +94,92 @@ class TextWorker:
         truncation: Truncation | None = None,
     ) -> list[int]:
         """Token ids of a conversation. Raises ChatTemplateError when the template refuses it, else as ``encode``."""
+        cut = None if truncation is None else "start" if truncation.keeps_end else "end"
+        found = await self._value(
+            "chat",
+            messages=list(messages),
+            opens_answer=add_generation_prompt,
+            open_end=continue_final_message,
+            special=add_special_tokens,
+            variables=dict(variables),
+            max_chars=self._max_chars,
+            cut=cut,
+        )
+        if found["ids"] is None:
+            raise self._overflow(found["chars"])
+        ids: list[int] = found["ids"]
+        return ids if truncation is None else truncation.of(ids)
 
-        def work() -> list[int]:
-            text = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt, continue_final_message=continue_final_message, **variables
-            )
-            return self._encode(self._fitting(text, truncation), add_special_tokens, truncation)
-
-        return await self.run(work)
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in a thread. Raises ApiError 503 when it takes longer than the limit."""
-        job = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        try:
-            return await asyncio.wait_for(job, self._timeout)
-        except asyncio.TimeoutError:
-            raise ApiError(
-                503, f"preparing the prompt took longer than {self._timeout:g} s", headers={"Retry-After": "5"}
-            ) from None
+    async def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``, special tokens included. Raises ApiError when it takes too long."""
+        text: str = await self._value("decode", ids=list(ids))
+        return text
 
     def close(self) -> None:
-        """Take no more work; what runs ends by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the processes, whatever they do; jobs raise EngineStoppedError from now on."""
+        self._closed = True
+        if self._origin is not None:
+            self._origin.close()
+        for worker in self._idle:
+            worker.writer.close()
 
-    def _encode(self, text: str, add_special_tokens: bool, truncation: Truncation | None) -> list[int]:
-        ids = self.tokenizer.encode(text, add_special_tokens)
-        return ids if truncation is None else truncation.of(ids)
+    async def _value(self, what: str, **arguments: Any) -> Any:
+        try:
+            await asyncio.wait_for(self._slots.acquire(), self._timeout)
+        except asyncio.TimeoutError:
+            raise self._too_long() from None
+        began = time.monotonic()
+        job = asyncio.get_running_loop().create_task(self._work({"do": what, "with": arguments}))
+        self._jobs.add(job)  # which goes on when the client leaves: the worker is free when it has ended
+        job.add_done_callback(self._jobs.discard)
+        answer = await asyncio.shield(job)
+        if self._closed:
+            raise EngineStoppedError("the server is shutting down and takes no more requests")
+        if answer is None and time.monotonic() - began >= self._timeout:
+            raise self._too_long()
+        if answer is None or "failed" in answer:
+            reason = "the process ended" if answer is None else answer["failed"]
+            _log.error("text work (%s) failed: %s; its worker is replaced", what, reason)
+            raise ApiError(500, "the tokenizer failed on this prompt", code="tokenizer_failed")
+        if "refused" in answer:
+            raise ChatTemplateError(answer["refused"])
+        return answer["value"]
+
+    async def _work(self, job: Message) -> Message | None:
+        """Take a worker, give it back unless it ended, then free the slot. Never fails."""
+        worker = answer = None
+        try:
+            if self._closed:
+                return None
+            worker = self._idle.pop() if self._idle else await self._new_worker()
+            answer = await worker.answer(job)
+            return answer
+        except OSError as error:  # no process or file descriptor is to be had
+            return {"failed": f"a text process cannot be started ({error.strerror or error})"}
+        finally:
+            if worker is not None and answer is not None and "failed" not in answer:
+                self._idle.append(worker)
+            elif worker is not None:
+                worker.writer.close()
+            self._slots.release()
+
+    async def _new_worker(self) -> _Worker:
+        self.start()
+        assert self._origin is not None
+        return _Worker(*await asyncio.open_unix_connection(sock=self._origin.connect()))
+
+    def _too_long(self) -> ApiError:
+        text = f"preparing the prompt took longer than {self._timeout:g} s"
+        return ApiError(503, text, headers={"Retry-After": "5"})
 
     def _fitting(self, text: str, truncation: Truncation | None) -> str:
         """``text``, or the part of it that can matter; what is cut anyway need not be tokenised."""
         if len(text) <= self._max_chars:
             return text
         if truncation is None:
-            raise ContextOverflowError(
-                self._max_model_len,
-                f"The prompt has {len(text)} characters, more than the {self._max_chars} that could fit.",
-                "prompt",
-            )
+            raise self._overflow(len(text))
         return text[-self._max_chars :] if truncation.keeps_end else text[: self._max_chars]
+
+    def _overflow(self, chars: int) -> ContextOverflowError:
+        text = f"The prompt has {chars} characters, more than the {self._max_chars} that could fit."
+        return ContextOverflowError(self._max_model_len, text, "prompt")

@@ -84,22 +84,29 @@ class CompletionLogprobs:
 
     def add(self, token_ids: Sequence[int], scores: Sequence[TokenLogprob | None]) -> dict[str, Any]:
         """The object for these tokens. A score of None (the first token of a prompt) gives nulls."""
-        offsets, tops = [], []
+        offsets, names, tops = [], [], []
         for token, score in zip(token_ids, scores, strict=True):
+            piece = self._detokenizer.push(token)
             offsets.append(self._offset)
-            self._offset += len(self._detokenizer.push(token))
+            names.append(self._name(token, piece))
+            self._offset += len(piece)
             tops.append(None if score is None else self._top(score))
         return {
             "text_offset": offsets,
             "token_logprobs": [None if score is None else finite(score.logprob) for score in scores],
-            "tokens": [self._texts.name(token) for token in token_ids],
+            "tokens": names,
             "top_logprobs": tops,
         }
 
+    def _name(self, token: int, piece: str) -> str:
+        """The token's name; at the beginning of a text without the space that is left out there."""
+        name = self._texts.name(token)
+        left_out = name.removesuffix(piece) if piece else name
+        return piece if len(left_out) + len(piece) == len(name) and not left_out.strip(" ") else name
+
     def _top(self, score: TokenLogprob) -> Mapping[str, float]:
-        """Most probable first; the token itself is always there."""
-        values: dict[str, float] = {}
+        """The token itself, then the most probable ones."""
+        values = {self._texts.name(score.token_id): finite(score.logprob)}
         for token, value in score.top:
             values.setdefault(self._texts.name(token), finite(value))
-        values.setdefault(self._texts.name(score.token_id), finite(score.logprob))
         return values

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from forerun.cli.demo.flag import Flag
 from forerun.cli.demo.table import FLAGS, GROUPS, MODEL_TYPES, REFUSED_MODEL_TYPES
+from forerun.cli.markdown import table
+from forerun.cli.serve_docs import render_serve_flags
 from forerun.config import NeuronConfig
 from forerun.config.fields import FieldSpec, specs_of
 from forerun.config.rules import RULES
@@ -59,8 +61,7 @@ and prefixes, from 256 for decoding. Without it each sub-model has one bucket, i
 |---|---|---|
 | a length equal to a bucket | goes to the next one, except for the largest | fits |
 | a list that ends below the limit | longer prompts fail | the limit is added to the plan |
-| length plus speculation length above the largest bucket | fails | the largest bucket serves the last tokens |
-| no prefix bucket holds the cached prefix | assertion | a larger active bucket takes more of it |
+| a draft or a cached prefix that no bucket holds | fails | runs: no bucket is chosen for a request |
 | cached tokens that fill up an active bucket | computed again | stay cached |
 | a prompt above `max_context_length` | message, or cut with `--allow-input-truncation` | the same |
 """
@@ -84,13 +85,8 @@ variable wins over the flag). Other `NEURON_*` and `XLA_*` variables of the orig
 def render_flags_page() -> str:
     """The whole page as Markdown."""
     parts = [_INTRO, _top_level(), *_groups(), _WEIGHTS, _BUCKETS, _SAMPLING, _ENVIRONMENT]
-    parts += [_defaults(), _fields(), _rules()]
+    parts += [_defaults(), _fields(), _rules(), render_serve_flags()]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def _top_level() -> str:
@@ -98,14 +94,14 @@ def _top_level() -> str:
              for name in MODEL_TYPES]  # fmt: skip
     return (
         "## Before `run`\n\n`--task-type` is `causal-lm`; `--model-type` must be the checkpoint's family:\n\n"
-        + _table(("`--model-type`", "here"), types)
+        + table(("`--model-type`", "here"), types)
     )
 
 
 def _groups() -> Iterator[str]:
     for group in GROUPS:
         rows = [(f"`{_usage(f)}`", f.help, f"`{f.key}`" if f.key else "", _default(f), _here(f)) for f in group.flags]
-        yield f"## {group.title}\n\n" + _table(("flag", "meaning", "field", "default", "here"), rows)
+        yield f"## {group.title}\n\n" + table(("flag", "meaning", "field", "default", "here"), rows)
 
 
 def _usage(flag: Flag) -> str:
@@ -152,7 +148,7 @@ def _all_fields(cls: type[Any] = NeuronConfig, prefix: str = "") -> Iterator[tup
 
 def _defaults() -> str:
     rows = [(f"`{path}`", _field_default(s), s.setting.differs) for path, s in _all_fields() if s.setting.differs]
-    return "## Defaults that differ from the original's\n\n" + _table(("field", "default here", "why"), rows)
+    return "## Defaults that differ from the original's\n\n" + table(("field", "default here", "why"), rows)
 
 
 def _fields() -> str:
@@ -162,7 +158,7 @@ def _fields() -> str:
         for path, spec in _all_fields()
         if path not in flagged and spec.nested is None
     ]
-    return "## Configuration fields without a flag\n\n" + _table(("field", "default", "here"), rows)
+    return "## Configuration fields without a flag\n\n" + table(("field", "default", "here"), rows)
 
 
 def _rules() -> str:
@@ -171,7 +167,7 @@ def _rules() -> str:
         "Numbers are those of the original's rejection rules; letters are rules of ours. Rules that protect the\n"
         "original's own weaknesses are dropped.\n\n"
     )
-    return text + _table(("#", "rule", "decision", "why"), [(r.number, r.condition, r.decision, r.why) for r in RULES])
+    return text + table(("#", "rule", "decision", "why"), [(r.number, r.condition, r.decision, r.why) for r in RULES])
 
 
 if __name__ == "__main__":

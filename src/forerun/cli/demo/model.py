@@ -12,7 +12,7 @@ from forerun.cli.progress import compile_progress
 from forerun.compiler.buckets import check_prompt_length
 from forerun.compiler.compile import plan_compile
 from forerun.config import NeuronConfig, OnDeviceSamplingConfig
-from forerun.engine.llm import LLM
+from forerun.engine.generator import Generator
 from forerun.engine.params import SamplingParams
 from forerun.errors import ConfigError, ForerunError
 from forerun.measure.benchmark_report import Calls
@@ -86,7 +86,7 @@ class DemoModel:
             seed=sampling.seed,
         )
         ids = [_prompt_ids(tokenizer, prompt, model.config) for prompt in prompts]
-        results = LLM(model.executor, tokenizer, settings=model.engine).generate(ids, params)
+        results = Generator(model.executor, tokenizer, settings=model.engine).generate(ids, params)
         for result in results:
             if result.outputs[0].error:
                 raise ForerunError(f"generation failed: {result.outputs[0].error}")

@@ -10,6 +10,7 @@ import numpy as np
 from forerun.compiler.formats import IntWeight
 from forerun.compiler.opset import INPUT, INTERLEAVE
 from forerun.compiler.program import Instruction, Program, Weight
+from forerun.compiler.validate import validate
 from forerun.runtime.reference import linear as rows
 from forerun.runtime.reference.arithmetic import Float32, bf16_bits, bf16_values
 from forerun.runtime.reference.attention import attention, rope, rope_tables
@@ -49,7 +50,7 @@ class ReferenceExecutor:
 
         ``global_topk`` and ``deterministic`` are those of ``sample_rows``, for every row.
         """
-        program.validate()
+        validate(program)
         self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, num_blocks, block_size
         self.max_model_len = num_blocks * block_size if max_model_len is None else max_model_len
         self.max_rows, self.max_seqs, self.max_sample_rows = max_rows, max_seqs, max_sample_rows

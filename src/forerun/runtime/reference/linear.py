@@ -16,12 +16,18 @@ BLOCK = 64
 _SMALLEST_AMAX = np.float32(1e-30)
 
 
+_UNIT = np.float32(12582912)  # 1.5 * 2^23; integers within 2^22 can be added to it exactly
+
+
 @dataclass(frozen=True)
 class QuantizedRows:
-    """Rows of integers: q [T, K padded to 64] (kept as float64, every product of them is exact), scale and mu float32
-    [T, groups of 32]; ``mu`` is the scale times the group's sum of q."""
+    """Rows of integers in two planes: high and low [T, K padded to 64] (float64, all their products are exact), ``low``
+    zero where ``fine`` [T, groups of 32] does not hold; ``scale`` of low and mu float32 [T, groups], ``mu`` the
+    scale times the group's sum of 128 * high + low."""
 
-    q: NDArray[np.float64]
+    high: NDArray[np.float64]
+    low: NDArray[np.float64]
+    fine: NDArray[np.bool_]
     scale: Float32
     mu: Float32
 
@@ -55,10 +61,13 @@ def quantize(x: Float32, fine_above: float) -> QuantizedRows:
         total = total + amax[:, group]
     limit = np.float32(fine_above) * (total / np.float32(amax.shape[1]))
     coarse, _ = quantize_groups(padded)
-    fine, scale = quantize_groups(padded, 127 * 128)
-    q = np.where((amax > limit[:, None])[..., None], fine, coarse * np.float32(128))
-    mu = scale * q.sum(axis=-1, dtype=np.float64).astype(np.float32)
-    return QuantizedRows(q.reshape(len(x), -1).astype(np.float64), scale, mu)
+    both, scale = quantize_groups(padded, 127 * 128)
+    scale = (scale.view(np.uint32) & np.uint32(0xFFFFFFFC)).view(np.float32)
+    fine = (amax > limit[:, None]) & (scale > 0)
+    high = np.where(fine[..., None], np.floor((both + 64) / 128), coarse).astype(np.float64)
+    low = np.where(fine[..., None], both - 128 * high, 0).astype(np.float64)
+    mu = scale * (128 * high + low).sum(axis=-1).astype(np.float32)
+    return QuantizedRows(high.reshape(len(x), -1), low.reshape(len(x), -1), fine, scale, mu)
 
 
 def embed(ids: NDArray[np.int32], table: Float32 | IntWeight) -> Float32:
@@ -86,7 +95,7 @@ def linear(x: Float32 | QuantizedRows, weight: Float32 | IntWeight, k_splits: in
     if isinstance(x, QuantizedRows):
         if not isinstance(weight, IntWeight):
             raise ValueError("a float weight cannot read quantised rows")
-        blocks = x.q.shape[1] // BLOCK
+        blocks = x.high.shape[1] // BLOCK
         bounds = [i * blocks // k_splits * (BLOCK // GROUP) for i in range(k_splits + 1)]
         parts = [_integer_segment(x, weight, *ends) for ends in pairwise(bounds)]
     else:
@@ -113,20 +122,24 @@ def _float_segment(x: Float32, weight: Float32, start: int, end: int) -> Float32
 
 def _integer_segment(x: QuantizedRows, weight: IntWeight, start: int, end: int) -> Float32:
     """Groups ``start`` to ``end`` (the last ones may be padding, which adds nothing)."""
-    acc = np.zeros((len(x.q), len(weight.q)), np.float32)
+    high, low = (np.zeros((len(x.high), len(weight.q)), np.float32) for _ in range(2))
     zero = zero_point(weight)
     for group in range(start, min(end, -(-weight.q.shape[1] // GROUP))):
         q = weight.q[:, group * GROUP : (group + 1) * GROUP].astype(np.float64) - zero
-        first = group * GROUP
-        dot = (x.q[:, first : first + q.shape[1]] @ q.T).astype(np.float32)
+        columns = slice(group * GROUP, group * GROUP + q.shape[1])
         scale = x.scale[:, group, None]
-        if weight.format == "int8_channel":
-            acc = fma32(dot, scale, acc)
-            continue
-        acc = fma32(dot * scale, weight.scale[:, group], acc)
+        d = None if weight.format == "int8_channel" else weight.scale[:, group]
+        high = _add_scaled(high, x.high[:, columns] @ q.T, scale * np.float32(128), d)
+        low = np.where(x.fine[:, group, None], _add_scaled(low, x.low[:, columns] @ q.T, scale, d), low)
         if weight.minimum is not None:
-            acc = fma32(weight.minimum[:, group], x.mu[:, group, None], acc)
-    return acc
+            high = fma32(weight.minimum[:, group], x.mu[:, group, None], high)
+    return high + low
+
+
+def _add_scaled(acc: Float32, dot: NDArray[np.float64], scale: Float32, d: Float32 | None) -> Float32:
+    """``acc + (dot * scale) * d``: the product with the scale as one fma of a float that holds the exact dot."""
+    product = fma32(_UNIT + dot.astype(np.float32), scale, -(_UNIT * scale))
+    return acc + product if d is None else fma32(product, d, acc)
 
 
 def silu_mul(gate: Float32, up: Float32) -> Float32:

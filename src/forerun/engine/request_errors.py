@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from forerun.errors import ForerunError
 
+NO_TOKEN = "allowed_token_ids, bad words and min_tokens leave no token that could be drawn"
+"""Said of a request that forbids every token, at once or after some of its answer."""
+
 
 class RequestError(ForerunError):
     """A request that can never be served as it stands (HTTP 400). ``param`` names the offending parameter, if one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forerun.engine import LLM, EngineSettings, RequestError, SamplingParams
+from forerun.engine import EngineSettings, Generator, RequestError, SamplingParams
 from forerun.runtime.step import StepInput
 from tests.engine.harness import ByteTokenizer, FaultyExecutor, ScriptedExecutor, expected
 from tests.support.oracle import Draw, OracleExecutor, predict
@@ -13,7 +13,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=6)
 
 
 def test_many_prompts_of_both_kinds_come_back_in_order() -> None:
-    with LLM(OracleExecutor(vocab_size=257), ByteTokenizer()) as llm:
+    with Generator(OracleExecutor(vocab_size=257), ByteTokenizer()) as llm:
         outputs = llm.generate(["one", [5, 6, 7], "three"], GREEDY)
     prompts = [list(b"one"), [5, 6, 7], list(b"three")]
     assert [output.prompt_token_ids for output in outputs] == prompts
@@ -23,13 +23,13 @@ def test_many_prompts_of_both_kinds_come_back_in_order() -> None:
 
 
 def test_one_prompt_as_text_or_as_ids() -> None:
-    llm = LLM(OracleExecutor(vocab_size=257), ByteTokenizer())
+    llm = Generator(OracleExecutor(vocab_size=257), ByteTokenizer())
     assert len(llm.generate("one", GREEDY)) == len(llm.generate([1, 2, 3], GREEDY)) == 1
     assert llm.generate([], GREEDY) == []
 
 
 def test_a_set_of_parameters_per_prompt() -> None:
-    llm = LLM(OracleExecutor())
+    llm = Generator(OracleExecutor())
     short = SamplingParams(temperature=0, max_tokens=2)
     outputs = llm.generate([[1], [1]], [short, GREEDY])
     assert [len(output.outputs[0].token_ids) for output in outputs] == [2, 6]
@@ -38,7 +38,7 @@ def test_a_set_of_parameters_per_prompt() -> None:
 
 
 def test_several_answers_to_one_prompt() -> None:
-    llm = LLM(OracleExecutor())
+    llm = Generator(OracleExecutor())
     (output,) = llm.generate([[3, 4]], SamplingParams(n=3, temperature=1.0, seed=10, max_tokens=5, prompt_logprobs=0))
     assert [answer.index for answer in output.outputs] == [0, 1, 2]
     for answer in output.outputs:
@@ -47,20 +47,20 @@ def test_several_answers_to_one_prompt() -> None:
 
 
 def test_more_prompts_than_the_queue_takes() -> None:
-    llm = LLM(OracleExecutor(), settings=EngineSettings(max_num_seqs=2, max_queued_requests=1))
+    llm = Generator(OracleExecutor(), settings=EngineSettings(max_num_seqs=2, max_queued_requests=1))
     outputs = llm.generate([[number] for number in range(20)], GREEDY)
     assert [output.outputs[0].token_ids for output in outputs] == [predict([n], 6, 128) for n in range(20)]
 
 
 def test_text_and_stop_strings() -> None:
-    llm = LLM(ScriptedExecutor(list(b"so it ends.")), ByteTokenizer())
+    llm = Generator(ScriptedExecutor(list(b"so it ends.")), ByteTokenizer())
     (output,) = llm.generate("x", SamplingParams(temperature=0, stop=["end"]))
     assert (output.outputs[0].text, output.outputs[0].stop_reason) == ("so it ", "end")
 
 
 def test_a_prompt_that_can_never_be_served_stops_the_call_before_anything_runs() -> None:
     executor = FaultyExecutor()
-    llm = LLM(executor)
+    llm = Generator(executor)
     with pytest.raises(RequestError, match="token id 500"):
         llm.generate([[1], [500]], GREEDY)
     with pytest.raises(RequestError, match="needs a tokenizer"):
@@ -73,7 +73,7 @@ def test_a_failed_answer_says_why_and_the_others_are_complete() -> None:
         if number == 1:
             raise RuntimeError("broken")
 
-    llm = LLM(FaultyExecutor(before=fail), settings=EngineSettings(max_num_seqs=1))
+    llm = Generator(FaultyExecutor(before=fail), settings=EngineSettings(max_num_seqs=1))
     bad, good = llm.generate([[1], [2]], GREEDY)
     assert bad.outputs[0].finish_reason == "error" and "broken" in str(bad.outputs[0].error)
     assert good.outputs[0].token_ids == predict([2], 6, 128)
@@ -84,7 +84,7 @@ def test_an_interrupt_leaves_nothing_behind() -> None:
         if number == 3:
             raise KeyboardInterrupt
 
-    llm = LLM(FaultyExecutor(before=interrupt))
+    llm = Generator(FaultyExecutor(before=interrupt))
     with pytest.raises(KeyboardInterrupt):
         llm.generate([[1], [2]], GREEDY)
     assert llm.engine.unfinished == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from forerun.engine.params import Limits
 from forerun.errors import ConfigError
@@ -79,6 +81,8 @@ class ServerSettings:
 
     ``api_keys`` empty: no key is asked for. ``admin_api_key`` None: admin routes are closed. ``pending_deltas``: news
     of one request that may wait for a slow reader before it is aborted. ``request_log``: one JSON line per request.
+    ``log_level``: the least level of uvicorn's lines and ours. ``model_defaults``: whether requests are sampled as the
+    model's generation_config.json says where they say nothing; ``default_overrides`` go over that.
     ``strict_requests``: unknown names in requests are refused. ``sse_keep_alive``: seconds without news after which a
     stream gets a comment; 0: never. ``tokenizer_info``: whether /tokenizer_info is there.
     """
@@ -93,6 +97,9 @@ class ServerSettings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     pending_deltas: int = 1024
     request_log: bool = True
+    log_level: str = "info"
+    model_defaults: bool = True
+    default_overrides: Mapping[str, Any] = field(default_factory=dict)
     strict_requests: bool = False
     sse_keep_alive: float = 0.0
     tokenizer_info: bool = False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from forerun.config import OnDeviceSamplingConfig
-from forerun.engine import SamplingParams
-from forerun.server.errors import ApiError
+from forerun.engine import RequestError, SamplingParams
+from forerun.errors import ConfigError
+from forerun.server.api_error import ApiError
 from forerun.server.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest
 
 _SHARED = (
@@ -48,17 +49,29 @@ def sampling_defaults(
             return SamplingDefaults(temperature=0.0)
         return SamplingDefaults(configured.temperature, configured.top_p, configured.effective_top_k, configured.min_p)
     found: dict[str, Any] = {}
-    for name in _DEFAULTED:
-        value = generation_config.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            found[name] = int(value) if name == "top_k" else float(value)
     try:
+        for name in _DEFAULTED:
+            value = generation_config.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[name] = int(value) if name == "top_k" else float(value)
         SamplingParams(**found)
-    except Exception:  # a generation_config.json with values that no request could have
+    except (RequestError, ValueError, OverflowError):  # values that no request could have
         return SamplingDefaults()
     if generation_config.get("do_sample") is False:
         found["temperature"] = 0.0
     return SamplingDefaults(**found)
+
+
+def overridden(defaults: SamplingDefaults, values: Mapping[str, Any]) -> SamplingDefaults:
+    """``defaults`` with an operator's ``values`` by name. Raises ConfigError for what no request could say."""
+    unknown = next((name for name in values if name not in _DEFAULTED), None)
+    if unknown is not None:
+        raise ConfigError(f"--override-generation-config {unknown} is not here: use {', '.join(_DEFAULTED)}")
+    try:
+        SamplingParams(**values)
+    except (RequestError, TypeError) as error:
+        raise ConfigError(f"--override-generation-config: {error}") from None
+    return replace(defaults, **values)
 
 
 def sampling_params(

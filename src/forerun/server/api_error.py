@@ -74,7 +74,8 @@ def as_api_error(error: Exception) -> ApiError | None:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestError):
-        return ApiError(400, str(error), param=error.param, code=error.code)
+        shown = f" ({error.code})" if error.code else ""  # some clients look for the code in the message
+        return ApiError(400, f"{error}{shown}", param=error.param, code=error.code)
     if isinstance(error, ChatTemplateError):
         return ApiError(400, str(error), param="messages", code="template_refused")
     if isinstance(error, QueueFullError):

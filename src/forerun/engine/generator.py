@@ -8,20 +8,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from forerun.engine.admission import expand
+from forerun.engine.admission import Admitted
 from forerun.engine.drafts import Drafter
 from forerun.engine.engine import Engine
-from forerun.engine.errors import RequestError
+from forerun.engine.engine_settings import EngineSettings
 from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import Limits, SamplingParams
-from forerun.engine.settings import EngineSettings
+from forerun.engine.request_errors import RequestError
 from forerun.engine.text import Tokenizer
 from forerun.runtime.step import Executor
 
 Prompt = str | Sequence[int]
+Progress = Callable[[int, int], None]
+"""(answers that ended, answers in all)."""
 
 
-class LLM:
+class Generator:
     """Generates with one executor. With ``tokenizer`` None, prompts are token ids and answers have no text.
 
     A context manager; ``close`` also closes the executor.
@@ -52,25 +54,35 @@ class LLM:
         self._numbers = count()
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
         """Answer one prompt or many (texts or token ids), batched as the engine sees fit; results in the given order.
 
-        ``params``: one for all, or one per prompt. Raises RequestError before anything runs when a prompt can never be
-        served; an answer that fails later has ``finish_reason`` "error" and says why, and the others are complete.
+        ``sampling_params``: one for all, or one per prompt. Raises RequestError before anything runs when a prompt can
+        never be served; an answer that fails later has ``finish_reason`` "error" and says why, and the others are
+        complete.
         """
-        prompt_list = _as_list(prompts)
-        param_list = _per_prompt(params, len(prompt_list))
+        prompt_list = as_list(prompts)
+        return self._answer(prompt_list, per_prompt(sampling_params, len(prompt_list)))
+
+    def _answer(
+        self,
+        prompt_list: Sequence[Prompt],
+        param_list: Sequence[SamplingParams],
+        progress: Progress = lambda done, total: None,
+    ) -> list[RequestOutput]:
         results: dict[str, RequestOutput] = {}
-        queue: deque[tuple[str, list[int], SamplingParams, int]] = deque()
+        queue: deque[tuple[str, Admitted, int]] = deque()
         for prompt, each in zip(prompt_list, param_list, strict=True):
             ids = self._encode(prompt)
-            self.engine.admission.check(ids, each)
+            admitted = self.engine.admission.check(ids, each)
             name = f"llm-{next(self._numbers)}"
             results[name] = RequestOutput.empty(name, prompt if isinstance(prompt, str) else None, ids, each.n)
-            queue.extend((name, ids, answer, index) for index, answer in enumerate(expand(each)))
+            queue.extend((name, admitted, index) for index in range(each.n))
         try:
-            self._run(queue, results)
+            self._run(queue, results, progress)
         finally:
             for name, result in results.items():
                 if not result.finished:
@@ -81,21 +93,26 @@ class LLM:
         """Abort what is left and close the executor."""
         self.engine.close()
 
-    def __enter__(self) -> LLM:
+    def __enter__(self) -> Generator:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, queue: deque[tuple[str, list[int], SamplingParams, int]], results: dict[str, RequestOutput]) -> None:
-        engine = self.engine
+    def _run(
+        self, queue: deque[tuple[str, Admitted, int]], results: dict[str, RequestOutput], progress: Progress
+    ) -> None:
+        engine, done, total = self.engine, 0, len(queue)
         while queue or engine.unfinished:
-            while queue and engine.unfinished < engine.capacity:
-                name, ids, params, index = queue.popleft()
-                engine.add(name, ids, params, index)
+            while queue and engine.unfinished < engine.admission.capacity:
+                name, admitted, index = queue.popleft()
+                engine.enqueue([engine.admission.request(admitted, name, index, engine.clock())])
             for delta in engine.step():
                 if delta.request_id in results:
                     results[delta.request_id].add(delta)
+                    if delta.finished:
+                        done += 1
+                        progress(done, total)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if not isinstance(prompt, str):
@@ -105,7 +122,7 @@ class LLM:
         return self.tokenizer.encode(prompt)
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt is a list of one; a flat sequence of ids is one prompt."""
     if isinstance(prompts, str):
         return [prompts]
@@ -114,7 +131,7 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def _per_prompt(params: SamplingParams | Sequence[SamplingParams] | None, prompts: int) -> list[SamplingParams]:
+def per_prompt(params: SamplingParams | Sequence[SamplingParams] | None, prompts: int) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * prompts
     if len(params) != prompts:

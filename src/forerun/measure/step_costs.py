@@ -1,0 +1,146 @@
+"""What a step costs by its rows, measured once for an artifact on a host: how work is shared out follows from it, and
+whoever drafts tokens reads what verifying them costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from forerun.compiler.artifact import MANIFEST
+from forerun.host.machine import Host, read_host
+from forerun.measure.offline import OfflineBatch
+from forerun.measure.speed import token_ids
+from forerun.runtime.native import MOST_REPEAT_ROWS, NativeExecutor
+
+ROWS = (1, 2, 4, 8, 16, 32)
+"""Row counts that are measured; at the first start, as many as the budget allows."""
+BUDGET = 0.4
+"""Seconds that the measurement may take, but for one step of each way of sharing."""
+KEPT = 64
+"""Measurements that a file holds; the oldest goes first."""
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """``seconds``: of a step by the rows of one sequence, ascending, from one row on. ``repeat_rows``: up to so many
+    rows every thread does norms and quantisation itself, because that costs less than meeting."""
+
+    seconds: Mapping[int, float]
+    repeat_rows: int
+
+    def of(self, rows: int) -> float:
+        """Seconds of a step of ``rows`` rows: between measured counts on a line, beyond the last in proportion."""
+        counts = list(self.seconds)
+        at = bisect_left(counts, rows)
+        if at == len(counts):
+            return self.seconds[counts[-1]] * rows / counts[-1]
+        if counts[at] == rows or at == 0:
+            return self.seconds[counts[at]]
+        low, high = counts[at - 1], counts[at]
+        share = (rows - low) / (high - low)
+        return self.seconds[low] * (1 - share) + self.seconds[high] * share
+
+    def ratio(self, rows: int) -> float:
+        """Cost of ``rows`` rows over that of one."""
+        return self.of(rows) / self.of(1)
+
+
+def measure_step_costs(executor: NativeExecutor, budget: float = BUDGET) -> StepCosts:
+    """Measure on an executor that nobody else uses; what its KV cache holds is lost. It keeps the better sharing."""
+    end = time.perf_counter() + budget
+    seconds: dict[int, float] = {}
+    repeat_rows = 0
+    for rows in _counts(executor):
+        if seconds and time.perf_counter() > end:
+            break
+        executor.set_repeat_rows(0)
+        seconds[rows] = _fastest(executor, rows, end)
+        if rows <= MOST_REPEAT_ROWS:
+            executor.set_repeat_rows(rows)
+            repeated = _fastest(executor, rows, end)
+            if repeated < seconds[rows]:
+                seconds[rows], repeat_rows = repeated, rows
+    executor.set_repeat_rows(repeat_rows)
+    return StepCosts(seconds, repeat_rows)
+
+
+def known_step_costs(
+    executor: NativeExecutor, artifact: Path, file: Path, host: Host | None = None, budget: float = BUDGET
+) -> StepCosts:
+    """The measurement of this artifact on this host from ``file``; where there is none, or a damaged one, it is made
+    and kept, if that is possible. One that was cut off by the budget (a large model, a busy machine) is tried again at
+    every start. The executor is set accordingly."""
+    known, key = _read(file), _key(executor, artifact, host or read_host())
+    costs = _sound(known.get(key))
+    if costs is None or len(costs.seconds) < len(_counts(executor)):
+        fresh = measure_step_costs(executor, budget)
+        costs = fresh if costs is None or len(fresh.seconds) >= len(costs.seconds) else costs
+        known.pop(key, None)
+        _write(file, {**dict(list(known.items())[1 - KEPT :]), key: asdict(costs)})
+    executor.set_repeat_rows(costs.repeat_rows)
+    return costs
+
+
+def _counts(executor: NativeExecutor) -> list[int]:
+    return [rows for rows in ROWS if rows <= min(executor.max_rows, executor.max_model_len)]
+
+
+def _fastest(executor: NativeExecutor, rows: int, end: float) -> float:
+    """The least of some rounds, fewer when time is up; the first one is to warm up."""
+    ids, times = token_ids(executor, 1, rows), []
+    for number in range(_ROUNDS + 1):
+        batch = OfflineBatch(executor, 1, rows)
+        began = time.perf_counter()
+        batch.step(ids)
+        done = time.perf_counter()
+        if number or done > end:
+            times.append(done - began)
+        if done > end:
+            break
+    return min(times)
+
+
+def _key(executor: NativeExecutor, artifact: Path, host: Host) -> str:
+    facts = [str(artifact.resolve()), (artifact / MANIFEST).stat().st_mtime_ns, host.cpu_model, executor.isa]
+    facts += [executor.threads, executor.kv_dtype]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+def _sound(stored: Any) -> StepCosts | None:
+    """None for what nobody would have measured."""
+    try:
+        seconds = {int(rows): float(value) for rows, value in stored["seconds"].items()}
+        costs = StepCosts(dict(sorted(seconds.items())), int(stored["repeat_rows"]))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    sound = 1 in seconds and all(rows > 0 and 0 < value < 3600 for rows, value in seconds.items())
+    return costs if sound and 0 <= costs.repeat_rows <= MOST_REPEAT_ROWS else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What is known by key, oldest first; nothing where the file is missing or damaged."""
+    try:
+        known = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _write(file: Path, known: Mapping[str, Any]) -> None:
+    """In one piece; where nothing can be written, the next start measures again."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as written:
+            json.dump(known, written)
+        os.replace(written.name, file)
+    except OSError:
+        return
