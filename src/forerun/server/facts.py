@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from forerun.server.service import Service
 
 def server_facts(service: Service) -> dict[str, Any]:
     """Program, machine, model and memory as plain JSON values; None where the system does not say."""
-    opened = service.model
+    opened = service.opened
     host = read_host()
     return {
         "version": service.version,
@@ -29,6 +30,7 @@ def server_facts(service: Service) -> dict[str, Any]:
         "block_size": service.block_size,
         "max_model_len": service.max_model_len,
         "enable_prefix_caching": service.engine.settings.enable_prefix_caching,
+        "speculative_config": asdict(drafts) if (drafts := service.engine.settings.speculative_config) else None,
         "startup_seconds": service.startup_seconds,
         "resident_bytes": resident_bytes(),
     }
