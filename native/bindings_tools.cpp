@@ -2,14 +2,17 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <tuple>
 
 #include "runtime/bandwidth.hpp"
 #include "runtime/cpu.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/mix_rate.hpp"
+#include "runtime/suffix_index.hpp"
 
 namespace nb = nanobind;
 using namespace forerun;
@@ -79,9 +82,37 @@ void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t,
   }
 }
 
+// (tokens, orders, counts, follows) of a draft, as lists.
+auto draft(const SuffixIndex& self, int limit, int min_order) {
+  std::vector<int32_t> tokens, orders;
+  std::vector<uint32_t> counts, follows;
+  for (const SuffixIndex::Guess& g : self.draft(limit, min_order)) {
+    tokens.push_back(g.token), orders.push_back(g.order);
+    counts.push_back(g.count), follows.push_back(g.follow);
+  }
+  return std::tuple{tokens, orders, counts, follows};
+}
+
+void bind_suffix_index(nb::module_& m) {
+  nb::class_<SuffixIndex>(m, "SuffixIndex")
+      .def(
+          "__init__",
+          [](SuffixIndex* self, int max_order, size_t max_entries) {
+            if (max_order < 1 || max_order > 32) throw std::invalid_argument("max_order must be within 1..32");
+            new (self) SuffixIndex(max_order, max_entries);
+          },
+          nb::arg("max_order"), nb::arg("max_entries"))
+      .def("extend", [](SuffixIndex& self, In<int32_t, 1> tokens) { self.extend(tokens.data(), tokens.shape(0)); })
+      .def("append", [](SuffixIndex& self, int32_t token) { self.extend(&token, 1); })
+      .def("draft", &draft, nb::arg("limit"), nb::arg("min_order") = 1)
+      .def_prop_ro("size", &SuffixIndex::size)
+      .def_prop_ro("entries", &SuffixIndex::entries);
+}
+
 }  // namespace
 
 void bind_tools(nb::module_& m) {
+  bind_suffix_index(m);
   m.def("sample", &sample, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("vocab"), nb::arg("positions"),
         nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"), nb::arg("seed"),
         nb::arg("num_logprobs"), nb::arg("adjust_starts"), nb::arg("adjust_ids"), nb::arg("adjust_add"),

@@ -50,6 +50,30 @@ def sample(
 ) -> None:
     """Draw from given logits (changed in place); positions are those of the drawn tokens."""
 
+class SuffixIndex:
+    """What followed which context so far in one sequence of tokens; 24 bytes an entry, twice that at most."""
+
+    def __init__(self, max_order: int, max_entries: int) -> None:
+        """Contexts of 1 to ``max_order`` (at most 32) tokens; beyond ``max_entries`` nothing new is learnt."""
+
+    def extend(self, tokens: Int32, /) -> None:
+        """Append tokens, int32 [n]."""
+
+    def append(self, token: int, /) -> None:
+        """Append one token."""
+
+    def draft(self, limit: int, min_order: int = 1) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Up to ``limit`` guesses of what comes next: tokens, the length of the context that each was found by, how
+        often the token followed that context, and how often anything did. Ends where no context is known."""
+
+    @property
+    def size(self) -> int:
+        """Tokens appended."""
+
+    @property
+    def entries(self) -> int:
+        """Contexts and runs that are counted."""
+
 class ThreadTeam:
     """Threads that run a step together, the caller among them; executors may share a team."""
 

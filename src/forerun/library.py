@@ -14,6 +14,7 @@ from forerun.engine.generator import Generator, Progress, Prompt, as_list, per_p
 from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import SamplingParams
 from forerun.engine.request_errors import RequestError
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.text import Tokenizer
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, open_model
@@ -46,6 +47,8 @@ class LLM(Generator):
         **settings: Any,
     ) -> None:
         engine = {name: settings.pop(name) for name in _ENGINE & settings.keys()}
+        if isinstance(drafts := engine.get("speculative_config"), Mapping):
+            engine["speculative_config"] = SpeculativeConfig.from_dict(drafts)
         if not isinstance(model, str | os.PathLike):
             if settings:
                 raise ConfigError(f"{', '.join(settings)}: settings of a model; this executor has its own")

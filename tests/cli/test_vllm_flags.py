@@ -186,7 +186,7 @@ def test_settings_of_the_server(typed: list[str], name: str, value: object) -> N
         (["--dtype", "float16"], "--dtype float16 is not here"),
         (["--dtype", "half"], "--dtype half is not here"),
         (["--generation-config", "/folder"], "--generation-config /folder is not here"),
-        (["--override-generation-config", "[]"], "--override-generation-config must be a JSON object"),
+        (["--override-generation-config", "[]"], "--override-generation-config: a JSON object was expected"),
         (["--override-generation-config", '{"max_new_tokens": 3}'], "max_new_tokens is not here: use temperature"),
         (["--override-generation-config", '{"temperature": -1}'], "--override-generation-config: temperature"),
         (["--override-generation-config", '{"temperature": "hot"}'], "--override-generation-config: "),

@@ -20,6 +20,7 @@ ROUTES = [
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("GET", "/version"),
+    ("GET", "/server_info"),
     ("GET", "/load"),
     ("GET", "/metrics"),
     ("POST", "/reset_prefix_cache"),

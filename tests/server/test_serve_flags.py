@@ -89,8 +89,10 @@ def test_tutorial_scripts(folder: Path, name: str) -> None:
     [
         (["--tensor-parallel-size", "64"], "more than one rank is not in this version; use 1"),
         (["--device", "cuda"], "--device cuda is not here"),
-        (["--override-neuron-config", "{"], "is not JSON"),
-        (["--override-neuron-config", "[1]"], "must be a JSON object"),
+        (["--override-neuron-config", "{"], "--override-neuron-config: "),
+        (["--override-neuron-config", "[1]"], "a JSON object was expected"),
+        (["--speculative-config", '{"method": "medusa"}'], "speculative method 'medusa'"),
+        (["--speculative-config", "[1]"], "is not a JSON object"),
         (["--override-neuron-config", '{"is_prefix_cachin": true}'], "did you mean 'is_prefix_caching'"),
         (["--override-neuron-config", '{"on_device_sampling_config": {"topk": 1}}'], "did you mean 'top_k'"),
         (["--override-neuron-config", '{"pa_num_blocks": "many"}'], "pa_num_blocks must be a whole number"),

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from forerun.cli import bench_load, bench_report, bench_sweep
+from forerun.cli import bench_load, bench_report, bench_speculation, bench_sweep
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
 from forerun.errors import ConfigError
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     offline.add_argument("--repeat", type=int, default=3, help="measured rounds, after one to warm up")
     offline.add_argument("--profile", metavar="FILE", help="write a trace of one step per kind that Perfetto opens")
     offline.add_argument("--json", action="store_true", help="one JSON object instead of a line")
+    bench_speculation.add_arguments(offline)
     kernels = kinds.add_parser(
         "kernels", help="every operator by row count against the machine's limits", allow_abbrev=False
     )
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         table = kernel_table(prepared.executor(), prepared.artifact.program, args.rows)
         print(json.dumps(table) if args.json else render_kernels(table))
         return 0
+    if args.speculative_config is not None:
+        return bench_speculation.run_speculation(args)
     for name, low in (("pp", 0), ("tg", 0), ("depth", 0), ("batch", 1), ("repeat", 1)):
         if not low <= getattr(args, name) <= 1 << 20:
             raise ConfigError(f"--{name} must be within {low}..{1 << 20}")

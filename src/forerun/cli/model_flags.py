@@ -7,7 +7,9 @@ import sys
 from typing import Any
 
 from forerun.cli.progress import compile_progress
+from forerun.cli.speculation_flag import add_speculation_flag
 from forerun.config import read_modules_to_not_convert
+from forerun.engine.engine_settings import EngineSettings
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, Prepared, prepare
 from forerun.runtime.loader import RunSettings
@@ -47,6 +49,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=0, help="threads (default: physical cores within affinity and quota)"
     )
     group.add_argument("--isa", default="", help="force a lower instruction set: portable, avx2, avx512, amx")
+    add_speculation_flag(group, "--speculation")
 
 
 def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -76,7 +79,8 @@ def model_request(args: argparse.Namespace) -> ModelRequest:
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads} must not be negative")
     settings, run = requested_settings(args), RunSettings(args.threads, args.isa)
-    return ModelRequest(args.model, settings, run=run, names=_NAMES)
+    engine = EngineSettings(speculative_config=args.speculative_config)
+    return ModelRequest(args.model, settings, engine, run, names=_NAMES)
 
 
 def prepare_model(args: argparse.Namespace) -> Prepared:

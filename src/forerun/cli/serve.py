@@ -189,6 +189,7 @@ def engine_settings(args: argparse.Namespace, prefix_caching: bool | None = None
         max_queued_requests=args.max_queued_requests,
         policy=args.scheduling_policy,
         enable_prefix_caching=prefix_caching,
+        speculative_config=args.speculative_config,
     )
 
 

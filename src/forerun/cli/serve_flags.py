@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from forerun.cli.foreign_flags import add_foreign_flags
+from forerun.cli.speculation_flag import add_speculation_flag
 from forerun.cli.vllm_flags import NO_EFFECT, REFUSED
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
@@ -108,6 +109,7 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         default=None,
         help="share the KV of equal prompt beginnings (default: on; an artifact that was given decides itself)",
     )
+    add_speculation_flag(group, "-sc")
     group.add_argument(
         "--max-queued-requests",
         "--max-num-queued-reqs",

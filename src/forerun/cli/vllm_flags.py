@@ -8,7 +8,7 @@ _WEIGHTS = "weights are mapped from the artifact as they are"
 _ONE_PROCESS = "the server is one process on one machine"
 _GRAPHS = "programs are compiled ahead into the artifact"
 _BLOCKS = "memory of the KV cache is set by --num-gpu-blocks-override"
-_SPECULATION = "not in this version, tokens are the same without"
+_SPECULATION = "draft models are not in this version, tokens are the same without; --speculative-config drafts without"
 _VERSION = "is not in this version"
 
 NO_EFFECT: tuple[Foreign, ...] = (
@@ -16,7 +16,7 @@ NO_EFFECT: tuple[Foreign, ...] = (
         _SPECULATION,
         switches="--speculative-disable-mqa-scorer --disable-logprobs-during-spec-decoding "
         "--per-request-spec-decode-metrics",
-        values="--speculative-model --speculative-config,-sc --num-speculative-tokens --speculative-max-model-len "
+        values="--speculative-model --num-speculative-tokens --speculative-max-model-len "
         "--speculative-model-quantization --speculative-draft-tensor-parallel-size,-spec-draft-tp "
         "--speculative-disable-by-batch-size --ngram-prompt-lookup-max --ngram-prompt-lookup-min "
         "--spec-decoding-acceptance-method --typical-acceptance-sampler-posterior-threshold "

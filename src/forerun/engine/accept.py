@@ -94,9 +94,9 @@ class Acceptor:
         delta.error = message
 
     def _count_drafts(self, item: Scheduled, right: int) -> None:
-        self._counters.drafts += 1
-        self._counters.draft_tokens += len(item.draft)
-        self._counters.accepted_draft_tokens += right
+        self._counters.count_draft(len(item.draft), right)
+        item.request.num_drafted += len(item.draft)
+        item.request.num_accepted += right
         self._desk.verified(item.request, len(item.draft), right)
 
 
@@ -107,6 +107,8 @@ def delta_of(request: Request, error: str | None = None) -> Delta:
         request.index,
         num_prompt_tokens=request.num_prompt,
         num_cached_tokens=request.num_cached,
+        num_drafted_tokens=request.num_drafted,
+        num_accepted_tokens=request.num_accepted,
         error=error,
         times=request.times,
     )

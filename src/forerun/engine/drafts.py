@@ -36,6 +36,10 @@ class Drafter(Protocol):
         """Told after each verification: the first ``accepted`` of ``proposed`` tokens were right."""
         ...
 
+    def stepped(self, rows: int, tokens: int, seconds: float) -> None:
+        """Told after each step without prompts: its rows, drafted ones included, the tokens that it gave, its time."""
+        ...
+
     def preempted(self, request: Request) -> None:
         """Told when a request loses its KV blocks; it will be computed anew. Its tokens stay."""
         ...
@@ -76,6 +80,10 @@ class DraftDesk:
     def verified(self, request: Request, proposed: int, accepted: int) -> None:
         """Pass on what became of a draft."""
         self._try([request], lambda drafter: drafter.verified(request, proposed, accepted))
+
+    def stepped(self, rows: int, tokens: int, seconds: float) -> None:
+        """Pass on what a step took."""
+        self._try([], lambda drafter: drafter.stepped(rows, tokens, seconds))
 
     def preempted(self, request: Request) -> None:
         """Pass on that a request waits again."""

@@ -18,6 +18,7 @@ from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.request_errors import RequestError
 from forerun.engine.scheduler import Scheduled, Scheduler
+from forerun.engine.speculation.drafter import LookupDrafter
 from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
 from forerun.kvcache import KVCache, PrefixStats
@@ -63,6 +64,8 @@ class Engine:
         self.failures_in_a_row = 0
         self._executor = executor
         self._prefix_stats = PrefixStats()
+        if drafter is None and settings.speculative_config is not None:
+            drafter = LookupDrafter(settings.speculative_config)
         self._desk = DraftDesk(drafter, executor.vocab_size)
         self._requests: dict[str, dict[int, Request]] = {}
         self._unfinished = 0
@@ -119,12 +122,14 @@ class Engine:
             try:
                 batch = self._builder.build(plan)
                 self.before_call()
+                began = time.perf_counter()
                 output = self._executor.step(batch)
+                seconds = time.perf_counter() - began
                 drawn = self._drawn(batch, output)
             except Exception as error:
                 self._fail_batch(plan, error)
             else:
-                self._accept(plan, len(batch.token_ids), output, drawn)
+                self._accept(plan, len(batch.token_ids), output, drawn, seconds)
         news, self._news = self._news, []
         return news
 
@@ -204,8 +209,8 @@ class Engine:
             self._checked = (batch, output)
         return drawn
 
-    def _accept(self, plan: list[Scheduled], rows: int, output: StepOutput, drawn: list[int]) -> None:
-        now = self.clock()
+    def _accept(self, plan: list[Scheduled], rows: int, output: StepOutput, drawn: list[int], seconds: float) -> None:
+        now, before = self.clock(), self.counters.generation_tokens
         self.failures_in_a_row = 0
         self.counters.count_step(rows)
         tokens = self.counters.tokens
@@ -215,6 +220,8 @@ class Engine:
             else:
                 self._end(request, delta, delta.finish_reason)
         self.counters.count_tokens(tokens)
+        if all(item.rows == item.draws for item in plan):
+            self._desk.stepped(rows, self.counters.generation_tokens - before, seconds)
 
     def _fail_batch(self, plan: list[Scheduled], error: Exception) -> None:
         self.failures_in_a_row += 1

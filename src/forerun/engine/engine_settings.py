@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.errors import ConfigError
 from forerun.runtime.step import Executor
 
@@ -20,6 +21,7 @@ class EngineSettings:
     - ``max_model_len``: the longest sequence, prompt and output.
     - ``prompt_logprobs_rows``: prompt rows whose full logits are fetched per step (bounds memory: rows x
       vocabulary x 4 bytes).
+    - ``speculative_config``: draft tokens that a step verifies (None: none).
     - ``max_failures``: executor failures in a row after which the engine calls itself unhealthy.
     """
 
@@ -32,6 +34,7 @@ class EngineSettings:
     max_model_len: int | None = None
     prompt_logprobs_rows: int = 64
     max_failures: int = 3
+    speculative_config: SpeculativeConfig | None = None
 
     def __post_init__(self) -> None:
         if self.policy not in ("fcfs", "priority"):

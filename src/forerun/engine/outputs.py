@@ -45,7 +45,8 @@ class Delta:
     string or stop token id that ended it (None for end of sequence). ``error``: why it failed. ``text`` never ends
     inside a character, nor inside what may become a stop string. ``logprobs``: one per token, if asked for.
     ``prompt_logprobs``: one per prompt token (None for the first), in the first delta with a token. ``index``
-    counts the answers to one prompt.
+    counts the answers to one prompt. ``num_drafted_tokens``, ``num_accepted_tokens``: speculative tokens so far, and
+    how many of them were right.
     """
 
     request_id: str
@@ -56,6 +57,8 @@ class Delta:
     prompt_logprobs: list[TokenLogprob | None] | None = None
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     error: str | None = None

@@ -32,7 +32,8 @@ class Request:
 
     __slots__ = (
         "_min_total", "adjust", "drafts", "eos_ids", "finish_reason", "index", "kv", "max_total",
-        "num_cached", "num_computed", "num_prompt", "num_tokens", "output", "params", "prompt_scores",
+        "num_accepted", "num_cached", "num_computed", "num_drafted",
+        "num_prompt", "num_tokens", "output", "params", "prompt_scores",
         "request_id", "seed", "sort_key", "status", "stop_ids", "text", "times", "tokens", "was_admitted",
     )  # fmt: skip
 
@@ -60,7 +61,7 @@ class Request:
         self.num_tokens = len(prompt)
         self.max_total = max_total
         self.num_computed = 0
-        self.num_cached = 0
+        self.num_cached = self.num_drafted = self.num_accepted = 0
         self.output: list[int] = []
         self.eos_ids: frozenset[int] = frozenset() if params.ignore_eos else eos_ids
         self.stop_ids: frozenset[int] = self.eos_ids.union(params.stop_token_ids)

@@ -11,8 +11,9 @@ class EngineCounters:
 
     Tokens: ``prompt_tokens`` of requests whose prompt is complete, ``cached_tokens`` of them found in the prefix
     cache, ``generation_tokens`` drawn. ``steps`` and ``step_rows`` count executor calls that succeeded and their rows,
-    ``steps_by_rows`` how many had how many, ``steps_by_tokens`` how many brought how many ``tokens``, ``failures``
-    those that did not succeed, and defects that ended everything.
+    ``steps_by_rows`` how many had how many, ``steps_by_tokens`` how many brought how many ``tokens``,
+    ``accepted_by_position`` how many drafts were right at their first, second, ... token, ``failures`` those that did
+    not succeed, and defects that ended everything.
     """
 
     accepted: int = 0
@@ -29,6 +30,7 @@ class EngineCounters:
     drafts: int = 0
     draft_tokens: int = 0
     accepted_draft_tokens: int = 0
+    accepted_by_position: dict[int, int] = field(default_factory=dict)
 
     def count_step(self, rows: int) -> None:
         """Note one executor call of ``rows`` rows that succeeded."""
@@ -53,7 +55,16 @@ class EngineCounters:
             ended=dict(self.ended),
             steps_by_rows=self.steps_by_rows.copy(),
             steps_by_tokens=self.steps_by_tokens.copy(),
+            accepted_by_position=self.accepted_by_position.copy(),
         )
+
+    def count_draft(self, proposed: int, accepted: int) -> None:
+        """Note one draft and how many of its leading tokens were right."""
+        self.drafts += 1
+        self.draft_tokens += proposed
+        self.accepted_draft_tokens += accepted
+        for position in range(accepted):
+            self.accepted_by_position[position] = self.accepted_by_position.get(position, 0) + 1
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class Generation:
         self.params = params
         self._hidden = hidden
         self._generated: dict[tuple[int, int], int] = {}
+        self._drafts: dict[tuple[int, int], tuple[int, int]] = {}
         self._heard: dict[tuple[int, int], float] = {}
         self._cached = [0] * len(prompts)
         self._open = [params.n] * len(prompts)
@@ -116,6 +117,8 @@ class Generation:
                     between.observe(now - before)
                 self._heard[key] = now
                 self._generated[key] = self._generated.get(key, 0) + len(delta.token_ids)
+            if delta.num_drafted_tokens:
+                self._drafts[key] = (delta.num_drafted_tokens, delta.num_accepted_tokens)
             if delta.finish_reason is not None:
                 self._ended(place, delta)
 
@@ -135,7 +138,7 @@ class Generation:
         """Tokens so far, as the API reports them; complete after the last batch."""
         prompt = sum(map(len, self.prompts))
         completion = 0 if self._hidden else sum(self._generated.values())
-        return usage_of(prompt, completion, sum(self._cached))
+        return usage_of(prompt, completion, sum(self._cached), list(self._drafts.values()))
 
     def problem(self, delta: Delta) -> ApiError | None:
         """The error that a delta ends its answer with, if it does."""

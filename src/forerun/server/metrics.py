@@ -44,6 +44,7 @@ _KNOWN_ROUTES = frozenset(
         "/detokenize",
         "/health",
         "/version",
+        "/server_info",
         "/load",
         "/metrics",
         "/reset_prefix_cache",
@@ -205,6 +206,12 @@ def _labelled_counters(stats: EngineStats) -> list[tuple[str, str, str, Mapping[
     c = stats.counters
     source = {"local_cache_hit": c.cached_tokens, "local_compute": c.prompt_tokens - c.cached_tokens}
     return [
+        (
+            "spec_decode_num_accepted_tokens_per_pos",
+            "position",
+            "Draft tokens accepted, by their place in the draft.",
+            {str(position): count for position, count in sorted(c.accepted_by_position.items())},
+        ),
         ("request_success", "finished_reason", "Answers that ended, by reason (abort and error too).", c.ended),
         ("prompt_tokens_by_source", "source", "Prompt tokens by where their KV came from.", source),
     ]

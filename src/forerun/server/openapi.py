@@ -70,6 +70,7 @@ _ANSWERS: Mapping[str, dict[str, Any]] = {
     "Load": _object({"server_load": _COUNT, "num_requests_running": _COUNT, "num_requests_waiting": _COUNT}),
     "Tokenizer": _object({"tokenizer_class": _STRING}),
     "Version": _object({"version": _STRING}),
+    "ServerInfo": _object({"version": _STRING, "threads": _COUNT, "max_model_len": _COUNT}),
     "Status": _object({"status": _STRING}),
     "Error": _ERROR,
 }
@@ -138,6 +139,7 @@ def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) 
             "/detokenize": {"post": _operation("Token ids to text.", "Text", DetokenizeRequest.__name__)},
             "/health": {"get": _operation("Whether requests are taken.", "Status")},
             "/version": {"get": _operation("The server's version.", "Version")},
+            "/server_info": {"get": _operation("Program, machine, model and memory of the server.", "ServerInfo")},
             "/load": {"get": _operation("What is going on now.", "Load")},
             "/metrics": {"get": metrics},
             "/reset_prefix_cache": {"post": reset},

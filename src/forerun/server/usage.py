@@ -10,14 +10,25 @@ from forerun.engine import Delta
 from forerun.server.protocol import StreamOptions
 
 
-def usage_of(prompt: int, completion: int, cached: int | None = None) -> dict[str, Any]:
-    """The usage object; ``cached`` None: not known yet."""
+def usage_of(
+    prompt: int, completion: int, cached: int | None = None, drafts: Sequence[tuple[int, int]] = ()
+) -> dict[str, Any]:
+    """The usage object; ``cached`` None: not known yet. ``drafts``: (drafted, accepted) tokens of each answer that had
+    some."""
     usage: dict[str, Any] = {
         "prompt_tokens": prompt,
         "total_tokens": prompt + completion,
         "completion_tokens": completion,
     }
-    return usage if cached is None else {**usage, "prompt_tokens_details": {"cached_tokens": cached}}
+    if cached is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    if drafts:
+        drafted, accepted = (sum(column) for column in zip(*drafts, strict=True))
+        usage["completion_tokens_details"] = {
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": drafted - accepted,
+        }
+    return usage
 
 
 class ChunkTail:

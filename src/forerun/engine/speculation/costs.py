@@ -1,0 +1,59 @@
+"""What a step of so many rows takes, learnt from the steps that were run."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+
+PRIOR: Mapping[int, float] = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.6, 16: 4.6, 32: 8.4, 64: 16.0}
+"""Steps by rows over a step of one row, on a machine that nobody has measured yet."""
+
+_LEVEL, _SHAPE = 0.1, 0.05
+"""How fast level and shape follow an observation."""
+_MOST = 64
+
+
+class StepCosts:
+    """Predicts the seconds of a step from its rows; every step that was run corrects it.
+
+    The prediction is a level (seconds of one row, which moves with the context's length and the machine's mood) times a
+    shape (by rows, which is the machine's). ``shape``: measured ratios by rows, or PRIOR.
+    """
+
+    def __init__(self, shape: Mapping[int, float] = PRIOR) -> None:
+        self._rows = sorted(shape)
+        self._ratios = [shape[rows] for rows in self._rows]
+        self._factors: dict[int, float] = {}
+        self._level: float | None = None
+        self._known = [self._shape(rows) for rows in range(_MOST + 1)]
+
+    @property
+    def ready(self) -> bool:
+        """Whether any step was observed."""
+        return self._level is not None
+
+    def __call__(self, rows: int) -> float:
+        """Seconds of a step of ``rows`` rows; 0 before the first was observed."""
+        return (self._level or 0.0) * (self._known[rows] if rows <= _MOST else self._shape(rows))
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A step of ``rows`` rows took ``seconds`` (above 0). What is more than three times off is a stall of the
+        machine and counts as three times."""
+        if self._level is None:
+            self._level = seconds / self._shape(rows)
+            return
+        ratio = min(3.0, max(1 / 3, seconds / self(rows)))
+        self._level *= ratio**_LEVEL
+        if 1 < rows <= _MOST:
+            self._factors[rows] = self._factors.get(rows, 1.0) * ratio**_SHAPE
+            self._known[rows] = self._shape(rows)
+
+    def _shape(self, rows: int) -> float:
+        return self._measured(rows) * self._factors.get(rows, 1.0)
+
+    def _measured(self, rows: int) -> float:
+        """Linear between the rows that were measured, and beyond the last."""
+        at = min(max(bisect_left(self._rows, rows), 1), len(self._rows) - 1)
+        low, high = self._rows[at - 1], self._rows[at]
+        share = (rows - low) / (high - low)
+        return max(self._ratios[0], self._ratios[at - 1] + share * (self._ratios[at] - self._ratios[at - 1]))

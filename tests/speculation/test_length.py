@@ -1,0 +1,90 @@
+"""The length rule against trying every combination, and the two estimates that it reads."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+
+import pytest
+
+from forerun.engine.speculation.acceptance import Acceptance
+from forerun.engine.speculation.costs import PRIOR, StepCosts
+from forerun.engine.speculation.length import choose_lengths
+
+
+def profit(chances: list[list[float]], lengths: tuple[int, ...], rows: int, cost, price: float) -> float:  # type: ignore[no-untyped-def]
+    expected = 0.0
+    for draft, length in zip(chances, lengths, strict=True):
+        reached = 1.0
+        for chance in draft[:length]:
+            reached *= chance
+            expected += reached
+    return price * expected - (cost(rows + sum(lengths)) - cost(rows))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_rule_finds_the_best_combination(seed: int) -> None:
+    draw = random.Random(seed)
+    chances = [[draw.random() for _ in range(draw.randrange(4))] for _ in range(draw.randrange(1, 4))]
+    steps = [0.0]
+    for _ in range(32):
+        steps.append(steps[-1] + draw.choice((0.05, 0.1, 0.3, 1.0)))
+    rows, price, room = len(chances), draw.choice((0.2, 0.5, 1.0)), draw.randrange(10)
+    found = choose_lengths(chances, rows, steps.__getitem__, price, room)
+    fits = [one for one in product(*(range(len(draft) + 1) for draft in chances)) if sum(one) <= room]
+    best = max(profit(chances, one, rows, steps.__getitem__, price) for one in fits)
+    assert sum(found) <= room
+    assert profit(chances, tuple(found), rows, steps.__getitem__, price) == pytest.approx(best)
+
+
+def test_nothing_pays_and_nothing_is_there() -> None:
+    def cost(rows: int) -> float:
+        return float(rows)
+
+    assert choose_lengths([[0.9, 0.9]], 1, cost, price=0.5, room=8) == [0]
+    assert choose_lengths([[0.9, 0.9]], 1, cost, price=2.0, room=0) == [0]
+    assert choose_lengths([[], []], 2, cost, 1.0, 8) == [0, 0]
+    assert choose_lengths([], 0, cost, 1.0, 8) == []
+    assert choose_lengths([[1.0] * 5, [0.2]], 2, cost, price=1.5, room=8) == [5, 0]
+
+
+def test_a_dear_row_is_jumped_over_when_the_ones_behind_it_pay() -> None:
+    steps = [0, 1.0, 1.1, 2.0, 2.05, 2.1, 2.15, 2.2]
+    assert choose_lengths([[0.95] * 6], 1, lambda rows: steps[rows], price=0.6, room=6) == [6]
+
+
+def test_costs_begin_with_the_shape_and_learn_both() -> None:
+    costs = StepCosts({1: 1.0, 4: 2.0, 8: 4.0})
+    assert not costs.ready and costs(8) == 0.0
+    costs.observe(1, 0.002)
+    assert costs(1) == 0.002 and costs(4) == pytest.approx(0.004) and costs(6) == pytest.approx(0.006)
+    assert costs(12) == pytest.approx(0.012)
+    draw = random.Random(1)
+    for _ in range(600):
+        costs.observe(1, 0.003 * draw.uniform(0.9, 1.1))
+        costs.observe(8, 0.006 * draw.uniform(0.9, 1.1))
+    assert costs(1) == pytest.approx(0.003, rel=0.1) and costs(8) == pytest.approx(0.006, rel=0.1)
+
+
+def test_a_stall_moves_the_costs_a_little() -> None:
+    costs = StepCosts(PRIOR)
+    costs.observe(1, 0.003)
+    costs.observe(1, 30.0)
+    assert costs(1) < 0.0034
+
+
+def test_acceptance_goes_from_the_prior_to_what_happens() -> None:
+    for rate in (0.1, 0.9):
+        estimate, draw = Acceptance([0.5, 0.5]), random.Random(2)
+        assert estimate.chance(0) == 0.5
+        for _ in range(300):
+            estimate.observe([0], int(draw.random() < rate))
+        assert estimate.chance(0) == pytest.approx(rate, abs=0.12)
+        assert (estimate.chance(1) - 0.5) * (rate - 0.5) > 0  # the offset reaches a bucket that was never tried
+
+
+def test_only_what_was_decided_counts() -> None:
+    estimate = Acceptance([0.5] * 4)
+    estimate.observe([0, 1, 2, 3], right=1)
+    assert estimate.chance(0) > 0.5 > estimate.chance(1)
+    assert estimate.chance(2) == estimate.chance(3) != estimate.chance(1)
