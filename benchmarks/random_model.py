@@ -1,6 +1,6 @@
 """Writes a GGUF file with the shape of a well-known Llama model and random weights, for speed measurements.
 
-The matrices hold random 4- or 8-bit blocks with scales of a sensible size, drawn and written piece by piece, so that
+The matrices hold random blocks with scales of a sensible size, drawn and written piece by piece, so that
 the 8B shape needs 5 GB of disk and little memory. The text that such a model writes means nothing; the work per token
 is that of the real one. Forerun and llama.cpp both read the file.
 
@@ -22,10 +22,32 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from numpy.typing import NDArray
 
-BLOCKS = {"Q4_0": (32, 18, 4.6), "Q8_0": (32, 34, 74.0)}
-"""Type -> (weights per block, bytes per block, standard deviation of the stored integers)."""
 
-PIECE_BLOCKS = 1 << 20
+@dataclass(frozen=True)
+class Block:
+    """A block type: weights and bytes of one, where its float16 scale is, the standard deviation of a random weight in
+    units of that scale, and (types with minima) where the float16 unit of minima is and how many scales it must be."""
+
+    weights: int
+    nbytes: int
+    scale_at: int
+    deviation: float
+    minimum_at: int = -1
+    minimum: float = 0.0
+
+
+BLOCKS = {
+    "Q4_0": Block(32, 18, 0, 4.6),
+    "Q8_0": Block(32, 34, 0, 74.0),
+    "Q4_K": Block(256, 144, 0, 258.0, 2, 7.5),
+    "Q5_K": Block(256, 176, 0, 524.0, 2, 15.5),
+    "Q6_K": Block(256, 210, 208, 1367.0),
+}
+TYPES = (*BLOCKS, "Q4_K_M")
+"""Of all matrices; Q4_K_M is the mixture that llama.cpp's quantiser makes under that name: Q4_K, with Q6_K for the head
+and for half of the layers' attn_v and ffn_down."""
+
+PIECE_BLOCKS = 1 << 18
 SPECIAL = ("<unk>", "<s>", "</s>")
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
@@ -57,7 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES, help="the model whose layers, heads and vocabulary it has")
     parser.add_argument("--output", type=Path, required=True, help="the .gguf file")
-    parser.add_argument("--type", choices=BLOCKS, default="Q4_0", help="type of all matrices (default Q4_0)")
+    parser.add_argument("--type", choices=TYPES, default="Q4_0", help="type of all matrices (default Q4_0)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
@@ -92,16 +114,29 @@ def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "output.weight", (shape.vocab, shape.hidden)
 
 
-def tensor_bytes(dimensions: tuple[int, ...], kind: str) -> int:
-    """Vectors are float32, matrices blocks of ``kind``."""
-    weights, nbytes, _ = BLOCKS[kind]
+def type_of(tensor: str, kind: str, layers: int) -> str:
+    """The block type of one matrix."""
+    if kind != "Q4_K_M":
+        return kind
+    if tensor in ("token_embd.weight", "output.weight"):
+        return "Q6_K"
+    layer, part = int(tensor.split(".")[1]), tensor.split(".")[2]
+    ends = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+    return "Q6_K" if part in ("attn_v", "ffn_down") and ends else "Q4_K"
+
+
+def tensor_bytes(tensor: str, dimensions: tuple[int, ...], kind: str, layers: int) -> int:
+    """Vectors are float32, matrices blocks."""
     count = int(np.prod(dimensions))
-    return 4 * count if len(dimensions) == 1 else count // weights * nbytes
+    if len(dimensions) == 1:
+        return 4 * count
+    block = BLOCKS[type_of(tensor, kind, layers)]
+    return count // block.weights * block.nbytes
 
 
 def file_bytes(shape: Shape, kind: str) -> int:
     """Size of the tensors, with some room for the header."""
-    return sum(tensor_bytes(dimensions, kind) for _, dimensions in tensors(shape)) + (32 << 20)
+    return sum(tensor_bytes(*tensor, kind, shape.layers) for tensor in tensors(shape)) + (32 << 20)
 
 
 def write(path: Path, shape: Shape, kind: str, seed: int, name: str) -> None:
@@ -123,38 +158,42 @@ def write(path: Path, shape: Shape, kind: str, seed: int, name: str) -> None:
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_tokenizer(writer, shape.vocab)
     for tensor, dimensions in tensors(shape):
-        target = GGMLQuantizationType.F32 if len(dimensions) == 1 else GGMLQuantizationType[kind]
-        writer.add_tensor_info(
-            tensor, dimensions, np.dtype(np.float32), tensor_bytes(dimensions, kind), raw_dtype=target
-        )
+        target = "F32" if len(dimensions) == 1 else type_of(tensor, kind, shape.layers)
+        nbytes = tensor_bytes(tensor, dimensions, kind, shape.layers)
+        writer.add_tensor_info(tensor, dimensions, np.dtype(np.float32), nbytes, raw_dtype=GGMLQuantizationType[target])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     file = writer.fout[0]
     rng = np.random.default_rng(seed)
-    for _, dimensions in tensors(shape):
+    for tensor, dimensions in tensors(shape):
         writer.write_padding(file, file.tell())
-        for piece in values(rng, dimensions, kind):
+        pieces = (
+            norm(dimensions) if len(dimensions) == 1 else blocks(rng, dimensions, type_of(tensor, kind, shape.layers))
+        )
+        for piece in pieces:
             piece.tofile(file)
     writer.write_padding(file, file.tell())
     writer.close()
 
 
-def values(
-    rng: np.random.Generator, dimensions: tuple[int, ...], kind: str
-) -> Iterator[NDArray[np.float32] | NDArray[np.uint8]]:
-    """A norm of ones, or blocks: a float16 scale and random integers; weights of deviation 1 / sqrt(K)."""
-    if len(dimensions) == 1:
-        yield np.ones(dimensions, np.float32)
-        return
-    weights, nbytes, deviation = BLOCKS[kind]
-    count = dimensions[0] * dimensions[1] // weights
-    scale = np.array([1 / (deviation * dimensions[1] ** 0.5)], "<f2").view(np.uint8)
+def norm(dimensions: tuple[int, ...]) -> Iterator[NDArray[np.generic]]:
+    """Ones."""
+    yield np.ones(dimensions, np.float32)
+
+
+def blocks(rng: np.random.Generator, dimensions: tuple[int, ...], kind: str) -> Iterator[NDArray[np.generic]]:
+    """Random bytes with float16 scales that give the weights a deviation of 1 / sqrt(K) and a mean of zero."""
+    block = BLOCKS[kind]
+    count = dimensions[0] * dimensions[1] // block.weights
+    scale = 1 / (block.deviation * dimensions[1] ** 0.5)
     for start in range(0, count, PIECE_BLOCKS):
-        blocks = np.frombuffer(bytearray(rng.bytes(min(PIECE_BLOCKS, count - start) * nbytes)), np.uint8)
-        blocks = blocks.reshape(-1, nbytes)
-        blocks[:, :2] = scale
-        yield blocks
+        rows = min(PIECE_BLOCKS, count - start)
+        piece = np.frombuffer(bytearray(rng.bytes(rows * block.nbytes)), np.uint8).reshape(rows, block.nbytes)
+        for at, value in ((block.scale_at, scale), (block.minimum_at, scale * block.minimum)):
+            if at >= 0:
+                piece[:, at : at + 2] = np.array([value], "<f2").view(np.uint8)
+        yield piece
 
 
 def add_tokenizer(writer: GGUFWriter, vocab: int) -> None:

@@ -26,13 +26,24 @@ T lookup(const std::map<std::string, T>& names, const std::string& name, const c
   return at->second;
 }
 
-const std::map<std::string, Format> kFormats = {
-    {"float32", Format::Float32},         {"bfloat16", Format::BFloat16},       {"int4_f16_min", Format::Int4F16Min},
-    {"int4_f32_min", Format::Int4F32Min}, {"int4_f16", Format::Int4F16},        {"int8_f16", Format::Int8F16},
-    {"int8_f16_min", Format::Int8F16Min}, {"int8_channel", Format::Int8Channel}};
+const std::map<std::string, Format> kFormats = {{"float32", Format::Float32},
+                                                {"bfloat16", Format::BFloat16},
+                                                {"int8_channel", Format::Int8Channel},
+                                                {"int8_f16", Format::Int8F16},
+                                                {"int4_f16", Format::Int4F16},
+                                                {"int4_f16_min", Format::Int4F16Min},
+                                                {"int5_f16", Format::Int5F16},
+                                                {"int5_f16_min", Format::Int5F16Min},
+                                                {"q2_k", Format::Q2K},
+                                                {"q3_k", Format::Q3K},
+                                                {"q4_k", Format::Q4K},
+                                                {"q5_k", Format::Q5K},
+                                                {"q6_k", Format::Q6K},
+                                                {"iq4_nl", Format::Iq4Nl},
+                                                {"iq4_xs", Format::Iq4Xs}};
 const std::map<std::string, BufferType> kTypes = {{"f32", BufferType::F32}, {"q15", BufferType::Q15}};
 const std::map<std::string, Epilogue> kEpilogues = {
-    {"store", Epilogue::Store}, {"add", Epilogue::Add}, {"silu_mul", Epilogue::SiluMul}};
+    {"store", Epilogue::Store}, {"add", Epilogue::Add}, {"silu_mul", Epilogue::SiluMul}, {"gate", Epilogue::Gate}};
 
 // Executor plus the Python objects that it needs: its team, the arrays of the model, and those of the bound step.
 struct BoundExecutor {
@@ -104,6 +115,7 @@ void add_instruction(BoundExecutor& self, const nb::dict& d) {
   i.scale = real("scale", 1.0f);
   i.fine_above = real("fine_above", 0.0f);
   i.splits = number("splits", 1);
+  i.column = number("column", 0);
   i.width = number("width", 0);
   i.layer = number("layer", 0);
   i.heads = number("heads", 0);
@@ -213,7 +225,7 @@ NB_MODULE(_native, m) {
   m.def("testable_isas", &testable_isas, "Those and the emulated ones, which are exact but slow.");
   m.def(
       "block_bytes", [](const std::string& format) { return block_bytes(lookup(kFormats, format, "format")); },
-      "Bytes of one packed block (16 columns x 64 of K) of a weight format.");
+      "Bytes of one packed block of a weight format: 16 columns by 64 or 256 of K.");
   nb::class_<ThreadTeam>(m, "ThreadTeam")
       .def(nb::init<int, const std::vector<int>&>())
       .def_prop_ro("size", &ThreadTeam::size);

@@ -18,13 +18,13 @@ namespace {
 
 constexpr int kLeastRows = 16;  // below, a tile would be emptier than its panel's unpacking is worth
 
-template <class Tiles>
+template <template <int> class Tiles>
 void linear(const LinearArgs& a) {
   if (a.rows < kLeastRows) return avx512::kernels().linear(a);
   with_format(a.format, [&]<Format F>() {
     if constexpr (is_integer(F)) {
       for (int row = 0; row < a.rows; row += kMostRows)
-        avx512::linear_tiles<F, Tiles>(avx512::rows_of(a, row, kMostRows));
+        avx512::linear_tiles<F, Tiles<coding(F).group>>(avx512::rows_of(a, row, kMostRows));
     } else {
       avx512::kernels().linear(a);
     }
@@ -36,7 +36,7 @@ size_t linear_scratch(int blocks) {
   return own > other ? own : other;
 }
 
-template <class Tiles>
+template <template <int> class Tiles>
 Kernels make_kernels(const char* name) {
   Kernels table = avx512::kernels();
   table.name = name;

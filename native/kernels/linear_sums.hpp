@@ -46,6 +46,8 @@ FORERUN_INLINE void keep_largest(LargestOutput& to, f32x16 x, int panel, int col
   store(to.value, select_less(best, x, x, best));
 }
 
+FORERUN_INLINE f32x16 silu(f32x16 x) { return div(x, add(set1(1.0f), exp32(sub(set1(0.0f), x)))); }
+
 // Writes one row of one or more neighbouring panels.
 template <int Panels>
 FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc)[Panels]) {
@@ -62,16 +64,16 @@ FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc
   float* y = a.y + static_cast<size_t>(row) * a.ldy;
   if (a.epilogue == Epilogue::SiluMul) {
     for (int p = 0; p + 1 < Panels; p += 2) {
-      const f32x16 gate = acc[p];
-      const f32x16 e = exp32(sub(set1(0.0f), gate));
-      store(y + (panel + p) / 2 * kPanel, mul(div(gate, add(set1(1.0f), e)), acc[p + 1]));
+      store(y + (panel + p) / 2 * kPanel, mul(silu(acc[p]), acc[p + 1]));
     }
     return;
   }
   FORERUN_UNROLL
   for (int p = 0; p < Panels; ++p) {
     float* at = y + (panel + p) * kPanel;
-    store(at, a.epilogue == Epilogue::Add ? add(load(at), acc[p]) : acc[p]);
+    if (a.epilogue == Epilogue::Add) acc[p] = add(load(at), acc[p]);
+    if (a.epilogue == Epilogue::Gate) acc[p] = mul(silu(load(at)), acc[p]);
+    store(at, acc[p]);
   }
 }
 

@@ -16,14 +16,15 @@ inline constexpr int kPackedKiB = 1024;   // and how much of the second cache th
 // A block (64 of K) of one plane of 16 rows, as tiles and the vector registers read it; rows beyond the last are zero.
 struct alignas(64) RowsBlock {
   int8_t q[kTileHeight][kBlock];
-  float scale[2][kTileHeight], offset[2][kTileHeight], scaled_sum[2][kTileHeight];
+  float scale[2][kTileHeight], offset[2][kTileHeight], scaled_sum[2][3][kTileHeight];
 };
 
-// A block of a panel: groups as tiles, scales and minima widened. Formats without a minimum have their zero subtracted.
+// 64 of K of a panel: its groups and their parts as tiles, scales and minima widened. Formats without a minimum have
+// their zero subtracted.
 struct alignas(64) PanelBlock {
   uint8_t values[2][kGroup * kPanel];
-  float scale[2][kPanel];
-  float minimum[2][kPanel];
+  float scale[2][2][kPanel];
+  float minimum[2][2][kPanel];
 };
 
 // Packed panels as the kernels for vector registers read them, for the few groups with a second plane.
@@ -37,15 +38,18 @@ struct BlockedPanels {
     const u8x64 v = load_u8(block(group, p).values[group % 2] + i * 64);
     return {_mm512_add_epi8(v.v, _mm512_set1_epi8(static_cast<char>(T::kZero)))};
   }
-  FORERUN_METHOD f32x16 scale(int group, int, int p) const { return load(block(group, p).scale[group % 2]); }
-  FORERUN_METHOD f32x16 minimum(int group, int, int p) const { return load(block(group, p).minimum[group % 2]); }
+  FORERUN_METHOD f32x16 scale(int group, int part, int p) const { return load(block(group, p).scale[group % 2][part]); }
+  FORERUN_METHOD f32x16 minimum(int group, int part, int p) const {
+    return load(block(group, p).minimum[group % 2][part]);
+  }
 };
 
-// Products of two blocks, that at hand and the next: per group, turn and panel, [16 rows][16 columns]. Processors
+// Products of two blocks, that at hand and the next: per group, part, turn and panel, [16 rows][16 columns]. Processors
 // compare the addresses of loads and earlier stores modulo 4096; in this order what is loaded in one turn never looks
 // like what is being stored in the other.
+template <int Parts>
 struct alignas(4096) Products {
-  int32_t sums[2][2][2][kTileHeight * kPanel];
+  int32_t sums[2][Parts][2][2][kTileHeight * kPanel];
 };
 
 constexpr int packed_tiles(int blocks) {
@@ -66,7 +70,8 @@ static void pack_rows(const QuantGroup* from, int stride, int rows, RowsBlock* t
       for (int half = 0; half < 2; ++half) {
         const QuantGroup& x = r < rows ? from[static_cast<size_t>(r) * stride + g + half] : kNone;
         std::memcpy(to->q[r] + half * kGroup, x.q, kGroup);
-        to->scale[half][r] = x.scale, to->offset[half][r] = x.offset, to->scaled_sum[half][r] = x.scaled_sum[0];
+        to->scale[half][r] = x.scale, to->offset[half][r] = x.offset;
+        for (int n = 0; n < 3; ++n) to->scaled_sum[half][n][r] = x.scaled_sum[n];
       }
 }
 
@@ -77,51 +82,60 @@ void pack_panel(const LinearArgs& a, int panel, PanelBlock* to, int panels) {
   const auto centre = [](u8x64 v) __attribute__((always_inline)) {
     return u8x64{_mm512_sub_epi8(v.v, _mm512_set1_epi8(static_cast<char>(T::kZero)))};
   };
-  const uint8_t* w = a.weights + block_bytes(F) * a.blocks * panel;
-  for (int block = 0; block < a.blocks; ++block, w += block_bytes(F), to += panels) {
-    for (int half = 0; half < 2; ++half) {
-      FORERUN_UNROLL
-      for (int i = 0; i < 8; ++i) store_u8(to->values[half] + i * 64, centre(T::values(w, 0, half, i)));
-      if constexpr (!T::kChannel) store(to->scale[half], T::scale(w, half, 0));
-      if constexpr (T::kMin) store(to->minimum[half], T::minimum(w, half, 0));
+  const uint8_t* base = a.weights + T::bytes_of(a.blocks) * panel;
+  for (int g = 0; g < a.blocks * 2; ++g) {
+    const uint8_t* w = base + T::kBytes * (g / T::kGroups);
+    const int group = g % T::kGroups, half = g % 2;
+    PanelBlock& block = to[static_cast<size_t>(g / 2) * panels];
+    FORERUN_UNROLL
+    for (int i = 0; i < 8; ++i) store_u8(block.values[half] + i * 64, centre(T::values(w, 0, group, i)));
+    for (int part = 0; part < T::kParts; ++part) {
+      if constexpr (!T::kChannel) store(block.scale[half][part], T::scale(w, group, part));
+      if constexpr (T::kMin) store(block.minimum[half][part], T::minimum(w, group, part));
     }
   }
 }
 
 // One group's products of 16 rows with all panels.
 template <class T, int Half, int Panels, class Tiles>
-FORERUN_INLINE void multiply_group(Tiles& tiles, const RowsBlock& x, const PanelBlock* w, Products& to, int turn) {
+FORERUN_INLINE void multiply_group(Tiles& tiles, const RowsBlock& x, const PanelBlock* w, Products<T::kParts>& to,
+                                   int turn) {
   constexpr int kSum = 2 * Half, kActivations = amx::kActivationTile + Half, kWeights = amx::kWeightTile;
+  constexpr int kLength = kGroup / T::kParts;
   constexpr bool kSigned = !T::kMin;
-  tiles.template load<kActivations>(x.q[0] + Half * kGroup, kBlock);
-  tiles.template load<kWeights>(w[0].values[Half], 64);
-  tiles.template zero<kSum>();
-  tiles.template multiply<kSigned, kSum, kActivations, kWeights>();
-  if constexpr (Panels == 2) {
-    tiles.template load<kWeights + 1>(w[1].values[Half], 64);
-    tiles.template zero<kSum + 1>();
-    tiles.template multiply<kSigned, kSum + 1, kActivations, kWeights + 1>();
+  for (int part = 0; part < T::kParts; ++part) {
+    const int first = part * kLength;
+    tiles.template load<kActivations>(x.q[0] + Half * kGroup + first, kBlock);
+    tiles.template load<kWeights>(w[0].values[Half] + first * kPanel, 64);
+    tiles.template zero<kSum>();
+    tiles.template multiply<kSigned, kSum, kActivations, kWeights>();
+    if constexpr (Panels == 2) {
+      tiles.template load<kWeights + 1>(w[1].values[Half] + first * kPanel, 64);
+      tiles.template zero<kSum + 1>();
+      tiles.template multiply<kSigned, kSum + 1, kActivations, kWeights + 1>();
+    }
+    tiles.template store<kSum>(to.sums[Half][part][turn][0], 64);
+    if constexpr (Panels == 2) tiles.template store<kSum + 1>(to.sums[Half][part][turn][1], 64);
   }
-  tiles.template store<kSum>(to.sums[Half][turn][0], 64);
-  if constexpr (Panels == 2) tiles.template store<kSum + 1>(to.sums[Half][turn][1], 64);
 }
 
-// One group's float operations for kFoldRows rows from `first` on, as add_part has them.
+// The float operations of a group's part for kFoldRows rows from `first` on, as add_part has them.
 template <class T, bool Min, int Panels>
 FORERUN_INLINE void fold_products(f32x16 (&acc)[kFoldRows * Panels], const RowsBlock& x, const PanelBlock* w,
-                                  const Products& products, int turn, int half, int first) {
+                                  const Products<T::kParts>& products, int turn, int half, int part, int first) {
+  const float* scaled_sum = x.scaled_sum[half][T::kParts == 1 ? 0 : 1 + part];
   f32x16 d[Panels], m[Panels];
   FORERUN_UNROLL
   for (int p = 0; p < Panels; ++p) {
-    if constexpr (!T::kChannel) d[p] = load(w[p].scale[half]);
-    if constexpr (Min) m[p] = load(w[p].minimum[half]);
+    if constexpr (!T::kChannel) d[p] = load(w[p].scale[half][part]);
+    if constexpr (Min) m[p] = load(w[p].minimum[half][part]);
   }
   FORERUN_UNROLL
   for (int r = 0; r < kFoldRows; ++r) {
     const f32x16 s = set1(x.scale[half][first + r]), offset = set1(x.offset[half][first + r]);
     FORERUN_UNROLL
     for (int p = 0; p < Panels; ++p) {
-      const i32x16 whole = load_i32(products.sums[half][turn][p] + (first + r) * kPanel);
+      const i32x16 whole = load_i32(products.sums[half][part][turn][p] + (first + r) * kPanel);
       f32x16& sum = acc[r * Panels + p];
       const f32x16 t = fma(bits_to_f32(add(whole, set1(kUnitBits))), s, offset);
       if constexpr (T::kChannel) {
@@ -129,19 +143,21 @@ FORERUN_INLINE void fold_products(f32x16 (&acc)[kFoldRows * Panels], const RowsB
       } else {
         sum = fma(t, d[p], sum);
       }
-      if constexpr (Min) sum = fma(m[p], set1(x.scaled_sum[half][first + r]), sum);
+      if constexpr (Min) sum = fma(m[p], set1(scaled_sum[first + r]), sum);
     }
   }
 }
 
 // Both groups of a block into the sums of kFoldRows rows.
 template <class T, bool Min, int Panels>
-FORERUN_INLINE void fold_block(f32x16* sums, const RowsBlock& x, const PanelBlock* w, const Products& products,
-                               int turn, int first) {
+FORERUN_INLINE void fold_block(f32x16* sums, const RowsBlock& x, const PanelBlock* w,
+                               const Products<T::kParts>& products, int turn, int first) {
   f32x16 acc[kFoldRows * Panels];
   FORERUN_UNROLL
   for (int i = 0; i < kFoldRows * Panels; ++i) acc[i] = sums[first * Panels + i];
-  for (int half = 0; half < 2; ++half) fold_products<T, Min, Panels>(acc, x, w, products, turn, half, first);
+  for (int half = 0; half < 2; ++half)
+    for (int part = 0; part < T::kParts; ++part)
+      fold_products<T, Min, Panels>(acc, x, w, products, turn, half, part, first);
   FORERUN_UNROLL
   for (int i = 0; i < kFoldRows * Panels; ++i) sums[first * Panels + i] = acc[i];
 }
@@ -158,9 +174,10 @@ template <Format F, bool Min, int Panels, class Tiles>
 void pass_plane(Tiles& tiles, const LinearArgs& a, const PackedRows& x, const RowsBlock* blocks, const PanelBlock* w,
                 const uint8_t* ahead, const f32x16* rest, f32x16 (&sums)[kTilesTogether * kTileHeight * Panels]) {
   using T = Traits<F>;
-  constexpr int kSums = kTileHeight * Panels;  // of one tile of rows
+  constexpr int kSums = kTileHeight * Panels;                          // of one tile of rows
+  constexpr size_t kShare = T::kBytes * Panels / (T::kSpan / kBlock);  // of the next panels, for each block
   Tree<kTilesTogether * kSums> tree;
-  Products products;
+  Products<T::kParts> products;
   multiply_group<T, 0, Panels>(tiles, blocks[0], w, products, 0);
   multiply_group<T, 1, Panels>(tiles, blocks[0], w, products, 0);
   int turn = 0;
@@ -168,8 +185,7 @@ void pass_plane(Tiles& tiles, const LinearArgs& a, const PackedRows& x, const Ro
     for (auto& v : sums) v = set1(0.0f);
     for (int block = segment_begin(a, segment); block < segment_begin(a, segment + 1); ++block) {
       if (ahead)
-        for (size_t at = 0; at < block_bytes(F) * Panels; at += 64)
-          __builtin_prefetch(ahead + block_bytes(F) * Panels * block + at, 0, 2);
+        for (size_t at = 0; at < kShare; at += 64) __builtin_prefetch(ahead + kShare * block + at, 0, 2);
       for (int tile = 0; tile < x.tiles; ++tile, turn ^= 1) {
         const bool last = tile + 1 == x.tiles, more = !last || block + 1 < a.blocks;
         const RowsBlock& now = blocks[static_cast<size_t>(tile) * a.blocks + block];
@@ -192,7 +208,7 @@ template <Format F, int Panels, class Tiles>
 void pass_panels(Tiles& tiles, const LinearArgs& a, const PreparedRows& prepared, const PackedRows& x, int panel,
                  const PanelBlock* w, const uint8_t* ahead) {
   constexpr int kSums = kTilesTogether * kTileHeight * Panels;
-  alignas(sizeof(Products::sums[0])) f32x16 sums[kSums];  // placed like the products
+  alignas(4096) f32x16 sums[kSums];  // placed like the products
   f32x16 rest[kMostSplits * kSums];
   if (prepared.all_fine) {
     pass_plane<F, false, Panels>(tiles, a, x, x.low, w, nullptr, nullptr, sums);
@@ -209,7 +225,7 @@ template <Format F, int Panels, class Tiles>
 void tile_panels(Tiles& tiles, const LinearArgs& a, const PreparedRows& prepared, const PackedRows& x, int panel,
                  PanelBlock* w) {
   for (int p = 0; p < Panels; ++p) pack_panel<F>(a, panel + p, w + p, Panels);
-  const uint8_t* ahead = a.weights + block_bytes(F) * a.blocks * (panel + Panels);
+  const uint8_t* ahead = a.weights + FormatTraits<F>::bytes_of(a.blocks) * (panel + Panels);
   for (int tile = 0; tile < x.tiles; tile += kTilesTogether) {
     const int most = x.tiles - tile < kTilesTogether ? x.tiles - tile : kTilesTogether;
     const int done = tile * kTileHeight, left = x.rows - done;

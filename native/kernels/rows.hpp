@@ -73,29 +73,27 @@ static void quantize_row(const float* x, int width, float fine_above, const Quan
   out.fine[row] = static_cast<int32_t>(low - first_low);
 }
 
-// One column of a block (64 elements of a row of the matrix) dequantised; used by the embedding.
+// One column of a block (a row of the matrix) dequantised; used by the embedding.
 template <Format F>
-void unpack_integers(const uint8_t* block, int lane, const float* channel_scale, float* out) {
+void unpack_integers(const uint8_t* block, int lane, const float* channel_scale, int groups, float* out) {
   using T = Traits<F>;
-  for (int half = 0; half < 2; ++half) {
-    float d[16], m[16];
-    if constexpr (T::kChannel) {
-      d[lane] = *channel_scale;
-    } else {
-      store(d, T::scale(block, half, 0));
-    }
-    if constexpr (T::kMin) store(m, T::minimum(block, half, 0));
-    for (int i = 0; i < kGroup; ++i) {
-      int q;
-      if constexpr (T::kNibbles) {
-        const int step = i / 4 % 4;
-        const uint8_t byte = block[half * 256 + step * 64 + lane * 4 + i % 4];
-        q = i < 16 ? byte & 15 : byte >> 4;
+  constexpr int kLength = kGroup / T::kParts;
+  for (int group = 0; group < groups; ++group) {
+    uint8_t q[8][kPanel][4];
+    FORERUN_UNROLL
+    for (int i = 0; i < 8; ++i) store_u8(q[i][0], T::values(block, 0, group, i));
+    for (int part = 0; part < T::kParts; ++part) {
+      float d[kPanel], m[kPanel];
+      if constexpr (T::kChannel) {
+        d[lane] = *channel_scale;
       } else {
-        q = block[half * 512 + i / 4 * 64 + lane * 4 + i % 4];
+        store(d, T::scale(block, group, part));
       }
-      const float value = d[lane] * static_cast<float>(q - T::kZero);
-      out[half * kGroup + i] = T::kMin ? value + m[lane] : value;
+      if constexpr (T::kMin) store(m, T::minimum(block, group, part));
+      for (int i = part * kLength; i < (part + 1) * kLength; ++i) {
+        const float value = d[lane] * static_cast<float>(q[i / 4][lane][i % 4] - T::kZero);
+        out[group * kGroup + i] = T::kMin ? value + m[lane] : value;
+      }
     }
   }
 }
@@ -119,12 +117,14 @@ static void embedding_row(const LinearArgs& w, int index, float* out) {
   const int panel = index / kPanel, lane = index % kPanel;
   const float* channel = w.channel_scale ? w.channel_scale + index : nullptr;
   with_format(w.format, [&]<Format F>() {
-    const uint8_t* block = w.weights + block_bytes(F) * w.blocks * panel;
-    for (int b = 0; b < w.blocks; ++b, block += block_bytes(F)) {
+    using T = FormatTraits<F>;
+    const uint8_t* block = w.weights + T::bytes_of(w.blocks) * panel;
+    for (int k = 0; k < w.blocks * kBlock; k += T::kSpan, block += T::kBytes) {
       if constexpr (is_integer(F)) {
-        unpack_integers<F>(block, lane, channel, out + b * kBlock);
+        const int left = (w.blocks * kBlock - k) / kGroup;
+        unpack_integers<F>(block, lane, channel, left < T::kGroups ? left : T::kGroups, out + k);
       } else {
-        unpack_floats<F>(block, lane, out + b * kBlock);
+        unpack_floats<F>(block, lane, out + k);
       }
     }
   });

@@ -65,6 +65,14 @@ template <int N>
 FORERUN_INLINE i32x16 sar(i32x16 x) {
   return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)};
 }
+FORERUN_INLINE i32x16 shr(i32x16 x, int n) {
+  const __m128i count = _mm_cvtsi32_si128(n);
+  return {_mm256_srl_epi32(x.a, count), _mm256_srl_epi32(x.b, count)};
+}
+FORERUN_INLINE i32x16 widen_u8(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
 FORERUN_INLINE i32x16 load_i32(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
@@ -113,13 +121,23 @@ FORERUN_INLINE void store_u8(uint8_t* p, u8x64 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + 1, x.b);
 }
-FORERUN_INLINE u8x64 low_nibbles(u8x64 x) {
-  const __m256i mask = _mm256_set1_epi8(15);
-  return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
+FORERUN_INLINE u8x64 bit_or(u8x64 x, u8x64 y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+// Count bits of every byte, from position `from` to position `to`; all others become zero.
+template <int Count>
+FORERUN_INLINE __m256i move_bits_half(__m256i x, int from, int to) {
+  using Words = uint16_t __attribute__((vector_size(32)));
+  const Words words = reinterpret_cast<Words>(x);
+  const __m256i moved = reinterpret_cast<__m256i>(from < to ? words << static_cast<uint16_t>(to - from)
+                                                            : words >> static_cast<uint16_t>(from - to));
+  return _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(((1 << Count) - 1) << to)));
 }
-FORERUN_INLINE u8x64 high_nibbles(u8x64 x) {
-  const __m256i mask = _mm256_set1_epi8(15);
-  return {_mm256_and_si256(_mm256_srli_epi16(x.a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, 4), mask)};
+template <int Count>
+FORERUN_INLINE u8x64 move_bits(u8x64 x, int from, int to) {
+  return {move_bits_half<Count>(x.a, from, to), move_bits_half<Count>(x.b, from, to)};
+}
+FORERUN_INLINE u8x64 lookup(u8x64 nibbles, const uint8_t (&table)[16]) {
+  const __m256i numbers = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_shuffle_epi8(numbers, nibbles.a), _mm256_shuffle_epi8(numbers, nibbles.b)};
 }
 // The four activations as bytes, and as 16-bit words split into even and odd ones for weights of 8 bits.
 struct s8x4 {
@@ -132,7 +150,7 @@ FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) {
   return {v, _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), _mm256_srai_epi16(v, 8)};
 }
 // Sums of products per column, exact: `begin` takes and `end` gives them as numbers above a start. Weights are at most
-// Top; small ones are added up in 16 bits.
+// Top; small ones are added up in 16 bits, or at least in pairs.
 template <int Top>
 struct Dot {
   static constexpr bool kWords = 8 * 2 * 127 * Top < 1 << 15;
@@ -151,6 +169,8 @@ struct Dot {
  private:
   FORERUN_METHOD static __m256i add_half(__m256i sums, __m256i w, const s8x4& x) {
     if constexpr (kWords) return _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x.bytes));
+    if constexpr (2 * 127 * Top < 1 << 15)
+      return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x.bytes), _mm256_set1_epi16(1)));
     // bytes up to 255 would saturate there: widen to words
     const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(w, 8);
     return _mm256_add_epi32(sums, _mm256_add_epi32(_mm256_madd_epi16(even, x.even), _mm256_madd_epi16(odd, x.odd)));

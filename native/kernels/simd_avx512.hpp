@@ -52,6 +52,10 @@ template <int N>
 FORERUN_INLINE i32x16 sar(i32x16 a) {
   return {_mm512_srai_epi32(a.v, N)};
 }
+FORERUN_INLINE i32x16 shr(i32x16 a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
+FORERUN_INLINE i32x16 widen_u8(const uint8_t* p) {
+  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
 FORERUN_INLINE i32x16 load_i32(const void* p) { return {_mm512_loadu_si512(p)}; }
 FORERUN_INLINE f32x16 select_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
@@ -78,9 +82,19 @@ FORERUN_INLINE float hmax(f32x16 a) { return _mm512_reduce_max_ps(a.v); }
 
 FORERUN_INLINE u8x64 load_u8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 FORERUN_INLINE void store_u8(uint8_t* p, u8x64 a) { _mm512_storeu_si512(p, a.v); }
-FORERUN_INLINE u8x64 low_nibbles(u8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
-FORERUN_INLINE u8x64 high_nibbles(u8x64 a) {
-  return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
+FORERUN_INLINE u8x64 bit_or(u8x64 a, u8x64 b) { return {_mm512_or_si512(a.v, b.v)}; }
+// Count bits of every byte, from position `from` to position `to`; all others become zero.
+template <int Count>
+FORERUN_INLINE u8x64 move_bits(u8x64 a, int from, int to) {
+  using Words = uint16_t __attribute__((vector_size(64)));
+  const Words words = reinterpret_cast<Words>(a.v);
+  const __m512i moved = reinterpret_cast<__m512i>(from < to ? words << static_cast<uint16_t>(to - from)
+                                                            : words >> static_cast<uint16_t>(from - to));
+  return {_mm512_and_si512(moved, _mm512_set1_epi8(static_cast<char>(((1 << Count) - 1) << to)))};
+}
+FORERUN_INLINE u8x64 lookup(u8x64 nibbles, const uint8_t (&table)[16]) {
+  const __m128i numbers = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(numbers), nibbles.v)};
 }
 // Four signed activations in memory; the product broadcasts them itself.
 struct s8x4 {

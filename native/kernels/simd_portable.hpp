@@ -114,6 +114,17 @@ FORERUN_INLINE i32x16 shl(i32x16 a) {
   FORERUN_LANES r.v[j] = static_cast<int32_t>(static_cast<uint32_t>(a.v[j]) << N);
   return r;
 }
+FORERUN_INLINE i32x16 shr(i32x16 a, int n) {
+  i32x16 r;
+  FORERUN_LANES r.v[j] = static_cast<int32_t>(static_cast<uint32_t>(a.v[j]) >> n);
+  return r;
+}
+// Sixteen bytes as lanes.
+FORERUN_INLINE i32x16 widen_u8(const uint8_t* p) {
+  i32x16 r;
+  FORERUN_LANES r.v[j] = p[j];
+  return r;
+}
 template <int N>
 FORERUN_INLINE i32x16 sar(i32x16 a) {
   i32x16 r;
@@ -183,13 +194,20 @@ FORERUN_INLINE u8x64 load_u8(const uint8_t* p) {
   return r;
 }
 FORERUN_INLINE void store_u8(uint8_t* p, u8x64 a) { std::memcpy(p, a.v, 64); }
-FORERUN_INLINE u8x64 low_nibbles(u8x64 a) {
-  for (int i = 0; i < 64; ++i) a.v[i] &= 15;
+FORERUN_INLINE u8x64 bit_or(u8x64 a, u8x64 b) {
+  for (int i = 0; i < 64; ++i) a.v[i] |= b.v[i];
   return a;
 }
-FORERUN_INLINE u8x64 high_nibbles(u8x64 a) {
-  for (int i = 0; i < 64; ++i) a.v[i] = static_cast<uint8_t>(a.v[i] >> 4);
+// Count bits of every byte, from position `from` to position `to`; all others become zero.
+template <int Count>
+FORERUN_INLINE u8x64 move_bits(u8x64 a, int from, int to) {
+  for (int i = 0; i < 64; ++i) a.v[i] = static_cast<uint8_t>((a.v[i] >> from & ((1 << Count) - 1)) << to);
   return a;
+}
+// table[nibble] for every byte; all of them are below 16.
+FORERUN_INLINE u8x64 lookup(u8x64 nibbles, const uint8_t (&table)[16]) {
+  for (int i = 0; i < 64; ++i) nibbles.v[i] = table[nibbles.v[i]];
+  return nibbles;
 }
 // Four signed activations, the same for all columns.
 struct s8x4 {

@@ -8,8 +8,9 @@ namespace forerun::amx {
 
 // In assembly with "memory" clobbers: the intrinsics of some compilers do not say that they touch memory, and stores
 // before or loads behind them may then move across.
+template <int Elements>
 struct HardwareTiles {
-  HardwareTiles() { asm volatile("ldtilecfg %0" : : "m"(kTileConfig) : "memory"); }
+  HardwareTiles() { asm volatile("ldtilecfg %0" : : "m"(kTileConfig<Elements>) : "memory"); }
   ~HardwareTiles() { asm volatile("tilerelease" : : : "memory"); }
   HardwareTiles(const HardwareTiles&) = delete;
   HardwareTiles& operator=(const HardwareTiles&) = delete;

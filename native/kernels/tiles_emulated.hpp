@@ -8,6 +8,7 @@
 
 namespace forerun::amx {
 
+template <int Elements>
 class EmulatedTiles {
  public:
   template <int Tile>
@@ -17,20 +18,20 @@ class EmulatedTiles {
   template <int Tile>
   void load(const void* from, size_t stride) {
     zero<Tile>();
-    for (int r = 0; r < kTileConfig.rows[Tile]; ++r)
-      std::memcpy(tiles_[Tile][r], static_cast<const uint8_t*>(from) + r * stride, kTileConfig.row_bytes[Tile]);
+    for (int r = 0; r < kConfig.rows[Tile]; ++r)
+      std::memcpy(tiles_[Tile][r], static_cast<const uint8_t*>(from) + r * stride, kConfig.row_bytes[Tile]);
   }
   template <int Tile>
   void store(void* to, size_t stride) const {
-    for (int r = 0; r < kTileConfig.rows[Tile]; ++r)
-      std::memcpy(static_cast<uint8_t*>(to) + r * stride, tiles_[Tile][r], kTileConfig.row_bytes[Tile]);
+    for (int r = 0; r < kConfig.rows[Tile]; ++r)
+      std::memcpy(static_cast<uint8_t*>(to) + r * stride, tiles_[Tile][r], kConfig.row_bytes[Tile]);
   }
   template <bool SignedWeights, int Sum, int Activations, int Weights>
   void multiply() {
-    constexpr int kRows = kTileConfig.rows[Sum], kColumns = kTileConfig.row_bytes[Sum] / 4;
-    constexpr int kQuadruples = kTileConfig.rows[Weights];
-    static_assert(kTileConfig.rows[Activations] == kRows && kTileConfig.row_bytes[Activations] == 4 * kQuadruples &&
-                  kTileConfig.row_bytes[Weights] == 4 * kColumns);
+    constexpr int kRows = kConfig.rows[Sum], kColumns = kConfig.row_bytes[Sum] / 4;
+    constexpr int kQuadruples = kConfig.rows[Weights];
+    static_assert(kConfig.rows[Activations] == kRows && kConfig.row_bytes[Activations] == 4 * kQuadruples &&
+                  kConfig.row_bytes[Weights] == 4 * kColumns);
     int32_t sums[kRows][16], weights[4 * kQuadruples][kColumns];
     std::memcpy(sums, tiles_[Sum], sizeof sums);
     for (int k = 0; k < 4 * kQuadruples; ++k)
@@ -47,6 +48,7 @@ class EmulatedTiles {
   }
 
  private:
+  static constexpr const TileConfig& kConfig = kTileConfig<Elements>;
   uint8_t tiles_[kTiles][16][64] = {};
 };
 

@@ -36,7 +36,7 @@ struct QuantRows {
   int groups = 0;              // an even number
 };
 
-enum class Epilogue : int { Store, Add, SiluMul, Largest };
+enum class Epilogue : int { Store, Add, SiluMul, Gate, Largest };
 
 // The largest output of one row, kept per lane of a panel, for Epilogue::Largest.
 struct LargestOutput {
@@ -72,8 +72,10 @@ constexpr size_t starts_bytes(int blocks) { return size_t{2} * kMostRows * block
 constexpr size_t prepared_bytes(int blocks) {
   return starts_bytes(blocks) + size_t{32} * kMostRows * blocks * 2 + 8 * kMostRows;
 }
-// An unpacked panel: bytes, then float scales and minima.
-constexpr size_t unpacked_bytes(int blocks) { return static_cast<size_t>(blocks) * (1024 + 128 + 128); }
+// An unpacked panel: bytes, then float scales and minima of groups of 16 at the most.
+constexpr size_t unpacked_bytes(int blocks) {
+  return static_cast<size_t>(blocks) * (kBlock * kPanel + 2 * kBlock / 16 * kPanel * sizeof(float));
+}
 // Those and two unpacked panels.
 constexpr size_t linear_scratch_bytes(int blocks) { return prepared_bytes(blocks) + 2 * unpacked_bytes(blocks); }
 

@@ -34,7 +34,7 @@ bool process_is_permitted() {
 
 // A processor or an emulator whose tiles give other bits is as good as one without.
 bool results_are_right(const Kernels& tiles) {
-  for (Format format : {Format::Int4F16Min, Format::Int8F16Min, Format::Int4F16, Format::Int8Channel})
+  for (Format format : {Format::Int4F16Min, Format::Int8F16, Format::Q6K, Format::Q2K, Format::Int8Channel})
     for (int rows : {16, 37})
       if (!linear_agrees(tiles, avx512::kernels(), {.format = format, .rows = rows, .panel_begin = rows % 2}))
         return false;

@@ -109,9 +109,10 @@ void Executor::row_wise(const Instruction& i, Rows all, int thread) {
   Buffer& out = buffers_[i.output];
   const bool own = repeated(i, rows);
   const int begin = own ? 0 : rows * thread / team_.size(), end = own ? rows : rows * (thread + 1) / team_.size();
+  const float* from = own && i.own_input ? in.own_f32[thread] : in.f32;
   float* normed = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
   for (int r = begin; r < end; ++r) {
-    const float* x = in.f32 + static_cast<size_t>(r) * in.width;
+    const float* x = from + static_cast<size_t>(r) * in.width;
     const QuantRows& quant = own ? out.own_quant[thread] : out.quant;
     if (i.op == Op::Quantize) {
       kernels_.quantize_row(x, in.width, i.fine_above, quant, r);
@@ -142,7 +143,7 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   a.x = own ? in.own_f32[thread] : in.f32;
   a.ldx = in.width;
   a.rows = rows;
-  a.y = out.f32;
+  a.y = out.f32 + i.column;
   a.ldy = out.width;
   a.epilogue = i.epilogue;
   a.scratch = scratch_.data() + scratch_stride_ * thread;
@@ -150,7 +151,7 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   a.panel_end = first_panel(i, thread + 1);
   const Instruction& next = program_[i.next_linear];
   const LinearArgs& ahead = weights_[next.weight].args;
-  a.following = ahead.weights + block_bytes(ahead.format) * ahead.blocks * first_panel(next, thread);
+  a.following = ahead.weights + panel_bytes(ahead.format, ahead.blocks) * first_panel(next, thread);
   return a;
 }
 

@@ -44,6 +44,7 @@ struct Instruction {
   float eps = 0.0f, scale = 1.0f;
   float fine_above = 0.0f;  // NormQuant, Quantize: see quantize_row
   int splits = 1;
+  int column = 0;  // of the output at which a linear layer begins
   Epilogue epilogue = Epilogue::Store;
   int width = 0;  // Norm, NormQuant, Embed: true row length
   int layer = 0, heads = 0, window = 0;

@@ -94,7 +94,7 @@ int Executor::add_weight(Format format, int n, int k, const uint8_t* data, size_
   w.args.blocks = round_up(k, kBlock) / kBlock;
   w.args.weights = data;
   w.args.channel_scale = channel_scale;
-  const size_t need = block_bytes(format) * w.args.blocks * (w.n / kPanel);
+  const size_t need = panel_bytes(format, w.args.blocks) * (w.n / kPanel);
   require(bytes == need, "weight: has " + std::to_string(bytes) + " bytes instead of " + std::to_string(need));
   require((format == Format::Int8Channel) == (channel_scale != nullptr) &&
               (!channel_scale || channel_count == static_cast<size_t>(w.n)),
@@ -118,7 +118,7 @@ void Executor::set_rope(const float* inv_freq, int pairs, float scale) {
 
 void Executor::add(Instruction i) {
   check(i);
-  i.own_input = i.op == Op::Linear && buffers_[i.input].by_rows;
+  i.own_input = (i.op == Op::Linear || row_of(i.op).row_wise) && buffers_[i.input].by_rows;
   if (i.output >= 0) buffers_[i.output].by_rows = row_of(i.op).row_wise;
   i.sampled = i.op == Op::SelectRows || (i.input >= 0 && buffers_[i.input].sampled);
   if (!i.sampled) head_begin_ = program_.size() + 1;

@@ -48,7 +48,8 @@ void Executor::check_operands(const Instruction& i) const {
     const bool integer = i.op == Op::Linear && is_integer(weights_[i.weight].args.format);
     require((in.type == BufferType::Q15) == integer, i.label + ": its input has the wrong type");
     require(row_of(i.op).works != (in.sampled ? Works::OnRows : Works::OnSampled), i.label + ": works on other rows");
-    require(i.op == Op::Linear || !in.by_rows, i.label + ": cannot read what each thread did for itself");
+    require(i.op == Op::Linear || row_of(i.op).row_wise || !in.by_rows,
+            i.label + ": cannot read what each thread did for itself");
   }
   if (writes(i.op)) {
     const Buffer& out = buffers_[i.output];
@@ -77,10 +78,12 @@ bool Executor::linear_fits(const Instruction& i) const {
   const Buffer& out = buffers_[i.output];
   const int in = buffers_[i.input].width, k = w.args.blocks * kBlock;
   const bool gated = i.epilogue == Epilogue::SiluMul;
-  return (is_integer(w.args.format) ? in == k : in >= k) && out.width >= (gated ? w.n / 2 : w.n) &&
-         (!gated || w.n % (2 * kPanel) == 0) && i.epilogue != Epilogue::Largest &&
-         (i.epilogue != Epilogue::Add || !out.by_rows) && (i.vector.empty() || covers(i.vector, w.n)) &&
-         i.splits >= 1 && i.splits <= 8 && (i.splits & (i.splits - 1)) == 0 && i.splits <= w.args.blocks;
+  return (is_integer(w.args.format) ? in == k : in >= k) && i.column >= 0 && i.column % kPanel == 0 &&
+         out.width - i.column >= (gated ? w.n / 2 : w.n) && (!gated || w.n % (2 * kPanel) == 0) &&
+         i.epilogue != Epilogue::Largest &&
+         ((i.epilogue != Epilogue::Add && i.epilogue != Epilogue::Gate) || !out.by_rows) &&
+         (i.vector.empty() || covers(i.vector, w.n)) && i.splits >= 1 && i.splits <= 8 &&
+         (i.splits & (i.splits - 1)) == 0 && i.splits <= w.args.blocks;
 }
 
 bool Executor::heads_fit(const Instruction& i) const {

@@ -21,13 +21,12 @@ class Noise {
   uint64_t state_ = 1;
 };
 
-// Any bytes but for the scales, which must be moderate numbers of either sign.
+// Any bytes but for those of float16 numbers, which must be moderate ones of either sign.
 std::vector<uint8_t> random_weights(Noise& noise, const LinearCase& what) {
-  const size_t bytes = block_bytes(what.format), values = value_bytes(what.format);
-  const size_t width = what.format == Format::Int4F32Min ? 4 : 2;
-  std::vector<uint8_t> w(bytes * what.blocks * what.panel_end);
+  const size_t bytes = block_bytes(what.format), floats = float_offset(what.format);
+  std::vector<uint8_t> w(panel_bytes(what.format, what.blocks) * what.panel_end);
   for (size_t at = 0; at < w.size(); ++at) {
-    const bool top = at % bytes >= values && at % width == width - 1;
+    const bool top = at % bytes >= floats && at % 2 == 1;
     w[at] = static_cast<uint8_t>(top ? 0x2c + 0x80 * noise.below(2) : noise.below(256));
   }
   return w;

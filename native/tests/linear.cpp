@@ -6,8 +6,10 @@
 namespace forerun::test {
 namespace {
 
-constexpr Format kInteger[] = {Format::Int4F16Min, Format::Int4F32Min, Format::Int4F16,
-                               Format::Int8F16,    Format::Int8F16Min, Format::Int8Channel};
+constexpr Format kInteger[] = {Format::Int8Channel, Format::Int8F16,    Format::Int4F16, Format::Int4F16Min,
+                               Format::Int5F16,     Format::Int5F16Min, Format::Q2K,     Format::Q3K,
+                               Format::Q4K,         Format::Q5K,        Format::Q6K,     Format::Iq4Nl,
+                               Format::Iq4Xs};
 
 void compare(Results& results, const LinearCase& what) {
   for (const std::string& isa : testable_isas())

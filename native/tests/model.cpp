@@ -25,7 +25,7 @@ void put(uint8_t* at, const std::vector<T>& values) {
   std::memcpy(at, values.data(), values.size() * sizeof(T));
 }
 
-// One block of 16 columns x 64 of K with random values and scales of a sensible size; the layout inside plays no part.
+// One block with random values and scales of a sensible size; the layout inside plays no part.
 void fill_block(Random& random, Format format, uint8_t* at) {
   if (!is_integer(format)) {
     for (int i = 0; i < 1024; ++i) {
@@ -39,17 +39,11 @@ void fill_block(Random& random, Format format, uint8_t* at) {
     }
     return;
   }
-  const int values = static_cast<int>(value_bytes(format)), rest = static_cast<int>(block_bytes(format)) - values;
-  for (int i = 0; i < values; ++i) at[i] = static_cast<uint8_t>(random.next() >> 32);
-  if (format == Format::Int4F32Min) {
-    std::vector<float> scales(rest / 4);
-    for (float& x : scales) x = random.uniform(-0.03f, 0.03f);
-    put(at + values, scales);
-  } else if (rest) {
-    std::vector<uint16_t> scales(rest / 2);
-    for (uint16_t& x : scales) x = half_bits(random);
-    put(at + values, scales);
-  }
+  const size_t floats = float_offset(format);
+  for (size_t i = 0; i < floats; ++i) at[i] = static_cast<uint8_t>(random.next() >> 32);
+  std::vector<uint16_t> scales((block_bytes(format) - floats) / 2);
+  for (uint16_t& x : scales) x = half_bits(random);
+  if (!scales.empty()) put(at + floats, scales);
 }
 
 }  // namespace
@@ -77,7 +71,7 @@ Model::Model(const Shape& s, Format format, uint64_t seed) : shape_(s), format_(
 int Model::matrix(Random& random, Format format, int n, int k) {
   Matrix m{format, n, k, {}, {}};
   const size_t bytes = block_bytes(format),
-               count = static_cast<size_t>(up(n, kPanel) / kPanel) * (up(k, kBlock) / kBlock);
+               count = static_cast<size_t>(up(n, kPanel) / kPanel) * (up(k, block_span(format)) / block_span(format));
   m.data.resize(bytes * count);
   for (size_t b = 0; b < count; ++b) fill_block(random, format, m.data.data() + b * bytes);
   if (format == Format::Int8Channel)

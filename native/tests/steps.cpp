@@ -93,10 +93,21 @@ void test_steps(Results& results) {
   const struct {
     const char* name;
     Format format;
-  } formats[] = {{"float32", Format::Float32},         {"bfloat16", Format::BFloat16},
-                 {"int4_f16_min", Format::Int4F16Min}, {"int4_f32_min", Format::Int4F32Min},
-                 {"int4_f16", Format::Int4F16},        {"int8_f16", Format::Int8F16},
-                 {"int8_f16_min", Format::Int8F16Min}, {"int8_channel", Format::Int8Channel}};
+  } formats[] = {{"float32", Format::Float32},
+                 {"bfloat16", Format::BFloat16},
+                 {"int8_channel", Format::Int8Channel},
+                 {"int8_f16", Format::Int8F16},
+                 {"int4_f16", Format::Int4F16},
+                 {"int4_f16_min", Format::Int4F16Min},
+                 {"int5_f16", Format::Int5F16},
+                 {"int5_f16_min", Format::Int5F16Min},
+                 {"q2_k", Format::Q2K},
+                 {"q3_k", Format::Q3K},
+                 {"q4_k", Format::Q4K},
+                 {"q5_k", Format::Q5K},
+                 {"q6_k", Format::Q6K},
+                 {"iq4_nl", Format::Iq4Nl},
+                 {"iq4_xs", Format::Iq4Xs}};
   uint64_t seed = 1;
   for (const auto& f : formats) {
     Shape shape;

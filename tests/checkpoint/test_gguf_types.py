@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forerun.checkpoint.gguf_types import BLOCKS, TYPE_NAMES, grid_of, type_name, values_of
+from forerun.checkpoint.gguf_types import BLOCKS, FLOAT_KINDS, TYPE_NAMES, grid_of, type_name, values_of
 
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 HALVES |= {"Q2_K": (80, 82), "Q3_K": (108,)}
 BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q5_0": 5, "Q5_1": 5, "Q5_K": 5, "Q8_0": 8, "IQ4_NL": 8, "IQ4_XS": 8}
+BITS |= {"Q2_K": 2, "Q3_K": 3, "Q6_K": 6}
 
 
 def random_blocks(kind: str, count: int) -> np.ndarray:
@@ -27,14 +28,29 @@ def test_grid_and_values_agree_bit_for_bit(kind: str) -> None:
     grid = grid_of(kind, raw, shape)
     assert grid is not None and grid.bits == BITS[kind] and grid.q.dtype == np.uint8
     assert (grid.q.min(), grid.q.max()) == ((1, 241) if kind.startswith("IQ4") else (0, 2**grid.bits - 1))
-    assert grid.scale.shape == grid.minimum.shape == (5, shape[1] // 32)
+    assert grid.group == (16 if kind in ("Q2_K", "Q3_K", "Q6_K") else 32)
+    assert grid.scale.shape == grid.minimum.shape == (5, shape[1] // grid.group)
     assert grid.scale.dtype == grid.minimum.dtype == np.float32
-    values = grid.scale[..., None] * grid.q.reshape(5, -1, 32) + grid.minimum[..., None]
+    values = grid.scale[..., None] * grid.q.reshape(5, -1, grid.group) + grid.minimum[..., None]
     np.testing.assert_array_equal(values.reshape(shape), values_of(kind, raw, shape))
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q2_K", "Q3_K", "Q6_K"])
-def test_types_without_groups_of_32_have_no_grid(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])
+def test_scales_are_steps_of_the_blocks_units(kind: str) -> None:
+    raw = random_blocks(kind, 6)
+    grid = grid_of(kind, raw, (3, 512))
+    assert grid is not None and len(grid.steps) == (2 if kind in ("Q2_K", "Q4_K", "Q5_K") else 1)
+    for steps, numbers in zip(grid.steps, (grid.scale, grid.minimum), strict=False):
+        assert steps.unit.shape == (3, 2)
+        assert np.array_equal(steps.step * np.repeat(steps.unit, steps.shared, axis=1), numbers)
+    order = np.array([2, 0])
+    other = grid.rows(order)
+    assert np.array_equal(other.q, grid.q[order]) and np.array_equal(other.scale, grid.scale[order])
+    assert all(np.array_equal(a.unit, b.unit[order]) for a, b in zip(other.steps, grid.steps, strict=True))
+
+
+@pytest.mark.parametrize("kind", FLOAT_KINDS)
+def test_types_of_floats_have_no_grid(kind: str) -> None:
     shape = (4, BLOCKS[kind][0])
     raw = random_blocks(kind, 4)
     assert grid_of(kind, raw, shape) is None

@@ -30,8 +30,8 @@ from tests.support.tiny_checkpoints import FAMILIES, write_tiny
     [
         ("Q4_0", "int4_f16"),
         ("Q4_1", "int4_f16_min"),
-        ("Q5_0", "int8_f16"),
-        ("Q5_1", "int8_f16_min"),
+        ("Q5_0", "int5_f16"),
+        ("Q5_1", "int5_f16_min"),
         ("Q8_0", "int8_f16"),
     ],
 )

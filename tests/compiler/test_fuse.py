@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from forerun.compiler.fuse import fuse, fuse_attention, fuse_gated_mlp, fuse_residual
+from forerun.compiler.lower import lower
 from forerun.compiler.program import Program
 from forerun.compiler.trace import trace
-from tests.support.reference_models import one_sequence, tiny_model
+from forerun.runtime.reference.arithmetic import bf16_bits, bf16_values
+from tests.support.reference_models import TinyModel, one_sequence, tiny_model
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True, "intermediate_size": 91}),
@@ -32,6 +34,27 @@ def test_the_final_program_computes_the_same_bits_as_the_trace(case: str, kv_dty
     final = model.executor(kv_dtype=kv_dtype).step(batch)
     assert traced.logits is not None and final.logits is not None
     assert traced.logits.tobytes() == final.logits.tobytes()
+
+
+@pytest.mark.parametrize(("family", "head_dim"), [("llama", 16), ("qwen2", 16), ("qwen3", 20)])
+def test_matrices_that_stay_apart_compute_the_bits_of_merged_ones(family: str, head_dim: int) -> None:
+    """A matrix in bfloat16 among others of float32 that hold the same numbers."""
+    model = tiny_model(family, head_dim=head_dim, intermediate_size=91)
+    model = TinyModel(model.config, {name: bf16_values(bf16_bits(t)) for name, t in model.tensors.items()})
+    batch = one_sequence(range(20), table=[3, 1])
+    merged = model.executor(program=lower(trace(model.config))).step(batch)
+    for apart in ("v_proj", "k_proj", "q_proj", "gate_proj", "up_proj"):
+
+        def choose(name: str, shape: tuple[int, ...], role: str, apart: str = apart) -> str:
+            return "bfloat16" if apart in name else "float32"
+
+        program = lower(trace(model.config), choose)
+        kept = [w for w in program.weights.values() if w.format == "bfloat16"]
+        aligned = head_dim % 16 == 0 or apart not in ("k_proj", "v_proj")
+        assert bool(kept) is aligned and all(len(w.sources) == 1 for w in kept)
+        found = model.executor(program=program).step(batch)
+        assert merged.logits is not None and found.logits is not None
+        assert merged.logits.tobytes() == found.logits.tobytes(), apart
 
 
 def _ops(program: Program) -> Counter[str]:

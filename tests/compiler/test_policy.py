@@ -34,9 +34,8 @@ LAYER = ("q_proj+k_proj+v_proj", "o_proj", "gate_proj+up_proj", "down_proj")
     ("kind", "form"),
     [
         ("F32", "float32"), ("F16", "bfloat16"), ("BF16", "bfloat16"), ("Q4_0", "int4_f16"), ("Q4_1", "int4_f16_min"),
-        ("Q4_K", "int4_f32_min"), ("Q5_0", "int8_f16"), ("Q5_1", "int8_f16_min"), ("Q5_K", "int8_f16_min"),
-        ("Q6_K", "int8_f16"), ("Q8_0", "int8_f16"), ("Q2_K", "int8_f16_min"), ("Q3_K", "int8_f16"),
-        ("IQ4_NL", "int8_f16"), ("IQ4_XS", "int8_f16"),
+        ("Q5_0", "int5_f16"), ("Q5_1", "int5_f16_min"), ("Q8_0", "int8_f16"), ("Q2_K", "q2_k"), ("Q3_K", "q3_k"),
+        ("Q4_K", "q4_k"), ("Q5_K", "q5_k"), ("Q6_K", "q6_k"), ("IQ4_NL", "iq4_nl"), ("IQ4_XS", "iq4_xs"),
     ],
 )  # fmt: skip
 def test_the_default_follows_the_checkpoint(kind: str, form: str) -> None:
@@ -61,27 +60,31 @@ def test_what_is_asked_for(settings: dict[str, Any], layers: str, embedding: str
 
 
 @pytest.mark.parametrize(
-    ("q", "k", "v", "form"),
+    ("q", "k", "v", "parts"),
     [
-        ("Q4_0", "Q4_0", "Q4_1", "int4_f16_min"),
-        ("Q4_0", "Q4_K", "Q4_1", "int4_f32_min"),
-        ("Q4_0", "Q4_0", "Q6_K", "int8_f16"),
-        ("Q4_1", "Q4_1", "Q6_K", "int8_f16_min"),
-        ("Q4_K", "Q4_K", "Q5_K", "int8_f16_min"),
-        ("Q8_0", "Q8_0", "BF16", "bfloat16"),
-        ("BF16", "BF16", "F32", "float32"),
+        ("Q4_0", "Q4_0", "Q4_1", {"q_proj+k_proj": "int4_f16", "v_proj": "int4_f16_min"}),
+        ("Q4_K", "Q4_K", "Q6_K", {"q_proj+k_proj": "q4_k", "v_proj": "q6_k"}),
+        ("Q4_0", "Q6_K", "Q6_K", {"q_proj": "int4_f16", "k_proj+v_proj": "q6_k"}),
+        ("Q4_K", "Q5_K", "Q4_K", {"q_proj": "q4_k", "k_proj": "q5_k", "v_proj": "q4_k"}),
+        ("Q8_0", "Q8_0", "BF16", {"q_proj+k_proj": "int8_f16", "v_proj": "bfloat16"}),
+        ("BF16", "F16", "F32", {"q_proj+k_proj": "bfloat16", "v_proj": "float32"}),
     ],
 )
-def test_matrices_that_are_merged_share_what_holds_them_all(q: str, k: str, v: str, form: str) -> None:
+def test_only_neighbours_of_one_format_are_merged(q: str, k: str, v: str, parts: dict[str, str]) -> None:
     found = formats({}, {"q_proj": q, "k_proj": k, "v_proj": v})
-    assert found["q_proj+k_proj+v_proj"] == form
+    assert {name: form for name, form in found.items() if name[:2] in ("q_", "k_", "v_")} == parts
     assert found["o_proj"] == "int4_f16_min"  # not touched by its neighbours
+
+
+def test_gate_and_up_of_different_formats_stay_apart() -> None:
+    found = formats({}, {"gate_proj": "Q4_K", "up_proj": "Q6_K"})
+    assert found["gate_proj"] == "q4_k" and found["up_proj"] == "q6_k"
 
 
 def test_int4_keeps_four_bit_grids_and_converts_the_rest() -> None:
     found = formats({"quantized": True, "quantization_dtype": "int4"}, {"o_proj": "Q4_0", "down_proj": "Q6_K"}, "Q4_K")
     assert found["o_proj"] == "int4_f16" and found["down_proj"] == "int4_f16_min"
-    assert found["gate_proj+up_proj"] == "int4_f32_min"
+    assert found["gate_proj+up_proj"] == "q4_k"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_int4_keeps_four_bit_grids_and_converts_the_rest() -> None:
     [
         ("lm_head", {"lm_head"}),
         ("o_proj", {"o_proj"}),
-        ("k_proj", {"q_proj+k_proj+v_proj"}),
+        ("k_proj", {"k_proj"}),
         ("mlp", {"gate_proj+up_proj", "down_proj"}),
         ("model.layers.0.mlp.down_proj", {"down_proj"}),
         ("model.layers.0", set(LAYER)),

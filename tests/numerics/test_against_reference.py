@@ -57,6 +57,33 @@ def test_formats_mixed_in_one_model(kv_dtype: str) -> None:
     assert_same(alone(NativeExecutor(program, packed_weights(program, weights), options), ids), expected)
 
 
+PARTS = [
+    {"q_proj": "q4_k", "k_proj": "q4_k", "v_proj": "q6_k", "down_proj": "q6_k"},  # as in Q4_K_M files
+    {"q_proj": "q3_k", "k_proj": "int5_f16", "v_proj": "bfloat16", "gate_proj": "iq4_xs", "up_proj": "q5_k"},
+    {"q_proj": "int8_channel", "k_proj": "int8_f16", "gate_proj": "float32", "up_proj": "q2_k"},
+]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize(("family", "head_dim"), [("qwen2", 16), ("llama", 20)])
+def test_matrices_of_one_input_in_different_formats(parts: dict[str, str], family: str, head_dim: int) -> None:
+    """q, k and v fill one buffer from several matrices (one of float32 where a part would end within a panel), and up
+    is multiplied with the silu of a gate that stands apart."""
+    model = tiny_model(family, seed=4, head_dim=head_dim, intermediate_size=90, num_hidden_layers=1)
+
+    def choose(name: str, shape: tuple[int, ...], role: str) -> str:
+        return parts.get(name.split(".")[-2], "q6_k")
+
+    program = lower(trace(model.config), choose)
+    weights, ids = weights_of(program, model.tensors), random_ids(21)
+    expected = alone(ReferenceExecutor(program, weights, num_blocks=8, block_size=16), ids)
+    for isa in ISAS:
+        options = NativeOptions(num_blocks=8, block_size=16, max_model_len=128, threads=2, isa=isa)
+        executor = NativeExecutor(Program.loads(program.dumps()), packed_weights(program, weights), options)
+        assert_same(alone(executor, ids), expected, isa)
+        executor.close()
+
+
 @pytest.mark.parametrize("rotary_dim", [0, 2, 14, 32])
 def test_scaled_rotations_of_a_part_of_the_head(rotary_dim: int) -> None:
     """Cosines and sines carry a factor; columns that do not turn keep their bits."""

@@ -26,7 +26,7 @@ CASES = [(list(SHAPES)[i % 4], form, ("bfloat16", "int8")[(i // 4 + i) % 2]) for
     ("llama", "int8_f16", "int8"),
     ("mistral", "int4_f16_min", "bfloat16"),
     ("qwen2", "bfloat16", "int8"),
-    ("qwen3", "int4_f32_min", "bfloat16"),
+    ("qwen3", "q4_k", "bfloat16"),
 ]
 """Every format, every family with an integer and a float format, both caches."""
 

@@ -21,6 +21,7 @@ ROUTES = [
     ("POST", "/detokenize"),
     ("GET", "/"),
     ("GET", "/version"),
+    ("GET", "/server_info"),
     ("GET", "/load"),
     ("GET", "/metrics"),
     ("POST", "/reset_prefix_cache"),

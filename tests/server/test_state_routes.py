@@ -51,6 +51,9 @@ def test_health_version_load(server: Running) -> None:
     root = server.client.get("/").json()
     assert root["server"] == "forerun" and root["model"] == MODEL and root["chat"] == "/v1/chat/completions"
     assert server.client.get("/version").json() == {"version": "0.1.0"}
+    told = server.client.get("/server_info").json()
+    assert told["version"] == "0.1.0" and told["num_gpu_blocks"] == 256 and told["enable_prefix_caching"] is True
+    assert told["resident_bytes"] > 10_000_000 and 0 < told["startup_seconds"] < 1e6
     assert server.client.get("/load").json()["server_load"] == 0
 
 

@@ -114,6 +114,7 @@ def test_an_executor_that_fails_ends_requests_and_forgets_them() -> None:
         ({"method": "eagle3"}, "speculative method 'eagle3'"),
         ({"method": "sufix"}, "did you mean 'suffix'"),
         ({"tokens": 3}, "unknown key 'tokens'"),
+        ({"row_costs": [[1, 1.0]]}, "unknown key 'row_costs'"),
         ({"num_speculative_token": 3}, "did you mean 'num_speculative_tokens'"),
         ({"num_speculative_tokens": 0}, "within 1..64"),
         ({"num_speculative_tokens": True}, "whole number"),

@@ -36,7 +36,12 @@ def block_tensor(name: str, kind: str, shape: tuple[int, ...], seed: int = 0) ->
     assert len(shape) == 2
     blocks = raw_blocks(kind, (shape[0], shape[1]), seed)
     return SourceTensor(
-        name, shape, kind.lower(), lambda: values_of(kind, blocks, shape), lambda: grid_of(kind, blocks, shape)
+        name,
+        shape,
+        kind.lower(),
+        lambda: values_of(kind, blocks, shape),
+        lambda: grid_of(kind, blocks, shape),
+        blocks.nbytes,
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.checkpoint.base import ModelConfig
+from forerun.checkpoint.base import ModelConfig, Steps
 from forerun.checkpoint.config_json import parse_config
 from forerun.compiler.assemble import assemble
-from forerun.compiler.formats import FLOAT_FORMATS, IntWeight
+from forerun.compiler.formats import FLOAT_FORMATS, INT_LAYOUTS, NONLINEAR, SUPERBLOCK, IntFormat, IntWeight
 from forerun.compiler.lower import lower
 from forerun.compiler.program import Program
 from forerun.compiler.trace import trace
@@ -20,7 +20,6 @@ from forerun.runtime.reference import ReferenceExecutor
 from forerun.runtime.step import SamplingRows, StepInput
 from tests.support.tiny_checkpoints import tiny_config, tiny_tensors
 
-GROUP = 32
 Float32 = NDArray[np.float32]
 
 
@@ -58,26 +57,39 @@ def weights_of(program: Program, tensors: Mapping[str, Float32]) -> dict[str, Fl
 
 
 def to_grid(values: Float32, form: str) -> IntWeight:
-    """Round [N, K] to an integer format, scales rounded to float16 where the format stores that."""
-    top = 15 if form.startswith("int4") else 255
-    if form == "int8_channel":
+    """Round [N, K] to an integer format: scales and minima as the format can hold them, then the values."""
+    layout = INT_LAYOUTS[form]
+    top = 255 if layout.table else (1 << layout.bits) - 1
+    if layout.channel:
         scale = (np.abs(values).max(axis=1) / 127).astype(np.float32)
         return IntWeight(form, _codes(values / np.maximum(scale, 1e-30)[:, None] + 128, top), scale, None)
-    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % GROUP))).reshape(len(values), -1, GROUP)
-    if form.endswith("_min"):
-        low, high = padded.min(axis=2), padded.max(axis=2)
-        scale, minimum = (high - low) / top, low
-    else:
-        zero = (top + 1) // 2
-        scale, minimum = np.abs(padded).max(axis=2) / (zero - 1), None
-    if "f16" in form:
-        scale = scale.astype(np.float16).astype(np.float32)
-        minimum = None if minimum is None else minimum.astype(np.float16).astype(np.float32)
-    base = -float(zero) if minimum is None else minimum[..., None]
-    steps = np.maximum(scale, 1e-30)[..., None]
-    codes = padded / steps - base if minimum is None else (padded - base) / steps
+    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % layout.group))).reshape(len(values), -1, layout.group)
+    low, high = padded.min(axis=2), padded.max(axis=2)
+    numbers = [(high - low) / top, low] if layout.has_minimum else [np.abs(padded).max(axis=2) / (layout.zero - 1)]
+    steps = tuple(_steps(part, layout) for part in numbers) if layout.step_bits else ()
+    numbers = [part.float32() for part in steps] or [_float16(part) for part in numbers]
+    base = numbers[1][..., None] if layout.has_minimum else 0
+    codes = (padded - base) / np.where(numbers[0] == 0, np.float32(1), numbers[0])[..., None] + layout.zero
     q = _codes(codes, top).reshape(len(values), -1)[:, : values.shape[1]]
-    return IntWeight(form, np.ascontiguousarray(q), scale.astype(np.float32), minimum)
+    if layout.table:
+        q = NONLINEAR[np.abs(q[..., None].astype(np.int16) - NONLINEAR).argmin(axis=2)]
+    return IntWeight(form, np.ascontiguousarray(q), numbers[0], numbers[1] if layout.has_minimum else None, steps)
+
+
+def _steps(numbers: Float32, layout: IntFormat) -> Steps:
+    """Numbers as whole steps of a unit per superblock."""
+    shared = SUPERBLOCK // layout.group
+    wide = np.pad(numbers, ((0, 0), (0, -numbers.shape[1] % shared))).reshape(len(numbers), -1, shared)
+    most = (1 << layout.step_bits) - 1 - layout.step_zero
+    extreme = np.take_along_axis(wide, np.abs(wide).argmax(axis=2)[..., None], axis=2)[..., 0]
+    unit = _float16(extreme / np.float32(min(most, 63)))
+    step = np.rint(wide / np.where(unit == 0, np.float32(1), unit)[..., None])
+    step = np.clip(step, -layout.step_zero, most).reshape(len(numbers), -1)[:, : numbers.shape[1]]
+    return Steps(step.astype(np.int16), unit, shared)
+
+
+def _float16(values: Float32) -> Float32:
+    return values.astype(np.float16).astype(np.float32)
 
 
 def _codes(values: NDArray[Any], top: int) -> NDArray[np.uint8]:

@@ -83,10 +83,32 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Numbers that are whole steps of a unit: number[n, g] = step[n, g] * unit[n, g // shared].
+
+    step: int16 [N, G]. unit: float32 [N, G / shared], float16 numbers.
+    """
+
+    step: NDArray[np.int16]
+    unit: FloatArray
+    shared: int
+
+    def float32(self) -> FloatArray:
+        """The numbers: float32 [N, G]; every product is exact."""
+        numbers: FloatArray = self.step * np.repeat(self.unit, self.shared, axis=1)[:, : self.step.shape[1]]
+        return numbers
+
+    def rows(self, order: NDArray[np.intp]) -> Steps:
+        """The same of other rows."""
+        return Steps(self.step[order], self.unit[order], self.shared)
+
+
+@dataclass(frozen=True)
 class QuantGrid:
     """A tensor that is stored on an integer grid: ``w[n, k] = scale[n, g] * q[n, k] + minimum[n, g]``, g = k // group.
 
-    q: uint8 [N, K] with values below ``2**bits``; scale, minimum: float32 [N, K / group].
+    q: uint8 [N, K] with values below ``2**bits``; scale, minimum: float32 [N, K / group]. ``steps``: what scale (and
+    minimum, unless it follows from scale) are made of, in types that share a unit among groups.
     """
 
     bits: int
@@ -94,11 +116,17 @@ class QuantGrid:
     q: NDArray[np.uint8]
     scale: FloatArray
     minimum: FloatArray
+    steps: tuple[Steps, ...] = ()
+
+    def rows(self, order: NDArray[np.intp]) -> QuantGrid:
+        """The same of other rows."""
+        steps = tuple(steps.rows(order) for steps in self.steps)
+        return QuantGrid(self.bits, self.group, self.q[order], self.scale[order], self.minimum[order], steps)
 
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """One tensor of a checkpoint, read on demand.
+    """One tensor of a checkpoint of ``nbytes`` bytes, read on demand.
 
     ``kind`` names the stored type: "float32", "float16", "bfloat16", or a GGUF type such as "q4_1".
     ``load`` returns float32 of ``shape``. ``load_grid`` returns the stored integer grid when the type has one
@@ -110,6 +138,7 @@ class SourceTensor:
     kind: str
     load: Callable[[], FloatArray]
     load_grid: Callable[[], QuantGrid | None] = lambda: None
+    nbytes: int = 0
 
 
 @dataclass(frozen=True)

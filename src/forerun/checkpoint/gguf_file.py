@@ -111,7 +111,7 @@ def _weight_file(part: GGUFFile) -> WeightFile:
 
 def _source_tensor(info: TensorInfo, name: str, order: Rows | None) -> SourceTensor:
     kind = FLOAT_KINDS.get(info.kind, info.kind.lower())
-    return SourceTensor(name, info.shape, kind, _load(info, order), _load_grid(info, order))
+    return SourceTensor(name, info.shape, kind, _load(info, order), _load_grid(info, order), info.end - info.start)
 
 
 def _raw(info: TensorInfo) -> NDArray[np.uint8]:
@@ -131,8 +131,6 @@ def _load(info: TensorInfo, order: Rows | None) -> Callable[[], FloatArray]:
 def _load_grid(info: TensorInfo, order: Rows | None) -> Callable[[], QuantGrid | None]:
     def load_grid() -> QuantGrid | None:
         grid = grid_of(info.kind, _raw(info), info.shape)
-        if grid is None or order is None:
-            return grid
-        return QuantGrid(grid.bits, grid.group, grid.q[order], grid.scale[order], grid.minimum[order])
+        return grid if grid is None or order is None else grid.rows(order)
 
     return load_grid

@@ -48,7 +48,8 @@ class SafetensorsFile:
     def tensor(self, name: str) -> SourceTensor:
         """Return the tensor for reading; ``kind`` is the header's own word when the type is none of KINDS."""
         entry = self.entries[name]
-        return SourceTensor(name, entry.shape, KINDS.get(entry.dtype, entry.dtype), _loader(self.content, entry))
+        kind = KINDS.get(entry.dtype, entry.dtype)
+        return SourceTensor(name, entry.shape, kind, _loader(self.content, entry), nbytes=entry.end - entry.start)
 
     def weight_file(self) -> WeightFile:
         """Return what the fingerprint needs."""

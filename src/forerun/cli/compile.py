@@ -38,8 +38,9 @@ def quantization_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for name, entry in summary.items():
         how = "the checkpoint's own numbers" if entry["exact"] else "converted from the checkpoint"
+        source = entry["source_bytes"] / 1e6
         lines.append(
-            f"{name}: {entry['matrices']} matrices, {entry['bytes'] / 1e6:.1f} MB, "
-            f"{entry['bits_per_weight']:g} bits per weight, {how}"
+            f"{name}: {entry['matrices']} matrices, {entry['bytes'] / 1e6:.1f} MB "
+            f"({source:.1f} in the checkpoint), {entry['bits_per_weight']:g} bits per weight, {how}"
         )
     return lines

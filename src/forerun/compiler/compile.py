@@ -24,9 +24,8 @@ from forerun.compiler.artifact import (
     write_json,
 )
 from forerun.compiler.buckets import BucketPlan, plan_buckets
-from forerun.compiler.formats import bits_per_weight
-from forerun.compiler.fuse import fuse
-from forerun.compiler.lower import lower_fused
+from forerun.compiler.lower import lower
+from forerun.compiler.pack import bits_per_weight
 from forerun.compiler.policy import format_chooser
 from forerun.compiler.program import Program, Weight
 from forerun.compiler.trace import trace
@@ -64,8 +63,8 @@ def plan_compile(checkpoint: Checkpoint, config: NeuronConfig) -> CompilePlan:
         raise ConfigError(
             f"seq_len {config.max_length} is longer than the model's {_context(model)}: lower seq_len (and the buckets)"
         )
-    fused = fuse(trace(model, config.max_length))
-    program = lower_fused(fused, format_chooser(config, fused, checkpoint.tensors))
+    traced = trace(model, config.max_length)
+    program = lower(traced, format_chooser(config, traced, checkpoint.tensors))
     return CompilePlan(program, plan_buckets(config), InferenceConfig(config, _model_json(checkpoint)))
 
 
@@ -166,23 +165,22 @@ def _manifest(
         "source_fingerprint": checkpoint.fingerprint,
         "tokenizer_files": sorted(checkpoint.tokenizer_files),
         "notes": list(checkpoint.notes),
-        "quantization": quantization_summary(plan.program, exact),
+        "quantization": quantization_summary(plan.program, exact, checkpoint),
         "files": files,
     }
 
 
-def quantization_summary(program: Program, exact: dict[str, bool]) -> dict[str, Any]:
-    """Per format: matrices, weights, stored bytes, and whether the checkpoint's own numbers were kept."""
+def quantization_summary(program: Program, exact: dict[str, bool], checkpoint: Checkpoint) -> dict[str, Any]:
+    """Per format: matrices, weights, bytes in the checkpoint and as stored, and whether its own numbers were kept."""
     summary: dict[str, Any] = {}
     for weight in program.weights.values():
         if len(weight.shape) != 2:
             continue
-        entry = summary.setdefault(
-            weight.format,
-            {"matrices": 0, "weights": 0, "bytes": 0, "exact": True, "bits_per_weight": bits_per_weight(weight.format)},
-        )
+        start = {"matrices": 0, "weights": 0, "source_bytes": 0, "bytes": 0, "exact": True}
+        entry = summary.setdefault(weight.format, start | {"bits_per_weight": bits_per_weight(weight.format)})
         entry["matrices"] += 1
         entry["weights"] += weight.shape[0] * weight.shape[1]
+        entry["source_bytes"] += sum(checkpoint.tensors[name].nbytes for name in weight.sources)
         entry["bytes"] += stored_sizes(weight)[weight.name][1]
         entry["exact"] = entry["exact"] and exact[weight.name]
     return summary

@@ -1,9 +1,14 @@
-"""Passes that merge traced instructions into the ones an executor runs. Each is a function program -> program."""
+"""Passes that merge traced instructions into the ones an executor runs. Each is a function program -> program.
+
+Matrices become one where they are stored in one format; others stay apart and fill their columns of a common buffer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate, groupby
+from operator import itemgetter
 
 from forerun.compiler.opset import INTERLEAVE
 from forerun.compiler.program import Attr, Instruction, Program, Weight
@@ -16,7 +21,8 @@ def fuse(program: Program) -> Program:
 
 
 def fuse_attention(program: Program) -> Program:
-    """One stacked q/k/v matrix per layer, and one ``rope_kv`` for head norms, rotation, scale and cache write.
+    """q, k and v fill one buffer per layer, from one stacked matrix where their formats agree, and one ``rope_kv`` does
+    head norms, rotation, scale and cache write.
 
     Raises ValueError for an attention whose q, k and v are not (normed and) rotated linears of one input.
     """
@@ -40,7 +46,7 @@ def _fuse_one_attention(edit: Rewrite, index: int, step: Instruction) -> None:
     name = f"l{step.attrs['layer']}"
     width = sum(edit.buffers[item].width for item in step.inputs)
     qkv = edit.add_buffer(f"{name}.qkv", "f32", width, like=step.inputs[0])
-    edit.replace(max(linears), _merged_linear(edit, linears, "qkv_proj", qkv))
+    edit.replace(max(linears), *_column_parts(edit, linears, qkv))
     weights: dict[str, str] = {}
     attrs = {key: value for key, value in step.attrs.items() if key != "window"}
     attrs["qk_norm"] = None
@@ -72,7 +78,8 @@ def _chain_to_linear(edit: Rewrite, name: str) -> list[int]:
 
 
 def fuse_gated_mlp(program: Program) -> Program:
-    """Gate and up become one matrix, interleaved by 16 rows, whose epilogue is ``silu_mul``.
+    """Gate and up become one matrix, interleaved by 16 rows, whose epilogue is ``silu_mul``; when their formats differ,
+    two linears into one buffer, the second with the epilogue ``gate``.
 
     Gate and up are each padded with zero rows to a multiple of 16; the output, and the inputs of the linear that reads
     it, get the padded width (the padded columns are zero).
@@ -97,10 +104,44 @@ def _fuse_one_mlp(edit: Rewrite, index: int, step: Instruction) -> None:
     edit.buffers[output.name] = replace(output, width=padded)
     down = edit.steps[readers[0]].weights["weight"]
     edit.weights[down] = replace(edit.weights[down], shape=(edit.weights[down].shape[0], padded))
-    edit.replace(index, _merged_linear(edit, [gate, up], "gate_up_proj", output.name, INTERLEAVE))
+    if len(set(_formats(edit, [gate, up]))) == 1:
+        edit.replace(index, _merged_linear(edit, [gate, up], "gate_up_proj", output.name, epilogue="silu_mul"))
+    else:
+        parts = zip((gate, up), ("store", "gate"), strict=True)
+        edit.replace(index, *(_merged_linear(edit, [one], "", output.name, epilogue=how) for one, how in parts))
 
 
-def _merged_linear(edit: Rewrite, linears: Sequence[int], name: str, output: str, interleave: int = 0) -> Instruction:
+def _formats(edit: Rewrite, linears: Sequence[int]) -> list[str]:
+    return [edit.weights[edit.steps[index].weights["weight"]].format for index in linears]
+
+
+def _column_parts(edit: Rewrite, linears: Sequence[int], output: str) -> list[Instruction]:
+    """Linears that fill ``output`` from left to right, neighbours of one format merged. Parts begin at whole panels;
+    where sizes do not allow that, all become one in float32, which holds the others' numbers."""
+    pairs = zip(linears, _formats(edit, linears), strict=True)
+    runs = [[index for index, _ in run] for _, run in groupby(pairs, itemgetter(1))]
+    widths = [sum(edit.buffers[edit.steps[index].outputs[0]].width for index in run) for run in runs]
+    if any(width % INTERLEAVE for width in widths[:-1]):
+        for index in linears:
+            name = edit.steps[index].weights["weight"]
+            edit.weights[name] = replace(edit.weights[name], format="float32")
+        return _column_parts(edit, linears, output)
+    columns = [0, *accumulate(widths)]
+    return [
+        _merged_linear(edit, run, _common_name(edit, run), output, column=column)
+        for run, column in zip(runs, columns, strict=False)
+    ]
+
+
+def _common_name(edit: Rewrite, linears: Sequence[int]) -> str:
+    """ "q_proj", "k_proj" -> "qk_proj"."""
+    modules = [edit.steps[index].weights["weight"].split(".")[-2] for index in linears]
+    return "".join(module.removesuffix("_proj") for module in modules) + "_proj"
+
+
+def _merged_linear(
+    edit: Rewrite, linears: Sequence[int], name: str, output: str, *, column: int = 0, epilogue: str = "store"
+) -> Instruction:
     """One linear that computes all of ``linears``, which read the same input."""
     steps = [edit.steps[index] for index in linears]
     first = steps[0]
@@ -109,12 +150,14 @@ def _merged_linear(edit: Rewrite, linears: Sequence[int], name: str, output: str
     roles = {tuple(sorted(step.weights)) for step in steps}
     if len(roles) != 1:
         raise ValueError(f"{name}: only some of the merged linears have a bias")
-    weights = {
-        role: _stacked(edit, [edit.weights[step.weights[role]] for step in steps], name, interleave)
-        for role in sorted(first.weights, reverse=True)
-    }
-    attrs: dict[str, Attr] = dict(first.attrs)
-    attrs["epilogue"] = "silu_mul" if interleave else "store"
+    weights = dict(first.weights)
+    if len(steps) > 1:
+        interleave = INTERLEAVE if epilogue == "silu_mul" else 0
+        weights = {
+            role: _stacked(edit, [edit.weights[step.weights[role]] for step in steps], name, interleave)
+            for role in sorted(first.weights, reverse=True)
+        }
+    attrs: dict[str, Attr] = {**first.attrs, "epilogue": epilogue, "column": column}
     return Instruction("linear", first.inputs, (output,), weights, attrs)
 
 
@@ -125,7 +168,7 @@ def _stacked(edit: Rewrite, parts: Sequence[Weight], name: str, interleave: int)
     prefix, _, leaf = parts[0].name.rsplit(".", 2)
     sources = tuple(source for part in parts for source in part.sources)
     shape = (sum(rows), *parts[0].shape[1:])
-    return edit.add_weight(Weight(f"{prefix}.{name}.{leaf}", shape, "float32", sources, interleave))
+    return edit.add_weight(Weight(f"{prefix}.{name}.{leaf}", shape, parts[0].format, sources, interleave))
 
 
 def fuse_residual(program: Program) -> Program:

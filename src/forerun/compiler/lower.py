@@ -10,13 +10,8 @@ from forerun.compiler.validate import validate
 
 
 def lower(program: Program, choose: Choose = all_float32) -> Program:
-    """Merge, choose weight formats, quantise activations, share memory. The result is final and validated."""
-    return lower_fused(fuse(program), choose)
-
-
-def lower_fused(fused: Program, choose: Choose) -> Program:
-    """The passes after ``fuse``, for a chooser that has to know the merged matrices."""
-    final = reuse_buffers(quantize_activations(assign_formats(fused, choose)))
+    """Choose weight formats, merge, quantise activations, share memory. The result is final and validated."""
+    final = reuse_buffers(quantize_activations(fuse(assign_formats(program, choose))))
     if not final.is_final:
         raise ValueError("the passes left traced instructions in the program")
     validate(final)

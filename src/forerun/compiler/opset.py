@@ -9,7 +9,10 @@ from types import MappingProxyType
 INPUT = "ids"
 """The one buffer that is given: the step's token ids, int32, one column."""
 
-EPILOGUES = ("store", "add", "silu_mul")
+EPILOGUES = ("store", "add", "silu_mul", "gate")
+"""What a linear does with its sums: it stores them, adds them to what is there, makes silu(gate) * up of a merged
+matrix' columns, or multiplies them with the silu of what is there."""
+READING_EPILOGUES = ("add", "gate")
 ROLES = ("column", "row")
 INTERLEAVE = 16
 """Rows of gate, then rows of up, in the merged matrix of a gated MLP."""
@@ -35,7 +38,13 @@ class OpSpec:
     final: bool = True
 
 
-_LINEAR = OpSpec(("f32|q15",), ("f32",), ("weight",), ("bias",), {"role": (str,), "k_splits": _INT, "epilogue": (str,)})
+_LINEAR = OpSpec(
+    ("f32|q15",),
+    ("f32",),
+    ("weight",),
+    ("bias",),
+    {"role": (str,), "k_splits": _INT, "epilogue": (str,), "column": _INT},
+)
 _SPECS: Mapping[str, OpSpec] = MappingProxyType(
     {
         # recorded by the trace, gone after the passes

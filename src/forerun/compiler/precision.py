@@ -20,9 +20,9 @@ def all_float32(name: str, shape: tuple[int, ...], role: str) -> str:
 
 
 def assign_formats(program: Program, choose: Choose) -> Program:
-    """Ask ``choose`` once per matrix, merged ones under their merged name; vectors (norms, biases) stay float32.
+    """Ask ``choose`` once per matrix; vectors (norms, biases) stay float32.
 
-    Belongs before ``quantize_activations``. Raises ValueError when an unknown format is chosen.
+    Belongs before ``fuse``, which merges what has one format. Raises ValueError when an unknown format is chosen.
     """
     weights = dict(program.weights)
     for name, role in matrix_roles(program).items():
@@ -76,7 +76,7 @@ def quantize_activations(program: Program) -> Program:
             continue
         added: list[Instruction] = []
         if source not in quantised:
-            if len(edit.writers(source)) != 1:
+            if max(edit.writers(source)) > index:
                 raise ValueError(f"buffer {source} changes and cannot be quantised once")
             name = edit.add_buffer(f"{source}_q15", "q15", edit.buffers[source].width, like=source)
             quantised[source] = name

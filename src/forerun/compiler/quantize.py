@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.checkpoint.base import FloatArray, QuantGrid
-from forerun.compiler.formats import GROUP, INT_LAYOUTS, IntWeight
+from forerun.checkpoint.base import FloatArray, QuantGrid, Steps
+from forerun.compiler.formats import FITTED_FORMATS, GROUP, INT_LAYOUTS, NONLINEAR, SUPERBLOCK, IntFormat, IntWeight
 
 _F16_MAX = 65504.0
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
@@ -22,8 +22,10 @@ def quantize(weight: FloatArray, name: str, *, per_tensor: bool = False) -> IntW
     """
     n, k = weight.shape
     layout = INT_LAYOUTS[name]
-    if layout.scale is None:
+    if layout.channel:
         return _quantize_channels(weight, per_tensor)
+    if name not in FITTED_FORMATS:
+        raise ValueError(f"floats are not quantised to {name}")
     groups = -(-k // GROUP)
     q = np.empty((n, groups * GROUP), np.uint8)
     scale = np.empty((n, groups), np.float32)
@@ -34,11 +36,11 @@ def quantize(weight: FloatArray, name: str, *, per_tensor: bool = False) -> IntW
         part[:, :k] = weight[start : start + rows]
         chunk = part.reshape(-1, GROUP)
         if layout.has_minimum:
-            values, d, m = _fit_affine(chunk, layout.bits, layout.scale)
+            values, d, m = _fit_affine(chunk, layout.bits)
             assert minimum is not None
             minimum[start : start + rows] = m.reshape(-1, groups)
         else:
-            values, d = _fit_symmetric(chunk, layout.bits, layout.scale)
+            values, d = _fit_symmetric(chunk, layout.bits)
         q[start : start + rows] = values.reshape(part.shape)
         scale[start : start + rows] = d.reshape(-1, groups)
     return IntWeight(name, q[:, :k], scale, minimum)
@@ -47,35 +49,39 @@ def quantize(weight: FloatArray, name: str, *, per_tensor: bool = False) -> IntW
 def from_grid(grid: QuantGrid, name: str) -> IntWeight | None:
     """The same numbers in format ``name``, or None when the format cannot hold the grid exactly."""
     layout = INT_LAYOUTS[name]
-    if layout.scale is None or grid.group != GROUP or grid.bits > layout.bits:
+    if layout.channel or grid.group != layout.group:
         return None
-    if not _exact(grid.scale, layout.scale):
-        return None
-    if layout.has_minimum:
-        if not _exact(grid.minimum, layout.scale):
-            return None
-        return IntWeight(name, grid.q, grid.scale, grid.minimum)
     zero = 1 << (grid.bits - 1)
-    if not np.array_equal(grid.minimum, -zero * grid.scale):
+    if layout.has_minimum:
+        q = grid.q
+    elif np.array_equal(grid.minimum, -zero * grid.scale):
+        q = grid.q + np.uint8((layout.zero - zero) % 256)
+    else:
         return None
-    return IntWeight(name, grid.q + np.uint8(layout.zero - zero), grid.scale, None)
+    minimum = grid.minimum if layout.has_minimum else None
+    if not (np.isin(q, NONLINEAR).all() if layout.table else grid.bits <= layout.bits):
+        return None
+    if layout.step_bits:
+        fits = len(grid.steps) == 1 + layout.has_minimum and all(_fits(steps, layout) for steps in grid.steps)
+        return IntWeight(name, q, grid.scale, minimum, grid.steps) if fits else None
+    if not _is_float16(grid.scale) or (minimum is not None and not _is_float16(minimum)):
+        return None
+    return IntWeight(name, q, grid.scale, minimum)
 
 
-def lossless_format(grid: QuantGrid) -> str | None:
-    """The smallest format that holds the grid exactly, if any."""
-    order = ("int4_f16", "int4_f16_min", "int4_f32_min", "int8_f16", "int8_f16_min")
-    fitting = (name for name in order if INT_LAYOUTS[name].bits >= grid.bits)
-    return next((name for name in fitting if from_grid(grid, name) is not None), None)
+def _fits(steps: Steps, layout: IntFormat) -> bool:
+    stored = steps.step + layout.step_zero
+    inside = stored.size == 0 or (stored.min() >= 0 and stored.max() < 1 << layout.step_bits)
+    return bool(inside) and steps.shared == SUPERBLOCK // layout.group and _is_float16(steps.unit)
 
 
-def _exact(values: FloatArray, dtype: type[np.floating]) -> bool:
+def _is_float16(values: FloatArray) -> bool:
     with np.errstate(over="ignore"):
-        return bool(np.array_equal(values.astype(dtype).astype(np.float32), values))
+        return bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
 
 
-def _stored(values: FloatArray, dtype: type[np.floating]) -> FloatArray:
-    limit = _F16_MAX if dtype is np.float16 else np.finfo(np.float32).max
-    return np.clip(values, -limit, limit).astype(dtype).astype(np.float32)
+def _to_float16(values: FloatArray) -> FloatArray:
+    return np.clip(values, -_F16_MAX, _F16_MAX).astype(np.float16).astype(np.float32)
 
 
 def _inverse(scale: FloatArray) -> FloatArray:
@@ -90,14 +96,14 @@ def _quantize_channels(weight: FloatArray, per_tensor: bool) -> IntWeight:
     return IntWeight("int8_channel", q.astype(np.uint8), scale.astype(np.float32), None)
 
 
-def _fit_symmetric(x: FloatArray, bits: int, dtype: type[np.floating]) -> tuple[NDArray[np.uint8], FloatArray]:
+def _fit_symmetric(x: FloatArray, bits: int) -> tuple[NDArray[np.uint8], FloatArray]:
     top = (1 << (bits - 1)) - 1
-    scale = _stored(np.abs(x).max(axis=1) / np.float32(top), dtype)
+    scale = _to_float16(np.abs(x).max(axis=1) / np.float32(top))
     q = np.clip(np.rint(x * _inverse(scale)[:, None]), -top - 1, top) + (top + 1)
     return q.astype(np.uint8), scale
 
 
-def _fit_affine(x: FloatArray, bits: int, dtype: type[np.floating]) -> tuple[NDArray[np.uint8], FloatArray, FloatArray]:
+def _fit_affine(x: FloatArray, bits: int) -> tuple[NDArray[np.uint8], FloatArray, FloatArray]:
     top = (1 << bits) - 1
     low, high = x.min(axis=1), x.max(axis=1)
     middle, half = (low + high) / 2, (high - low) / 2
@@ -107,7 +113,7 @@ def _fit_affine(x: FloatArray, bits: int, dtype: type[np.floating]) -> tuple[NDA
     for shrink in _SHRINKS if bits == 4 else _SHRINKS[:1]:
         scale, minimum = half * np.float32(2 * shrink / top), middle - half * np.float32(shrink)
         scale, minimum = _refit(x, _grid(x, scale, minimum, top), scale, minimum)
-        scale, minimum = _stored(scale, dtype), _stored(minimum, dtype)
+        scale, minimum = _to_float16(scale), _to_float16(minimum)
         q = _grid(x, scale, minimum, top)
         error = np.square(q * scale[:, None] + minimum[:, None] - x).sum(axis=1)
         better = error < best_error

@@ -64,7 +64,7 @@ class Tracer:
         weights = {"weight": self._weight(weight, (width, x.width))}
         if bias is not None:
             weights["bias"] = self._weight(bias, (width,))
-        attrs: dict[str, Attr] = {"role": role, "k_splits": k_splits(role, x.width), "epilogue": "store"}
+        attrs: dict[str, Attr] = {"role": role, "k_splits": k_splits(role, x.width), "epilogue": "store", "column": 0}
         is_head = self._buffers[x.name].rows == "sampled"
         return self._record(
             "linear", (x,), "logits" if is_head else _short(weight), width, weights=weights, attrs=attrs

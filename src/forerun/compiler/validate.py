@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forerun.compiler.formats import FLOAT_FORMATS, FORMATS
-from forerun.compiler.opset import EPILOGUES, INPUT, INTERLEAVE, ROLES, OpSpec, spec_of
+from forerun.compiler.opset import EPILOGUES, INPUT, INTERLEAVE, READING_EPILOGUES, ROLES, OpSpec, spec_of
 from forerun.compiler.program import Buffer, Instruction, Program
 from forerun.errors import ArtifactError
 
@@ -16,18 +16,22 @@ _STEP_ROWS = ("embedding", "embed", "rope_kv", "attention")
 """They need the tokens and positions of a step's rows, which the sampled rows no longer are."""
 
 
+Held = dict[str | int, tuple[str, int]]
+"""Place -> the buffer whose values lie there, and how many of its columns, from the first one on."""
+
+
 def validate(program: Program) -> None:
     """Raise ArtifactError with one line for the first thing that does not fit."""
     _check_tables(program)
-    held: dict[str | int, str] = {INPUT: INPUT}  # place -> the buffer whose values lie there
+    held: Held = {INPUT: (INPUT, 1)}
     for number, step in enumerate(program.instructions):
         where = f"program instruction {number} ({step.op})"
         spec = spec_of(step.op, len(step.inputs))
         if spec is None:
             raise ArtifactError(f"{where}: there is no such instruction")
         _check_operands(program, step, spec, where)
-        _check_places(program, step, where, held)
         _check_attrs(step, spec, where)
+        _check_places(program, step, where, held)
         problem = _misfit(program, step)
         if problem:
             raise ArtifactError(f"{where}: {problem}")
@@ -78,19 +82,24 @@ def _check_operands(program: Program, step: Instruction, spec: OpSpec, where: st
             raise ArtifactError(f"{where}: there is no weight '{name}'")
 
 
-def _check_places(program: Program, step: Instruction, where: str, held: dict[str | int, str]) -> None:
+def _check_places(program: Program, step: Instruction, where: str, held: Held) -> None:
     """What is read must have been written, and its memory not given to another buffer since."""
-    read = step.inputs + (step.outputs if step.attrs.get("epilogue") == "add" else ())
-    for name in read:
-        found = held.get(_place(program.buffers[name]))
-        if found is None:
+    read = step.inputs + (step.outputs if step.attrs.get("epilogue") in READING_EPILOGUES else ())
+    needs = [(name, program.buffers[name].width) for name in read]
+    if step.attrs.get("column"):
+        needs.append((step.outputs[0], _int(step, "column")))
+    for name, columns in needs:
+        found, filled = held.get(_place(program.buffers[name]), ("", 0))
+        if not found:
             raise ArtifactError(f"{where}: reads '{name}' before anything writes it")
         if found != name:
             raise ArtifactError(f"{where}: reads '{name}', whose memory holds '{found}' by then")
+        if filled < columns:
+            raise ArtifactError(f"{where}: reads '{name}' before {columns} columns of it are written")
     inputs, outputs = ({_place(program.buffers[name]) for name in names} for names in (step.inputs, step.outputs))
     if INPUT in outputs or inputs & outputs:
         raise ArtifactError(f"{where}: writes one of its inputs")
-    held.update({_place(program.buffers[name]): name for name in step.outputs})
+    held.update({_place(program.buffers[name]): (name, _end_column(program, step)) for name in step.outputs})
 
 
 def _place(buffer: Buffer) -> str | int:
@@ -153,8 +162,11 @@ def _linear_misfit(program: Program, step: Instruction, width_in: int, width_out
         return f"weight {weight.shape} does not fit {width_in} input columns"
     if (epilogue == "silu_mul") != (weight.interleave != 0):
         return "interleaved weights and the silu_mul epilogue go together"
-    if weight.shape[0] != width_out * (2 if epilogue == "silu_mul" else 1):
-        return f"weight {weight.shape} does not fit {width_out} output columns"
+    column, interleaved = _int(step, "column"), epilogue == "silu_mul"
+    if column < 0 or column % INTERLEAVE or (interleaved and column):
+        return f"column {column} cannot be the first of a part"
+    if weight.shape[0] > (width_out - column) * (2 if interleaved else 1):
+        return f"weight {weight.shape} does not fit {width_out - column} output columns"
     bias = step.weights.get("bias")
     if bias is not None and program.weights[bias].shape != weight.shape[:1]:
         return f"bias {program.weights[bias].shape} does not fit weight {weight.shape}"
@@ -163,6 +175,15 @@ def _linear_misfit(program: Program, step: Instruction, width_in: int, width_out
     if is_quantised == (weight.format in FLOAT_FORMATS) and program.is_final:
         return f"a {weight.format} weight cannot read {dtype} activations"
     return ""
+
+
+def _end_column(program: Program, step: Instruction) -> int:
+    """The end of the columns that an instruction writes; a linear's panels are padded with zeros."""
+    width = program.buffers[step.outputs[0]].width
+    if step.op != "linear" or step.attrs["epilogue"] == "silu_mul":
+        return width
+    rows = program.weights[step.weights["weight"]].shape[0]
+    return min(width, _int(step, "column") + -(-rows // INTERLEAVE) * INTERLEAVE)
 
 
 def _attention_misfit(

@@ -9,15 +9,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.checkpoint.base import Checkpoint, FloatArray, QuantGrid, SourceTensor
+from forerun.checkpoint.base import Checkpoint, FloatArray, QuantGrid, SourceTensor, Steps
 from forerun.compiler.assemble import PADDING, assemble, row_order
-from forerun.compiler.formats import BLOCK, FLOAT_FORMATS, GROUP, INT_LAYOUTS, IntWeight
+from forerun.compiler.formats import BLOCK, FLOAT_FORMATS, INT_LAYOUTS, SUPERBLOCK, IntWeight
 from forerun.compiler.pack import pack, packed_bytes, padded_shape
 from forerun.compiler.program import Weight
 from forerun.compiler.quantize import from_grid, quantize
 from forerun.errors import CheckpointError
 
-Number = TypeVar("Number", np.uint8, np.float32)
+Number = TypeVar("Number", np.uint8, np.int16, np.float32)
 
 SCALES = ".scale"
 """Suffix of the tensor that holds the channel scales of an int8_channel matrix."""
@@ -93,18 +93,23 @@ def _merge(weight: Weight, parts: list[IntWeight]) -> IntWeight:
     order = row_order(weight, [len(part.q) for part in parts])
     real = order != PADDING
     n, k = weight.shape
+    layout = INT_LAYOUTS[weight.format]
 
-    def rows(arrays: Sequence[NDArray[Number]], width: tuple[int, ...], fill: int) -> NDArray[Number]:
+    def rows(arrays: Sequence[NDArray[Number]], width: int | None, fill: int = 0) -> NDArray[Number]:
         stacked = np.concatenate(arrays)
-        result: NDArray[Number] = np.full((n, *width), fill, stacked.dtype)
+        result: NDArray[Number] = np.full((n,) if width is None else (n, width), fill, stacked.dtype)
         columns: tuple[slice, ...] = tuple(slice(0, size) for size in stacked.shape[1:])
         result[(real, *columns)] = stacked[order[real]]
         return result
 
-    groups = -(-k // GROUP)
-    width = () if parts[0].scale.ndim == 1 else (groups,)
+    groups = None if layout.channel else -(-k // layout.group)
     minima = [part.minimum for part in parts if part.minimum is not None]
-    q = rows([part.q for part in parts], (k,), INT_LAYOUTS[weight.format].zero)
-    scale = rows([part.scale for part in parts], width, 0)
-    minimum = rows(minima, width, 0) if minima else None
-    return IntWeight(weight.format, q, scale, minimum)
+    q = rows([part.q for part in parts], k, layout.zero)
+    scale = rows([part.scale for part in parts], groups)
+    minimum = rows(minima, groups) if minima else None
+    units = -(-k // SUPERBLOCK)
+    steps = tuple(
+        Steps(rows([each.step for each in same], groups), rows([each.unit for each in same], units), same[0].shared)
+        for same in zip(*(part.steps for part in parts), strict=True)
+    )
+    return IntWeight(weight.format, q, scale, minimum, steps)

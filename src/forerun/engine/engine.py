@@ -18,7 +18,6 @@ from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.request_errors import RequestError
 from forerun.engine.scheduler import Scheduled, Scheduler
-from forerun.engine.speculation.costs import StepCosts
 from forerun.engine.speculation.drafter import LookupDrafter
 from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
@@ -66,7 +65,7 @@ class Engine:
         self._executor = executor
         self._prefix_stats = PrefixStats()
         if drafter is None and settings.speculative_config is not None:
-            drafter = LookupDrafter(settings.speculative_config, StepCosts())
+            drafter = LookupDrafter(settings.speculative_config)
         self._desk = DraftDesk(drafter, executor.vocab_size)
         self._requests: dict[str, dict[int, Request]] = {}
         self._unfinished = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.compiler.formats import bits_per_weight
+from forerun.compiler.pack import bits_per_weight
 from forerun.compiler.program import Program
 from forerun.errors import ConfigError
 from forerun.host.native import native_mix_rate, native_read

@@ -15,7 +15,7 @@ from forerun.compiler.compile import Progress, compile_checkpoint
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
 from forerun.config.fields import specs_of
 from forerun.errors import ArtifactError
-from forerun.measure.step_costs import known_step_costs
+from forerun.measure.step_costs import StepCosts, known_step_costs
 from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
 from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
@@ -77,18 +77,24 @@ class Prepared:
 
     def executor(self) -> NativeExecutor:
         """Map the weights, reserve the cache, start the threads. Raises ArtifactError or ConfigError."""
+        return self._tuned()[0]
+
+    def _tuned(self) -> tuple[NativeExecutor, StepCosts]:
+        """The executor and what its steps cost on this host."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
         with self.request.in_its_words():
             executor = open_executor(self.artifact, self.config, replace(run, max_rows=rows) if rows else run)
-        known_step_costs(executor, self.artifact.path, cache_folder().parent / STEP_COSTS)
-        return executor
+        return executor, known_step_costs(executor, self.artifact.path, cache_folder().parent / STEP_COSTS)
 
     def load(self) -> OpenedModel:
         """The model, ready to run. Raises ArtifactError, CheckpointError or ConfigError."""
         engine = self.request.engine
         if engine.enable_prefix_caching is None:
             engine = replace(engine, enable_prefix_caching=self.config.is_prefix_caching)
-        tokenizer, executor = self.tokenizer, self.executor()
+        tokenizer, (executor, costs) = self.tokenizer, self._tuned()
+        if engine.speculative_config is not None:
+            ratios = tuple((rows, costs.ratio(rows)) for rows in costs.seconds)
+            engine = replace(engine, speculative_config=replace(engine.speculative_config, row_costs=ratios))
         return OpenedModel(
             self.request.model,
             self.artifact.path,

@@ -225,7 +225,7 @@ class _Binder:
         elif step.op == "embed":
             entry["width"] = self._program.buffers[step.outputs[0]].width
         elif step.op == "linear":
-            entry |= {"splits": step.attrs["k_splits"], "epilogue": step.attrs["epilogue"]}
+            entry |= {"splits": step.attrs["k_splits"]} | {key: step.attrs[key] for key in ("epilogue", "column")}
         elif step.op == "rope_kv":
             entry |= {key: step.attrs[key] for key in ("layer", "heads", "scale")}
             entry["eps"] = step.attrs["qk_norm"] or 0.0

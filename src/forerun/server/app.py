@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from forerun.server.api_error import ApiError, json_response
+from forerun.server.facts import seconds_alive
 from forerun.server.gate import IGNORED_HEADER, Gate
 from forerun.server.openapi import document
 from forerun.server.routes import Routes
@@ -24,6 +25,7 @@ def build_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.startup_seconds = seconds_alive()
         try:
             yield
         finally:
@@ -50,6 +52,7 @@ def build_app(service: Service) -> FastAPI:
         ("/v1/models/{name:path}", routes.model),
         ("/health", routes.health),
         ("/version", routes.version),
+        ("/server_info", routes.server_info),
         ("/load", routes.load),
         ("/metrics", routes.metrics),
     ):

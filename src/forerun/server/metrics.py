@@ -45,6 +45,7 @@ _KNOWN_ROUTES = frozenset(
         "/",
         "/health",
         "/version",
+        "/server_info",
         "/load",
         "/metrics",
         "/reset_prefix_cache",

@@ -71,6 +71,7 @@ _ANSWERS: Mapping[str, dict[str, Any]] = {
     "Tokenizer": _object({"tokenizer_class": _STRING}),
     "Root": _object({"server": _STRING, "version": _STRING, "model": _STRING}),
     "Version": _object({"version": _STRING}),
+    "ServerInfo": _object({"version": _STRING, "threads": _COUNT, "max_model_len": _COUNT}),
     "Status": _object({"status": _STRING}),
     "Error": _ERROR,
 }
@@ -140,6 +141,7 @@ def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) 
             "/health": {"get": _operation("Whether requests are taken.", "Status")},
             "/": {"get": _operation("What this server is, and where its routes are.", "Root")},
             "/version": {"get": _operation("The server's version.", "Version")},
+            "/server_info": {"get": _operation("Program, machine, model and memory of the server.", "ServerInfo")},
             "/load": {"get": _operation("What is going on now.", "Load")},
             "/metrics": {"get": metrics},
             "/reset_prefix_cache": {"post": reset},

@@ -13,6 +13,7 @@ from forerun.engine import RequestOutput, SamplingParams
 from forerun.server.api_error import ApiError, json_response
 from forerun.server.chat import ChatShape
 from forerun.server.completions import CompletionShape
+from forerun.server.facts import server_facts
 from forerun.server.fields import as_ids
 from forerun.server.generation import DisconnectWatch, Generation, refuse_when_draining
 from forerun.server.json_body import ClientGone, read_object
@@ -218,6 +219,10 @@ class Routes:
     async def version(self, request: Request) -> Response:
         """GET /version."""
         return json_response({"version": self._service.version})
+
+    async def server_info(self, request: Request) -> Response:
+        """GET /server_info."""
+        return json_response(server_facts(self._service))
 
     async def load(self, request: Request) -> Response:
         """GET /load: generation requests in flight, as HTTP requests and as answers of the engine."""

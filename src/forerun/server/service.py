@@ -54,6 +54,8 @@ class Service:
         self.engine = AsyncEngine(engine, max_pending_deltas=settings.pending_deltas)
         self.max_model_len = self.engine.admission.max_model_len
         self.block_size = executor.block_size
+        self.num_blocks = executor.num_blocks
+        self.startup_seconds: float | None = None
         self.vocab_size = executor.vocab_size
         chars = settings.caps.prompt_chars or _CHARS_PER_TOKEN * self.max_model_len
         self.text = TextWorkers(

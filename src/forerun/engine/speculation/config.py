@@ -19,13 +19,15 @@ MOST_TOKENS = 64
 class SpeculativeConfig:
     """``num_speculative_tokens``: the most that are drafted at once; how many it really are is chosen step by step.
 
-    ``prompt_lookup_min``, ``prompt_lookup_max``: lengths of the contexts that drafts are looked up by.
+    ``prompt_lookup_min``, ``prompt_lookup_max``: lengths of the contexts that drafts are looked up by. ``row_costs``:
+    steps by rows over a step of one row, as measured on this host; no key of the JSON.
     """
 
     method: str = "suffix"
     num_speculative_tokens: int = 16
     prompt_lookup_min: int = 1
     prompt_lookup_max: int = 8
+    row_costs: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
@@ -46,7 +48,7 @@ class SpeculativeConfig:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> SpeculativeConfig:
         """From the JSON of --speculative-config. Raises ConfigError for unknown keys and wrong values."""
-        known = [field.name for field in fields(cls)]
+        known = [field.name for field in fields(cls) if field.name != "row_costs"]
         for name in settings:
             if name not in known:
                 raise ConfigError(f"unknown key '{name}' of --speculative-config{did_you_mean(name, known)}")

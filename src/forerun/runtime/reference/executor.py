@@ -9,7 +9,7 @@ import numpy as np
 
 from forerun.compiler.formats import IntWeight
 from forerun.compiler.opset import INPUT, INTERLEAVE
-from forerun.compiler.program import Instruction, Program, Weight
+from forerun.compiler.program import Attr, Instruction, Program, Weight
 from forerun.compiler.validate import validate
 from forerun.runtime.reference import linear as rows
 from forerun.runtime.reference.arithmetic import Float32, bf16_bits, bf16_values
@@ -98,6 +98,13 @@ def _checked(entry: Weight, value: Matrix | None) -> Matrix:
     return bf16_values(bf16_bits(value)) if entry.format == "bfloat16" else value
 
 
+_EPILOGUES: Mapping[Attr, Callable[[Float32, Float32], Float32]] = {
+    "store": lambda before, y: y,
+    "add": lambda before, y: before + y,
+    "gate": rows.silu_mul,
+}
+
+
 class _Run:
     """One step: buffers by slot, the positions' rotary tables, and one method per instruction."""
 
@@ -173,11 +180,17 @@ class _Run:
             y = y + self._vector(step, "bias")
         if step.attrs["epilogue"] == "silu_mul":
             return rows.silu_mul(*rows.split_interleaved(y, INTERLEAVE))
-        if step.attrs["epilogue"] == "add":
-            stream = self._memory[self._place(step.outputs[0])]
-            assert isinstance(stream, np.ndarray)
-            return stream + y
-        return y
+        width = self._program.buffers[step.outputs[0]].width
+        if step.attrs["epilogue"] == "store" and y.shape[1] == width:
+            return y
+        first = _int(step, "column")
+        before = self._memory.get(self._place(step.outputs[0]))
+        if first == 0 and step.attrs["epilogue"] == "store":
+            before = np.zeros((len(y), width), np.float32)
+        assert isinstance(before, np.ndarray)
+        output, columns = before.copy(), slice(first, first + y.shape[1])
+        output[:, columns] = _EPILOGUES[step.attrs["epilogue"]](before[:, columns], y)
+        return output
 
     def _rope(self, step: Instruction) -> Float32:
         value = rope(self._heads(step), self._cos, self._sin)

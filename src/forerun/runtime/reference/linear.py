@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from forerun.compiler.formats import IntWeight
+from forerun.compiler.formats import INT_LAYOUTS, IntWeight
 from forerun.runtime.reference.arithmetic import Float32, exp32, fma32, pad_columns, row_sum
 
 GROUP = 32
@@ -22,14 +22,17 @@ _UNIT = np.float32(12582912)  # 1.5 * 2^23; integers within 2^22 can be added to
 @dataclass(frozen=True)
 class QuantizedRows:
     """Rows of integers in two planes: high and low [T, K padded to 64] (float64, all their products are exact), ``low``
-    zero where ``fine`` [T, groups of 32] does not hold; ``scale`` of low and mu float32 [T, groups], ``mu`` the
-    scale times the group's sum of 128 * high + low."""
+    zero where ``fine`` [T, groups of 32] does not hold; ``scale`` of low float32 [T, groups]."""
 
     high: NDArray[np.float64]
     low: NDArray[np.float64]
     fine: NDArray[np.bool_]
     scale: Float32
-    mu: Float32
+
+    def mu(self, start: int, end: int) -> Float32:
+        """The scale times the sum of 128 * high + low over columns within one group: float32 [T]."""
+        sums: Float32 = (128 * self.high + self.low)[:, start:end].sum(axis=1).astype(np.float32)
+        return self.scale[:, start // GROUP] * sums
 
 
 def rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
@@ -66,28 +69,17 @@ def quantize(x: Float32, fine_above: float) -> QuantizedRows:
     fine = (amax > limit[:, None]) & (scale > 0)
     high = np.where(fine[..., None], np.floor((both + 64) / 128), coarse).astype(np.float64)
     low = np.where(fine[..., None], both - 128 * high, 0).astype(np.float64)
-    mu = scale * (128 * high + low).sum(axis=-1).astype(np.float32)
-    return QuantizedRows(high.reshape(len(x), -1), low.reshape(len(x), -1), fine, scale, mu)
+    return QuantizedRows(high.reshape(len(x), -1), low.reshape(len(x), -1), fine, scale)
 
 
 def embed(ids: NDArray[np.int32], table: Float32 | IntWeight) -> Float32:
     """Rows of the table; integer tables are brought back by a product and a sum, each rounded."""
     if not isinstance(table, IntWeight):
         return table[ids]
-    q = table.q[ids].astype(np.float32) - np.float32(zero_point(table))
-    if table.format == "int8_channel":
-        return q * table.scale[ids][:, None]
-    values = q * np.repeat(table.scale[ids], GROUP, axis=1)[:, : q.shape[1]]
-    if table.minimum is None:
-        return values
-    return values + np.repeat(table.minimum[ids], GROUP, axis=1)[:, : q.shape[1]]
-
-
-def zero_point(weight: IntWeight) -> int:
-    """The stored value that stands for 0; formats with a minimum have none."""
-    if weight.minimum is not None:
-        return 0
-    return 8 if weight.format.startswith("int4") else 128
+    picked = IntWeight(
+        table.format, table.q[ids], table.scale[ids], None if table.minimum is None else table.minimum[ids]
+    )
+    return picked.float32()
 
 
 def linear(x: Float32 | QuantizedRows, weight: Float32 | IntWeight, k_splits: int) -> Float32:
@@ -121,18 +113,18 @@ def _float_segment(x: Float32, weight: Float32, start: int, end: int) -> Float32
 
 
 def _integer_segment(x: QuantizedRows, weight: IntWeight, start: int, end: int) -> Float32:
-    """Groups ``start`` to ``end`` (the last ones may be padding, which adds nothing)."""
+    """Groups ``start`` to ``end`` of 32 columns (the last ones may be padding, which adds nothing)."""
     high, low = (np.zeros((len(x.high), len(weight.q)), np.float32) for _ in range(2))
-    zero = zero_point(weight)
-    for group in range(start, min(end, -(-weight.q.shape[1] // GROUP))):
-        q = weight.q[:, group * GROUP : (group + 1) * GROUP].astype(np.float64) - zero
-        columns = slice(group * GROUP, group * GROUP + q.shape[1])
-        scale = x.scale[:, group, None]
-        d = None if weight.format == "int8_channel" else weight.scale[:, group]
+    layout = INT_LAYOUTS[weight.format]
+    for first in range(start * GROUP, min(end * GROUP, weight.q.shape[1]), layout.group):
+        q = weight.q[:, first : first + layout.group].astype(np.float64) - layout.zero
+        columns, group, own = slice(first, first + q.shape[1]), first // layout.group, first // GROUP
+        scale = x.scale[:, own, None]
+        d = None if layout.channel else weight.scale[:, group]
         high = _add_scaled(high, x.high[:, columns] @ q.T, scale * np.float32(128), d)
-        low = np.where(x.fine[:, group, None], _add_scaled(low, x.low[:, columns] @ q.T, scale, d), low)
+        low = np.where(x.fine[:, own, None], _add_scaled(low, x.low[:, columns] @ q.T, scale, d), low)
         if weight.minimum is not None:
-            high = fma32(weight.minimum[:, group], x.mu[:, group, None], high)
+            high = fma32(weight.minimum[:, group], x.mu(first, first + layout.group)[:, None], high)
     return high + low
 
 
