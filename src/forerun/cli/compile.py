@@ -6,11 +6,14 @@ import argparse
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forerun.cli.model_flags import add_model_flags, requested_settings
 from forerun.cli.progress import base_name, progress
 from forerun.opening import ModelRequest, prepare
+
+if TYPE_CHECKING:
+    from forerun.compiler.artifact import Artifact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,21 +29,29 @@ def run(args: argparse.Namespace) -> int:
     request = ModelRequest(args.model, requested_settings(args), artifact=Path(args.output), compile="always")
     with progress(f"Compiling {base_name(args.model)}") as tell:
         artifact = prepare(request, progress=tell).artifact
-    for line in (*artifact.notes, *quantization_lines(artifact.manifest["quantization"])):
+    for line in (*artifact.notes, *quantization_lines(artifact)):
         print(line)
     size, seconds = artifact.weights_path().stat().st_size, time.perf_counter() - started
     print(f"{args.output}: {size / 1e6:.1f} MB of weights, {seconds:.1f} s")
     return 0
 
 
-def quantization_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line per weight format."""
-    lines = []
-    for name, entry in summary.items():
-        how = "the checkpoint's own numbers" if entry["exact"] else "converted from the checkpoint"
-        source = entry["source_bytes"] / 1e6
-        lines.append(
-            f"{name}: {entry['matrices']} matrices, {entry['bytes'] / 1e6:.1f} MB "
-            f"({source:.1f} in the checkpoint), {entry['bits_per_weight']:g} bits per weight, {how}"
-        )
-    return lines
+def quantization_lines(artifact: Artifact) -> list[str]:
+    """One line per weight format: what it keeps, or what was converted into it, why, and how to have it otherwise."""
+    asked = artifact.neuron_config.weights_format
+    return [_format_line(name, entry, asked) for name, entry in artifact.manifest["quantization"].items()]
+
+
+def _format_line(name: str, entry: Mapping[str, Any], asked: str) -> str:
+    size, source = entry["bytes"] / 1e6, entry["source_bytes"] / 1e6
+    bits = f"{entry['bits_per_weight']:g} bits per weight"
+    if entry["exact"]:
+        what = f"{name}: {entry['matrices']} matrices, {size:.1f} MB ({source:.1f} in the checkpoint), {bits}"
+        return f"{what}, the checkpoint's own numbers"
+    kinds = entry.get("sources", {})
+    what = f"{sum(kinds.values())} tensors {', '.join(kind.upper() for kind in kinds)} -> {name}"
+    why = "no kernel reads their own format" if asked == "auto" else "as asked"
+    line = f"{what}: {source:.1f} -> {size:.1f} MB, {bits}, converted ({why})"
+    if (size > source and asked == "auto") or (name.startswith("int8") and asked != "int4_group"):
+        return f"{line}; smaller with --quantization-dtype int4"
+    return f"{line}; exact with --quantization-dtype float32" if asked == "auto" else line

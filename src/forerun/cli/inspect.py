@@ -108,7 +108,7 @@ def _show_artifact(args: argparse.Namespace, artifact: Artifact) -> int:
     for note in artifact.notes:
         print(f"Note: {note}")
     print("\nQuantisation")
-    for line in quantization_lines(artifact.manifest["quantization"]):
+    for line in quantization_lines(artifact):
         print(f"  {line}")
     print("\nBuckets (they bound planning; nothing is padded)")
     for line in str(artifact.plan).splitlines():

@@ -12,10 +12,12 @@ from forerun.config import read_modules_to_not_convert
 from forerun.engine.engine_settings import EngineSettings
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, Prepared, prepare
-from forerun.runtime.loader import RunSettings
+from forerun.runtime.loader import MOST_THREADS, RunSettings
 
 _SIZES = ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size")
-_NAMES = {name: f"--{name.replace('_', '-')}" for name in _SIZES} | {"max_length": "--seq-len"}
+_NAMES = {name: f"--{name.replace('_', '-')}" for name in (*_SIZES, "quantization_type", "quantization_dtype")}
+_NAMES |= {"max_length": "--seq-len", "kv_cache_quant": "--kv-cache-dtype"}
+_NAMES |= dict.fromkeys(("quantized", "torch_dtype"), "--quantization-dtype")
 FORMATS = ("auto", "int8", "int4", "bfloat16", "float32")
 
 
@@ -87,6 +89,16 @@ def prepare_model(args: argparse.Namespace) -> Prepared:
     """``forerun.opening.prepare`` with a progress bar, and notes on the model on the standard error output."""
     with progress(f"Compiling {base_name(args.model)}") as tell:
         prepared = prepare(model_request(args), progress=tell)
-    for note in prepared.artifact.notes:
+    for note in (*crowding(args.threads), *prepared.artifact.notes):
         print(f"forerun: {note}", file=sys.stderr)
     return prepared
+
+
+def crowding(threads: int) -> list[str]:
+    """A line about more threads than processors, which wait for each other."""
+    from forerun.host.machine import read_host
+
+    usable = len(read_host().cpus) if threads else 0
+    if not usable < threads <= MOST_THREADS:
+        return []
+    return [f"--threads {threads}: only {usable} processors may be used here; more threads make it slower"]

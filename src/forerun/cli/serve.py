@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun.cli.foreign_flags import foreign_notices, refuse_foreign
+from forerun.cli.model_flags import crowding
 from forerun.cli.progress import base_name, progress
 from forerun.cli.serve_flags import add_flags
 from forerun.errors import ArtifactError, ConfigError
@@ -37,6 +38,9 @@ _NAMES = {
     "pa_block_size": "--block-size",
     "pa_num_blocks": "--num-gpu-blocks-override",
     "torch_dtype": "--dtype",
+    "quantized": "--quantization",
+    "quantization_dtype": "--quantization",
+    "kv_cache_quant": "--kv-cache-dtype",
 }
 _DTYPES = {"auto": None, "bfloat16": "bfloat16", "float32": "float32", "float": "float32"}
 _KV_DTYPES = {"auto": None, "bfloat16": False, "int8": True}
@@ -262,7 +266,7 @@ def notices(args: argparse.Namespace) -> list[str]:
     absent = _absent(_override(args))
     if absent:
         lines.append(f"--override-neuron-config {', '.join(absent)}: not in this version, tokens are the same without")
-    return [*lines, *foreign_notices(args.foreign)]
+    return [*lines, *crowding(args.threads), *foreign_notices(args.foreign)]
 
 
 def _say(line: str) -> None:

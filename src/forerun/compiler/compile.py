@@ -171,16 +171,20 @@ def _manifest(
 
 
 def quantization_summary(program: Program, exact: dict[str, bool], checkpoint: Checkpoint) -> dict[str, Any]:
-    """Per format: matrices, weights, bytes in the checkpoint and as stored, and whether its own numbers were kept."""
+    """Per format: matrices, weights, tensors of the checkpoint by type, bytes there and as stored, and whether its own
+    numbers were kept."""
     summary: dict[str, Any] = {}
     for weight in program.weights.values():
         if len(weight.shape) != 2:
             continue
-        start = {"matrices": 0, "weights": 0, "source_bytes": 0, "bytes": 0, "exact": True}
+        start: dict[str, Any] = {"matrices": 0, "weights": 0, "source_bytes": 0, "bytes": 0, "exact": True}
+        start["sources"] = {}
         entry = summary.setdefault(weight.format, start | {"bits_per_weight": bits_per_weight(weight.format)})
         entry["matrices"] += 1
         entry["weights"] += weight.shape[0] * weight.shape[1]
-        entry["source_bytes"] += sum(checkpoint.tensors[name].nbytes for name in weight.sources)
+        for tensor in (checkpoint.tensors[name] for name in weight.sources):
+            entry["sources"][tensor.kind] = entry["sources"].get(tensor.kind, 0) + 1
+            entry["source_bytes"] += tensor.nbytes
         entry["bytes"] += stored_sizes(weight)[weight.name][1]
         entry["exact"] = entry["exact"] and exact[weight.name]
     return summary

@@ -18,12 +18,14 @@ Verdict = Literal["equal", "run-time setting", "no effect here", "needs a recomp
 
 @dataclass(frozen=True)
 class Difference:
-    """One explicitly given setting beside its stored value (both as plain JSON values)."""
+    """One explicitly given setting beside its stored value (both as plain JSON values). ``mend``: the flag that
+    compiles it into an artifact, where there is one."""
 
     setting: str
     requested: Any
     stored: Any
     verdict: Verdict
+    mend: str = ""
 
 
 def difference_table(requested: Mapping[str, Any], stored: NeuronConfig) -> list[Difference]:
@@ -66,7 +68,9 @@ def require_match(rows: Sequence[Difference], artifact: str) -> None:
     blocking = needs_recompile(rows)
     if blocking:
         names = ", ".join(f"{row.setting} {_show(row.requested)} (stored {_show(row.stored)})" for row in blocking)
-        raise ArtifactError(f"{artifact} was compiled with other settings: {names}; compile again or leave them out")
+        flags = " ".join(dict.fromkeys(row.mend for row in blocking if row.mend))
+        again = f"compile again with {flags}," if flags else "compile again"
+        raise ArtifactError(f"{artifact} was compiled with other settings: {names}; {again} or leave them out")
 
 
 def with_run_time(

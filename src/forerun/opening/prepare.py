@@ -20,6 +20,7 @@ from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
 from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
+from forerun.opening.words import in_words
 from forerun.runtime.loader import open_executor
 from forerun.runtime.native import NativeExecutor
 
@@ -55,10 +56,11 @@ def prepare(
         for note in artifact.notes:
             say(note)
         stored, limits = artifact.neuron_config, RunLimits.of(request)
-        rows = difference_table(limits.rest, stored) + limits.differences(artifact)
-        if table := render_differences([replace(row, setting=request.name_of(row.setting)) for row in rows]):
-            say(table)
-        require_match(rows, str(artifact.path))
+        rows = in_words(difference_table(limits.rest, stored) + limits.differences(artifact), request, stored)
+    if table := render_differences(rows):
+        say(table)
+    require_match(rows, str(artifact.path))
+    with request.in_its_words():
         return Prepared(request, artifact, with_run_time(stored, limits.rest, limits.sequences, limits.length))
 
 

@@ -21,6 +21,7 @@ MAX_BATCHED_ROWS = 2048
 """Default rows of one engine step; the native layer cuts them into smaller chunks."""
 
 
+MOST_THREADS = 256
 MOST_HEAD_ROWS = 128
 """Sequences that get their next token from one pass over the LM head, as long as there are no more."""
 UNKNOWN_MEMORY = 2 << 30
@@ -50,8 +51,8 @@ def open_executor(
     program = artifact.program
     weights = map_weights(artifact, program)
     threads = run.threads or config_threads(config) or host.default_threads()
-    if not 1 <= threads <= 256:
-        raise ConfigError(f"threads must be within 1..256, not {threads}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads must be within 1..{MOST_THREADS}, not {threads}")
     options = NativeOptions(
         num_blocks=blocks_for(config, program.kv_layout, host.memory_available or UNKNOWN_MEMORY),
         block_size=native_block_size(config),

@@ -44,7 +44,7 @@ class DemoModel:
             self._prepared = prepare(self._request, self._say, tell)
         artifact = self._prepared.artifact
         self._say(str(artifact.plan))
-        for line in quantization_lines(artifact.manifest["quantization"]):
+        for line in quantization_lines(artifact):
             self._say(f"Weights: {line}")
         return self._prepared.config
 
