@@ -109,7 +109,7 @@ def test_the_fused_speculation_script_is_accepted_with_one_line_about_it() -> No
     about = [notice for notice in no_effect_notices(arguments) if "speculati" in notice]
     assert about == [
         "--draft-model-path, --enable-fused-speculation, --speculation-length: no effect here: "
-        "speculative decoding is not in this version; the tokens are the same without it"
+        "draft models are not in this version; the tokens are the same without one"
     ]
 
 

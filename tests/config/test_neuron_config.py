@@ -143,7 +143,7 @@ def test_speculation_is_accepted_and_has_no_effect() -> None:
     for name in ("speculation_length", "enable_fused_speculation", "spec_batch_size"):
         status = specs_of(NeuronConfig)[name].setting.status
         assert status.kind == "no effect here"
-        assert status.why == "speculative decoding is not in this version; the tokens are the same without it"
+        assert status.why == "draft models are not in this version; the tokens are the same without one"
     assert "speculation_length must be at least 0, not -1" in refusal(speculation_length=-1)
 
 

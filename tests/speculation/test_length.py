@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from forerun.engine.speculation.acceptance import Acceptance
-from forerun.engine.speculation.costs import PRIOR, StepCosts
+from forerun.engine.speculation.costs import PRIOR, LearntCosts
 from forerun.engine.speculation.length import choose_lengths
 
 
@@ -54,7 +54,7 @@ def test_a_dear_row_is_jumped_over_when_the_ones_behind_it_pay() -> None:
 
 
 def test_costs_begin_with_the_shape_and_learn_both() -> None:
-    costs = StepCosts({1: 1.0, 4: 2.0, 8: 4.0})
+    costs = LearntCosts({1: 1.0, 4: 2.0, 8: 4.0})
     assert not costs.ready and costs(8) == 0.0
     costs.observe(1, 0.002)
     assert costs(1) == 0.002 and costs(4) == pytest.approx(0.004) and costs(6) == pytest.approx(0.006)
@@ -67,7 +67,7 @@ def test_costs_begin_with_the_shape_and_learn_both() -> None:
 
 
 def test_a_stall_moves_the_costs_a_little() -> None:
-    costs = StepCosts(PRIOR)
+    costs = LearntCosts(PRIOR)
     costs.observe(1, 0.003)
     costs.observe(1, 30.0)
     assert costs(1) < 0.0034

@@ -9,7 +9,7 @@ import pytest
 
 from forerun.engine import Engine, EngineSettings, SamplingParams
 from forerun.engine.speculation.config import SpeculativeConfig
-from forerun.engine.speculation.costs import StepCosts
+from forerun.engine.speculation.costs import LearntCosts
 from forerun.engine.speculation.drafter import LookupDrafter
 from forerun.errors import ConfigError
 from forerun.runtime.step import StepInput, StepOutput
@@ -19,7 +19,7 @@ from tests.support.oracle import OracleExecutor
 LOOP = [5, 6, 7, 8, 9, 10]
 
 
-class FreeRows(StepCosts):
+class FreeRows(LearntCosts):
     """Steps that cost the same whatever their rows."""
 
     def __call__(self, rows: int) -> float:
@@ -50,7 +50,7 @@ def test_a_text_that_never_repeats_is_decoded_plainly() -> None:
 
 
 def test_dear_rows_are_not_bought() -> None:
-    class DearRows(StepCosts):
+    class DearRows(LearntCosts):
         def __call__(self, rows: int) -> float:
             return float(rows)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from forerun.config.fields import Status, no_effect, refused, setting
 
-SPECULATION: Status = no_effect("speculative decoding is not in this version; the tokens are the same without it")
+SPECULATION: Status = no_effect("draft models are not in this version; the tokens are the same without one")
 EAGLE: Status = refused("EAGLE drafts are not in this version")
 MEDUSA: Status = refused("Medusa heads are not in this version")
 LORA: Status = refused("LoRA adapters are not in this version; merge the adapter into the checkpoint first")

@@ -13,7 +13,7 @@ _LEVEL, _SHAPE = 0.1, 0.05
 _MOST = 64
 
 
-class StepCosts:
+class LearntCosts:
     """Predicts the seconds of a step from its rows; every step that was run corrects it.
 
     The prediction is a level (seconds of one row, which moves with the context's length and the machine's mood) times a

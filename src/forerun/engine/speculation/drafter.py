@@ -8,7 +8,7 @@ from forerun.engine.request import Request
 from forerun.engine.speculation.acceptance import Acceptance
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.speculation.costs import PRIOR as PRIOR_COSTS
-from forerun.engine.speculation.costs import StepCosts
+from forerun.engine.speculation.costs import LearntCosts
 from forerun.engine.speculation.length import choose_lengths
 from forerun.engine.speculation.lookup import PRIOR, Draft, Lookup
 
@@ -19,10 +19,10 @@ _MEMORY = 0.96
 class LookupDrafter:
     """A Drafter (engine/drafts.py) without a model: all its work is done in ``lengths``."""
 
-    def __init__(self, config: SpeculativeConfig, costs: StepCosts | None = None) -> None:
+    def __init__(self, config: SpeculativeConfig, costs: LearntCosts | None = None) -> None:
         """``costs``: what steps take; None: learnt, beginning with what ``config`` has measured."""
         self._config = config
-        self._costs = costs or StepCosts(dict(config.row_costs) if len(config.row_costs) > 1 else PRIOR_COSTS)
+        self._costs = costs or LearntCosts(dict(config.row_costs) if len(config.row_costs) > 1 else PRIOR_COSTS)
         self._speakers: dict[Request, _Speaker] = {}
         self._seconds = self._tokens = 0.0
 

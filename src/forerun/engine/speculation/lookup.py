@@ -18,7 +18,7 @@ PRIOR: Sequence[float] = (
     0.20, 0.35, 0.50, 0.60, 0.68, 0.74, 0.78, 0.82,  # the context had other continuations too
     0.30, 0.50, 0.65, 0.74, 0.80, 0.84, 0.87, 0.90,  # it had this one only
 )  # fmt: skip
-"""Acceptance by bucket, measured on the default model's answers (benchmarks/speculation.py)."""
+"""Acceptance by bucket, a first guess that each request corrects."""
 
 
 def bucket(order: int, count: int, follow: int) -> Bucket:
