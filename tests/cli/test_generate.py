@@ -33,7 +33,7 @@ def test_an_answer_is_as_long_as_fits_when_its_length_was_not_given(
 
 def test_a_length_that_was_given_and_does_not_fit_is_refused(artifact: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate(artifact, "--prompt", "x" * 40, "--max-new-tokens", "30") == 1
-    assert "max_tokens is 30" in capsys.readouterr().err
+    assert "--max-new-tokens 30: 40 prompt tokens leave 24 of 64" in capsys.readouterr().err
     assert generate(artifact, "--prompt", "x" * 64) == 1
     assert (
         "maximum context length is 64 tokens. The prompt has 64 tokens, which leaves no room" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         if args.profile:
             write_trace(executor, work, args.profile)
     except ValueError as error:
-        raise ConfigError(f"{error}; raise --seq-len or --batch-size") from None
+        raise ConfigError(f"{error}; lower --pp, --tg or --depth, or raise --seq-len or --batch-size") from None
     result = {"engine": "forerun", "model": args.model, "weights": prepared.artifact.manifest["quantization"], **result}
     print(json.dumps(result) if args.json else _line(result))
     return 0

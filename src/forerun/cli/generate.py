@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     model = prepared.load()
     with Generator(model.executor, model.tokenizer, settings=model.engine) as llm:
         loaded = time.perf_counter()
+        _check_room(args.max_new_tokens, len(ids), llm.engine.admission.max_total)
         params = fitting(params, len(ids), llm)
         llm.engine.add("cli", ids, params)
         tokens, first, error, reason = 0, loaded, None, None
@@ -77,6 +78,14 @@ def run(args: argparse.Namespace) -> int:
     if args.stats:
         print(_stats(len(ids), tokens, loaded - started, first - loaded, ended - first), file=sys.stderr)
     return 0
+
+
+def _check_room(asked: int | None, prompt: int, room: int) -> None:
+    if asked is not None and prompt < room < prompt + asked:
+        raise ConfigError(
+            f"--max-new-tokens {asked}: {prompt} prompt tokens leave {room - prompt} of {room}; ask for less, or raise "
+            "--seq-len as far as the model's context goes"
+        )
 
 
 def _prompt(args: argparse.Namespace) -> str:

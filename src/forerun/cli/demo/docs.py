@@ -24,6 +24,8 @@ refused flag may be given with its default value. Flags are never abbreviated. U
 refused with the nearest known word. Exit status: 0, 1 after a mistake that can be mended or a failed accuracy check
 (one line on stderr), 2 for a command line that cannot be parsed.
 
+The flags of `forerun serve` are [at the end](#forerun-serve); those of the other commands are in their `--help`.
+
 Flags that are not given keep the configuration's default. Configuration keys (`neuron_config.json`,
 `--override-neuron-config`) are the fields in the third column; objects may be partial.
 """
