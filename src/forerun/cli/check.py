@@ -44,7 +44,7 @@ Open = Callable[[argparse.Namespace], Subject]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("artifact", help="artifact folder")
+    parser.add_argument("artifact", help="artifact folder, or a checkpoint: what is cached of it")
     parser.add_argument(
         "--reference", metavar="MODEL", help="checkpoint (default: the one the artifact was compiled from)"
     )
@@ -151,8 +151,9 @@ def open_native(args: argparse.Namespace) -> Subject:
     from forerun.opening import ModelRequest, prepare
     from forerun.runtime.loader import RunSettings
 
-    request = ModelRequest(args.artifact, run=RunSettings(threads=args.threads, isa=args.isa), compile="never")
-    prepared = prepare(request)
+    request = ModelRequest(args.artifact, run=RunSettings(threads=args.threads, isa=args.isa))
+    with progress(f"Compiling {base_name(args.artifact)}") as tell:
+        prepared = prepare(request, progress=tell)
     manifest = prepared.artifact.manifest
     source = args.reference or str(manifest["source"])
     checkpoint = open_checkpoint(source)
