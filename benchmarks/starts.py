@@ -25,12 +25,13 @@ from pathlib import Path
 SERVER = (sys.executable, "-m", "forerun.entrypoints.openai.api_server")
 READY = "Application startup complete"
 LOG = ("INFO:", "WARNING:")
+BEGUN = ("Compiling ", "Compiled ")  # what a pipe is told of the work, not an error
 ELSEWHERE = "192.0.2.1"  # an address for documentation, which no machine has
 
 
 @dataclass(frozen=True)
 class End:
-    """How a start ended: status (negative: a signal) and what stderr said beside the server's log."""
+    """How a start ended: status (negative: a signal) and what stderr said beside the server's log and progress."""
 
     status: int
     errors: list[str]
@@ -52,7 +53,7 @@ def start(model: str, cache: Path, *flags: str, interrupt: float | None = None) 
         time.sleep(interrupt)
         process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
-    return End(process.returncode, [line for line in stderr.splitlines() if not line.startswith(LOG)])
+    return End(process.returncode, [line for line in stderr.splitlines() if not line.startswith((*LOG, *BEGUN))])
 
 
 def seconds_to_ready(model: str, cache: Path) -> float:

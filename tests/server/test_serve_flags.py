@@ -99,10 +99,13 @@ def test_tutorial_scripts(folder: Path, name: str) -> None:
         (["--max-num-seqs", "0"], "--max-num-seqs must be at least 1"),
         (["--max-model-len", "1000000"], "--max-model-len 1000000 is longer than the model's context of"),
         (["--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8 is not here"),
-        (["--kv-cache-dtype", "int8"], "kv_cache_quant true (stored false)"),
+        (
+            ["--kv-cache-dtype", "int8"],
+            "--kv-cache-dtype int8 (stored bfloat16); compile again with --kv-cache-dtype int8",
+        ),
         (["--quantization", "awq"], "--quantization awq is not here"),
         (["--quantization", "int4"], "was compiled with other settings"),
-        (["--dtype", "bfloat16"], "--dtype bfloat16 (stored -)"),
+        (["--dtype", "bfloat16"], "--dtype bfloat16 (stored auto)"),
         (["--block-size", "7"], "--block-size must be one of"),
         (["--num-gpu-blocks-override", "1"], "--num-gpu-blocks-override 1 is below the minimum: one sequence needs"),
         (["--num-gpu-blocks-override", "1"], "ceil(--max-model-len / --block-size) = ceil(512 / 32) = 16 blocks"),
@@ -125,7 +128,7 @@ def test_differences_are_told_before_the_start_is_refused(folder: Path) -> None:
     assert table[0].split() == ["setting", "requested", "artifact"]
     assert any(line.startswith("--block-size") and line.endswith("run-time setting") for line in table)
     assert any(line.startswith("--max-num-seqs") and line.endswith("run-time setting") for line in table)
-    assert any(line.startswith("kv_cache_quant") and line.endswith("needs a recompile") for line in table)
+    assert any(line.startswith("--kv-cache-dtype") and line.endswith("needs a recompile") for line in table)
 
 
 def test_compiling_at_the_first_start(folder: Path, own_cache: Path) -> None:
