@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.errors import ConfigError
+from forerun.json_text import JsonReader
+
+_JSON = JsonReader(ConfigError, 'give a JSON object such as {"method": "suffix"}')
 
 
 def add_speculation_flag(group: argparse._ArgumentGroup, *aliases: str) -> None:
@@ -23,10 +25,7 @@ def add_speculation_flag(group: argparse._ArgumentGroup, *aliases: str) -> None:
 
 def speculative_config(text: str) -> SpeculativeConfig:
     """The value of --speculative-config. Raises ConfigError."""
-    try:
-        settings = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"--speculative-config '{text}' is not JSON ({error})") from None
+    settings = _JSON.parse(text, "--speculative-config")
     if not isinstance(settings, dict):
         raise ConfigError(f"--speculative-config '{text}' is not a JSON object")
     return SpeculativeConfig.from_dict(settings)
