@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any, Protocol, cast
 
 from forerun.engine.engine_settings import EngineSettings
-from forerun.engine.generator import Generator, Progress, Prompt, as_list, per_prompt
+from forerun.engine.generator import Generator, Progress, Prompt
 from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import SamplingParams
 from forerun.engine.request_errors import RequestError
@@ -76,17 +76,11 @@ class LLM(Generator):
         Without ``sampling_params``: greedy, at most 256 tokens, as ``forerun generate``. ``use_tqdm``: a progress bar
         where somebody looks at the terminal. Raises RequestError before anything runs.
         """
-        prompt_list = as_list(prompts)
-        if sampling_params is None:
-            params = [self._default_params(prompt) for prompt in prompt_list]
-        else:
-            params = per_prompt(sampling_params, len(prompt_list))
         with answers_progress(use_tqdm) as progress:
-            return self._answer(prompt_list, params, progress)
+            return self._answer(prompts, sampling_params, progress)
 
-    def _default_params(self, prompt: Prompt) -> SamplingParams:
-        params = SamplingParams(temperature=0.0)
-        return fitting(params, len(self._encode(prompt)), self)
+    def _default_params(self, ids: Sequence[int]) -> SamplingParams:
+        return fitting(SamplingParams(temperature=0.0), len(ids), self)
 
     def chat(
         self,

@@ -64,19 +64,25 @@ class Generator:
         never be served; an answer that fails later has ``finish_reason`` "error" and says why, and the others are
         complete.
         """
-        prompt_list = as_list(prompts)
-        return self._answer(prompt_list, per_prompt(sampling_params, len(prompt_list)))
+        return self._answer(prompts, sampling_params)
+
+    def _default_params(self, ids: Sequence[int]) -> SamplingParams:
+        """For a prompt that nobody gave parameters for."""
+        return SamplingParams()
 
     def _answer(
         self,
-        prompt_list: Sequence[Prompt],
-        param_list: Sequence[SamplingParams],
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         progress: Progress = lambda done, total: None,
     ) -> list[RequestOutput]:
+        prompt_list = _as_list(prompts)
+        param_list = _per_prompt(sampling_params, len(prompt_list))
         results: dict[str, RequestOutput] = {}
         queue: deque[tuple[str, Admitted, int]] = deque()
-        for prompt, each in zip(prompt_list, param_list, strict=True):
+        for prompt, given in zip(prompt_list, param_list, strict=True):
             ids = self._encode(prompt)
+            each = given or self._default_params(ids)
             admitted = self.engine.admission.check(ids, each)
             name = f"llm-{next(self._numbers)}"
             results[name] = RequestOutput.empty(name, prompt if isinstance(prompt, str) else None, ids, each.n)
@@ -122,7 +128,7 @@ class Generator:
         return self.tokenizer.encode(prompt)
 
 
-def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt is a list of one; a flat sequence of ids is one prompt."""
     if isinstance(prompts, str):
         return [prompts]
@@ -131,9 +137,11 @@ def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def per_prompt(params: SamplingParams | Sequence[SamplingParams] | None, prompts: int) -> list[SamplingParams]:
+def _per_prompt(
+    params: SamplingParams | Sequence[SamplingParams] | None, prompts: int
+) -> Sequence[SamplingParams | None]:
     if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * prompts
+        return [params] * prompts
     if len(params) != prompts:
         raise RequestError(f"{len(params)} parameter sets for {prompts} prompts; give one, or one per prompt", "params")
     return list(params)
