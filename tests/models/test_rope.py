@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -20,6 +21,16 @@ def test_plain_frequencies_fall_geometrically() -> None:
     frequencies = inverse_frequencies(CONFIG)
     assert frequencies.dtype == np.float32
     np.testing.assert_allclose(frequencies, [10000.0 ** (-2 * i / 32) for i in range(16)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("theta", [1e4, 1e5, 5e5, 1e6])
+def test_frequencies_do_not_depend_on_the_processor(theta: float) -> None:
+    """Powers that NumPy takes in float32 differ by a bit with AVX-512; ours are the exact ones, rounded."""
+    frequencies = inverse_frequencies(replace(CONFIG, head_dim=128, rope_theta=theta))
+    with localcontext() as context:
+        context.prec = 40
+        waves = [(Decimal(theta).ln() * column / 128).exp() for column in range(0, 128, 2)]
+    np.testing.assert_array_equal(frequencies, np.float32(1) / np.array([float(wave) for wave in waves], np.float32))
 
 
 def test_linear_scaling_divides() -> None:

@@ -168,6 +168,8 @@ def running(
         yield found
     finally:
         found.client.close()
+        if isinstance(executor, PacedExecutor):
+            executor.gate.set()  # a test that failed may have left it closed, and a step that waits outlives pytest
         server.should_exit = True
         thread.join(120)
         assert not thread.is_alive()

@@ -97,6 +97,7 @@ def test_a_client_that_leaves_in_the_middle_frees_everything() -> None:
     with running(executor) as own:
         raw = open_request(own.port, max_tokens=400, **BODY)
         assert raw.recv(4096)
+        wait_for(lambda: not executor.gate.is_set())
         own.hang_up(raw)
         executor.gate.set()
         own.wait_idle()

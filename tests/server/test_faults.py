@@ -31,7 +31,8 @@ def test_client_leaves(moment: str, streamed: bool, caplog: pytest.LogCaptureFix
             executor.gate.clear()
         first = open_request(own.port, prompt=[5] * 100, max_tokens=300, stream=streamed, **GREEDY)
         if moment == "decode":
-            wait_for(lambda: stats().counters.generation_tokens > 3)
+            wait_for(lambda: stats().counters.steps == 12 and not executor.gate.is_set())
+            assert stats().counters.generation_tokens > 3
         wait_for(lambda: own.service.engine.unfinished == 1)
         if moment == "queue":
             second = open_request(own.port, prompt=PROMPT, max_tokens=300, stream=streamed, **GREEDY)

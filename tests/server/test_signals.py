@@ -29,7 +29,7 @@ class Process:
 
     def __init__(self, *flags: str, open_files: int | None = None) -> None:
         """``open_files``: the limit of the process, which it cannot raise."""
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         limit = [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh"]
         server = [sys.executable, "-m", "tests.server.oracle_server", "--model", "/x/artifact", "--port", "0", *flags]
         self.process = subprocess.Popen(
@@ -147,6 +147,6 @@ def test_port_in_use_is_an_error_and_not_a_hang() -> None:
     with started() as server:
         port = server.url.rsplit(":", 1)[1]
         command = [sys.executable, "-m", "tests.server.oracle_server", "--model", "/x/artifact", "--port", port]
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
         assert second.returncode == 1 and "address already in use" in second.stderr

@@ -31,10 +31,12 @@ def inverse_frequencies(config: ModelConfig, length: int = 0) -> FloatArray:
 
 
 def _wavelengths(theta: float, dim: int) -> FloatArray:
-    """Positions per radian of the unscaled pairs: float32 [dim / 2]."""
-    exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-    waves: FloatArray = np.power(np.float32(theta), exponents)
-    return waves
+    """Positions per radian of the unscaled pairs: float32 [dim / 2].
+
+    In float64 with the C library, rounded once: NumPy's float32 power differs in the last bit between processors.
+    """
+    base, exponents = float(np.float32(theta)), np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    return np.array([math.pow(base, exponent) for exponent in exponents], np.float32)
 
 
 def _plain(theta: float, dim: int) -> FloatArray:
