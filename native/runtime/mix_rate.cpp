@@ -11,7 +11,7 @@
 namespace forerun {
 namespace {
 
-constexpr int kBlocks = 4, kRows = 8, kPasses = 400, kRounds = 40;  // kRows: as many as any register tile has
+constexpr int kBlocks = 4, kRows = 8, kPasses = 4000, kRounds = 8;  // kRows: as many as any register tile has
 
 // What one thread works on; zeros take as long as anything else.
 struct Share {
