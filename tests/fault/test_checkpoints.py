@@ -164,11 +164,11 @@ def test_nothing_there(shell: Shell, tmp_path: Path) -> None:
 NUMBERS = ["1e999", "-1e999", "9" * 400, "NaN", "Infinity"]
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "added_tokens.json"])
-def test_numbers_that_no_type_holds(shell: Shell, model: Path, name: str) -> None:
-    file = model / name
+@pytest.mark.parametrize("kind", ["config", "generation_config", "tokenizer_config", "added_tokens"])
+def test_numbers_that_no_type_holds(shell: Shell, model: Path, kind: str) -> None:
+    file = model / f"{kind}.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     for number in NUMBERS:
         file.write_text(json.dumps({**known, "eos_token_id": "NUMBER"}).replace('"NUMBER"', number))
         line = shell.compile_refuses(model)
-        assert f"{name}: not valid JSON (" in line and "is no finite number" in line
+        assert f"{kind}.json: not valid JSON (" in line and "is no finite number" in line
