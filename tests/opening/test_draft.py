@@ -60,7 +60,7 @@ def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["!"], vocabulary["?"] = vocabulary["?"], vocabulary["!"]
     (draft / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    with pytest.raises(ForerunError, match="its tokenizer is another one .token 3[0-9]* is '.', the target's is '!'"):
+    with pytest.raises(ForerunError, match=r"its tokenizer is another one .token 3[0-9]* is '.', the target's is '!'"):
         open_model(request(target, draft))
 
 
