@@ -45,9 +45,13 @@ def searched(
     return [output for _, output in ranked[:n]]
 
 
-def found(executor: OracleExecutor, prefixes: bool = True, ends: Sequence[int] = (), **params: Any) -> list[list[list[int]]]:
+def found(
+    executor: OracleExecutor, prefixes: bool = True, ends: Sequence[int] = (), **params: Any
+) -> list[list[list[int]]]:
     settings = EngineSettings(enable_prefix_caching=prefixes)
-    asked = SamplingParams(**{"n": 3, "max_tokens": 9, "use_beam_search": True, "ignore_eos": True, **params}, stop_token_ids=ends)
+    asked = SamplingParams(
+        **{"n": 3, "max_tokens": 9, "use_beam_search": True, "ignore_eos": True, **params}, stop_token_ids=ends
+    )
     generator = Generator(executor, None, settings=settings)
     results = generator.generate([list(prompt) for prompt in PROMPTS], asked)
     generator.engine.check()
@@ -83,7 +87,9 @@ def test_only_allowed_tokens_and_too_few_of_them() -> None:
 
 def test_scores_text_and_ends_are_those_of_other_answers() -> None:
     generator = Generator(OracleExecutor(vocab_size=128), ByteTokenizer())
-    asked = SamplingParams(n=2, max_tokens=30, use_beam_search=True, logprobs=1, prompt_logprobs=0, stop_token_ids=range(60))
+    asked = SamplingParams(
+        n=2, max_tokens=30, use_beam_search=True, logprobs=1, prompt_logprobs=0, stop_token_ids=range(60)
+    )
     (result,) = generator.generate(["ab"], asked)
     assert result.prompt_logprobs is not None and len(result.prompt_logprobs) == 2
     for answer in result.outputs:

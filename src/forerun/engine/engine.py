@@ -109,7 +109,9 @@ class Engine:
             if not request.params.use_beam_search:
                 self._scheduler.add(request)
         for name in dict.fromkeys(request.request_id for request in requests if request.params.use_beam_search):
-            search = BeamSearch([request for request in requests if request.request_id == name], self._executor.vocab_size)
+            search = BeamSearch(
+                [request for request in requests if request.request_id == name], self._executor.vocab_size
+            )
             self._searches[name] = search
             search.begin(self._scheduler)
 
@@ -123,7 +125,7 @@ class Engine:
     def step(self) -> list[Delta]:
         """Run one step, if there is anything to run, and return what is new since the last call."""
         plan = self._scheduler.schedule()
-        if not plan and any([search.make_room(self._scheduler) for search in self._searches.values()]):
+        if not plan and sum(search.make_room(self._scheduler) for search in self._searches.values()):
             plan = self._scheduler.schedule()
         if not plan and self._unfinished:
             raise RuntimeError(f"nothing can be scheduled for {self._unfinished} unfinished requests")
