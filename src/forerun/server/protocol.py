@@ -202,6 +202,7 @@ REQUESTS: tuple[type[Request], ...] = (
     TokenizeRequest,
     DetokenizeRequest,
 )
+_NO_PROMPT = "Either prompt or prompt_embeds must be provided and non-empty. Here it is prompt: text, or token ids."
 RequestT = TypeVar("RequestT", bound=Request)
 
 
@@ -216,5 +217,7 @@ def parse_request(kind: type[RequestT], data: Mapping[str, Any], reading: Readin
             place.append(first["ctx"]["name"])
         where = ".".join(place)
         code = first["type"]
+        if (where, code) == ("prompt", "missing"):
+            raise ApiError(400, _NO_PROMPT, param=where, code=code) from None
         shown = "" if "message" in first.get("ctx", {}) else f" ({code})"
         raise ApiError(400, f"{where}: {first['msg']}{shown}", param=where, code=code) from None
