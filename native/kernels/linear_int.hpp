@@ -167,6 +167,7 @@ void stream_linear(const LinearArgs& a, const PreparedRows& x) {
 template <Format F, int Rows, int Panels>
 void tile_rows(const LinearArgs& a, const PreparedRows& x, const UnpackedPanels<F, Panels>& w, int row, int panel) {
   f32x16 sums[Rows * Panels];
+  prefetch_rows<Panels>(a, row, Rows, panel);
   sum_tile<Rows, Panels>(sums, a, x, w, row);
   finish_rows<Panels>(a, row, Rows, panel, sums);
 }
@@ -179,8 +180,12 @@ void tile_panels(const LinearArgs& a, const PreparedRows& x, int panel) {
   const UnpackedPanels<F, Panels> w = {a.scratch + prepared_bytes(a.blocks), a.blocks};
   unpack_panels(a, panel, w);
   const int tiles = (a.rows + kTileRows - 1) / kTileRows;
+  const size_t coming = panel + Panels < a.panel_end ? FormatTraits<F>::bytes_of(a.blocks) * Panels : 0;
+  const uint8_t* ahead = a.weights + FormatTraits<F>::bytes_of(a.blocks) * (panel + Panels);
   for (int tile = 0; tile < tiles; ++tile) {
     const int row = a.rows * tile / tiles, rows = a.rows * (tile + 1) / tiles - row;
+    for (size_t at = coming * tile / tiles & ~size_t{63}; at < coming * (tile + 1) / tiles; at += 64)
+      __builtin_prefetch(ahead + at, 0, 2);
     if (rows == kTileRows) {
       tile_rows<F, kTileRows, Panels>(a, x, w, row, panel);
     } else {

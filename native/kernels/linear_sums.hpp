@@ -77,6 +77,17 @@ FORERUN_INLINE void finish(const LinearArgs& a, int row, int panel, f32x16 (&acc
   }
 }
 
+// Asks for the outputs that finish_rows will change, so that they come while the sums are made.
+template <int Panels>
+FORERUN_INLINE void prefetch_rows(const LinearArgs& a, int row, int rows, int panel) {
+  if (a.epilogue == Epilogue::Largest) return;
+  const int column = (a.epilogue == Epilogue::SiluMul ? panel / 2 : panel) * kPanel;
+  const int lines = a.epilogue == Epilogue::SiluMul ? Panels / 2 : Panels;
+  for (int r = 0; r < rows; ++r)
+    for (int p = 0; p < lines; ++p)
+      __builtin_prefetch(a.y + static_cast<size_t>(row + r) * a.ldy + column + p * kPanel, 0, 3);
+}
+
 // acc: [rows][panel].
 template <int Panels>
 void finish_rows(const LinearArgs& a, int row, int rows, int panel, const f32x16* acc) {

@@ -11,7 +11,8 @@
 namespace forerun {
 namespace {
 
-constexpr int kBlocks = 4, kRows = 8, kPasses = 400, kRounds = 40;  // kRows: as many as any register tile has
+constexpr int kBlocks = 4, kRows = 8, kPasses = 1000;  // kRows: as many as any register tile has
+constexpr std::chrono::milliseconds kLong{100};        // until the system has spread the threads
 
 // What one thread works on; zeros take as long as anything else.
 struct Share {
@@ -34,9 +35,9 @@ double mix_rate(const Kernels& kernels, int threads) {
   std::vector<Share> shares(threads);
   ThreadTeam team(threads, {});
   double best = 0.0;
-  for (int round = 0; round < kRounds; ++round) {
+  const auto end = std::chrono::steady_clock::now() + kLong;
+  for (auto begin = end - kLong; begin < end; begin = std::chrono::steady_clock::now()) {
     std::vector<double> done(threads);
-    const auto begin = std::chrono::steady_clock::now();
     team.run([&](int t) { done[t] = kernels.bare_mix(shares[t].args(), kPasses); });
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     best = std::max(best, done[0] * threads / seconds.count());

@@ -18,10 +18,13 @@ namespace {
 // Inside a step: some microseconds are longer than most imbalances of a step that runs undisturbed. Beyond that
 // somebody else has one of the processors, often the very thread that is waited for: giving way lets it run, while
 // sleeping would queue this thread behind a whole time slice at every barrier.
-constexpr int kSpins = 300, kYields = 20000;
-// Between steps: about a millisecond or two, which the engine needs now and then; whoever prepares the next step goes
-// first.
-constexpr int kIdleSpins = 300, kIdleYields = 4000;
+constexpr int kSpins = 300;
+constexpr std::chrono::milliseconds kPatience{100};
+// Between steps: what the engine needs now and then; whoever prepares the next step goes first. By the clock: a thread
+// that gives way among many others would seem to be at work for seconds, and the system would keep them off its
+// processor.
+constexpr int kIdleSpins = 300;
+constexpr std::chrono::milliseconds kIdlePatience{2};
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -56,10 +59,11 @@ void Barrier::wait() {
     if (phase_.load(std::memory_order_acquire) != phase) return;
     pause_briefly();
   }
-  for (int i = 0; i < yields_; ++i) {
+  const auto end = std::chrono::steady_clock::now() + patience_;
+  do {
     if (phase_.load(std::memory_order_acquire) != phase) return;
     sched_yield();
-  }
+  } while (std::chrono::steady_clock::now() < end);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
   while (phase_.load(std::memory_order_seq_cst) == phase) futex_wait(phase_, phase);
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
@@ -67,9 +71,9 @@ void Barrier::wait() {
 
 ThreadTeam::ThreadTeam(int size, const std::vector<int>& cpus)
     : size_(checked_size(size)),
-      begin_(size, kIdleSpins, kIdleYields),
-      inner_(size, kSpins, kYields),
-      end_(size, kSpins, kYields) {
+      begin_(size, kIdleSpins, kIdlePatience),
+      inner_(size, kSpins, kPatience),
+      end_(size, kSpins, kPatience) {
   try {
     threads_.reserve(size);
     for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { loop(i); });

@@ -1,6 +1,7 @@
 // A team of threads that runs one function together, with barriers inside. The caller is thread 0.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -9,17 +10,18 @@
 
 namespace forerun {
 
-// Meets `size` threads. Waiting spins for `spins` pauses, gives way `yields` times, then sleeps in the kernel; whoever
-// does not wait long makes no system call.
+// Meets `size` threads. Waiting spins for `spins` pauses, gives way again and again for `patience`, then sleeps in the
+// kernel; whoever does not wait long makes no system call.
 class Barrier {
  public:
-  Barrier(int size, int spins, int yields) : size_(size), spins_(spins), yields_(yields) {}
+  Barrier(int size, int spins, std::chrono::microseconds patience) : size_(size), spins_(spins), patience_(patience) {}
   void wait();
   // Counts `count` threads that will never come as arrived, once; for the phase under way.
   void excuse(int count) { arrived_.fetch_add(count, std::memory_order_acq_rel); }
 
  private:
-  const int size_, spins_, yields_;
+  const int size_, spins_;
+  const std::chrono::microseconds patience_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
   alignas(64) std::atomic<int> sleepers_{0};

@@ -26,6 +26,14 @@ class AccuracyError(ForerunError):
     """A check that cannot be made: no reference, another model's reference, or a text that does not fit."""
 
 
+def one_line(text: str, most: int = 1500) -> str:
+    """``text`` as a terminal shows it in one line: what is no printable character as its number, a long middle left
+    out."""
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 3 :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)

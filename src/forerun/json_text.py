@@ -1,13 +1,14 @@
 """JSON from files that anybody may have written: read with bounds, and refused in one line.
 
-What comes out is safe to compute with and to print: whole numbers of at most 64 bits, no half surrogate pairs, no key
-twice, no nesting that ends the interpreter. Numbers beyond 64 bits come as floats (infinity beyond those), which no
-reader takes for a size.
+What comes out is safe to compute with, to print and to write as JSON again: finite numbers, whole ones of at most 64
+bits, no half surrogate pairs, no key twice, no nesting that ends the interpreter. Whole numbers beyond 64 bits come as
+floats, which no reader takes for a size; what is beyond those too, or no number, is refused.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from forerun.errors import ArtifactError, CheckpointError, ForerunError
 
 MAX_JSON_BYTES = 256 << 20
 _MOST = (1 << 63) - 1
+_DIGITS = 18
 _LONG = re.compile(r"\d{19}")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -34,7 +36,11 @@ class JsonReader:
         try:
             decoded = text if isinstance(text, str) else text.decode("utf-8")
             value = json.loads(
-                decoded, object_pairs_hook=_unique, parse_int=_integer if _LONG.search(decoded) else None
+                decoded,
+                object_pairs_hook=_unique,
+                parse_int=_integer if _LONG.search(decoded) else None,
+                parse_float=_finite,
+                parse_constant=_finite,
             )
             if _HALF_PAIR.search(decoded):
                 json.dumps(value, ensure_ascii=False).encode()
@@ -79,10 +85,22 @@ CHECKPOINT_JSON = JsonReader(CheckpointError, "fetch it again")
 ARTIFACT_JSON = JsonReader(ArtifactError, "compile the artifact again")
 
 
+def whole_number(text: str) -> int | None:
+    """The number that ``text`` writes in at most 18 ASCII digits; None for any other text."""
+    return int(text) if len(text) <= _DIGITS and text.isascii() and text.isdigit() else None
+
+
 def _integer(digits: str) -> int | float:
     if len(digits) <= 20 and -_MOST <= (number := int(digits)) <= _MOST:
         return number
-    return float(digits)
+    return _finite(digits)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.20} is no finite number")
+    return number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -138,7 +138,19 @@ def test_bodies() -> None:
 
 def test_urls() -> None:
     assert base_urls("http://a:1/v1/; https://b/v1 ;") == ("http://a:1/v1", "https://b/v1")
-    for wrong in ("", ";", "a:1/v1", "ftp://a/v1", "http:///v1"):
+    for wrong in (
+        "",
+        ";",
+        "a:1/v1",
+        "ftp://a/v1",
+        "http:///v1",
+        "http://[::1",
+        "http://a\nb",
+        "http://a:b",
+        "http://a:99999",
+        "http://\u202e",
+        "http://a" * 9000,
+    ):
         with pytest.raises(ForerunError, match="server"):
             base_urls(wrong)
 

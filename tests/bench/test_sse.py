@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from forerun.bench.records import Outcome
@@ -36,6 +38,9 @@ def test_completions_reasoning_and_empty_pieces() -> None:
     assert (found.text, found.events) == ("hmso", [2.0, 3.0])
 
 
+STRANGE = [b"5", b"[]", b"null", b"[" * 100_000, b'{"choices": 5}', b'{"choices": [5]}', b'{"usage": [1]}']
+
+
 @pytest.mark.parametrize(
     ("data", "code", "words"),
     [
@@ -43,11 +48,18 @@ def test_completions_reasoning_and_empty_pieces() -> None:
         (b"data: {broken\n\n", -1, "not JSON"),
         (b'data: {"error": {"message": "full", "code": 503}}\n\n', 503, "full"),
         (b'data: {"error": "gone"}\n\n', -1, "gone"),
+        *[(b"data: %s\n\n" % data, -1, "not JSON of an answer") for data in STRANGE],
     ],
 )
 def test_what_is_no_answer_is_an_error(data: bytes, code: int, words: str) -> None:
     found = answered((11.0, data))
     assert not found.good and found.error_code == code and words in found.error_message
+
+
+def test_usage_holds_counts_alone() -> None:
+    counts = {"completion_tokens": "many", "prompt_tokens": 4, "a_details": 5, "b_details": {"cached_tokens": 1e9}}
+    found = answered((11.0, b"data: %s\n\n" % json.dumps({"usage": counts}).encode()))
+    assert found.usage == {"prompt_tokens": 4, "b_details": {}}
 
 
 def test_an_answer_without_text_is_not_good() -> None:

@@ -64,6 +64,17 @@ def test_tied_head_is_absent_even_when_it_is_stored(tmp_path: Path) -> None:
     assert "lm_head.weight" not in found and not any("rotary" in name for name in found)
 
 
+@pytest.mark.parametrize("layer", ["9" * 5000, "\u00b2", "-1", "2"])
+def test_tensors_of_layers_that_are_none_are_refused(tmp_path: Path, layer: str) -> None:
+    write_tiny(tmp_path, "llama")
+    tensors = tiny_tensors(tiny_config("llama"))
+    tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(CheckpointError, match="contradicts the configuration") as caught:
+        open_checkpoint(str(tmp_path))
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("change", [lambda head: head * 2, lambda head: np.where(head == head.max(), 0, head)])
 def test_a_stored_head_that_differs_from_tied_embeddings_is_kept(tmp_path: Path, dtype: str, change: Any) -> None:

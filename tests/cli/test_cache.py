@@ -42,6 +42,15 @@ def test_artifacts_are_listed_with_their_model_and_cleared(model: str, capsys: p
     assert cached() == []
 
 
+def test_what_killed_compiles_left_goes(model: str) -> None:
+    compile_once(model)
+    (entry,) = cached()
+    for words in (("cache", "clear"), ("generate", model, "a", "--no-chat", "--max-new-tokens", "1")):
+        (left := entry.path.parent / ".123.partial-abc" / "weights").mkdir(parents=True)
+        assert main(words) == 0
+        assert not left.parent.exists()
+
+
 def test_an_unknown_name_clears_nothing(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     compile_once(model)
     (entry,) = cached()

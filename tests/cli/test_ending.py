@@ -80,6 +80,16 @@ PROGRAMS = {
 }
 
 
+def test_an_error_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise ConfigError("a\nb\x1b[31m\r\u2028\udcff \u202e\u00e9 " + "x" * 100_000 + " end")
+
+    assert run_command(command) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(r"error: a\nb\x1b[31m\r\u2028\udcff \u202e\u00e9 xxx".replace(r"\u00e9", "\u00e9"))
+    assert said.endswith("x end\n") and said.count("\n") == 1 and len(said) < 2000
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_where_no_exception_can_be_raised(name: str) -> None:
     body, status, line = PROGRAMS[name]

@@ -192,6 +192,7 @@ def test_a_killed_compile_leaves_nothing_that_looks_complete(tmp_path: Path, lim
         assert not (place / "out").exists()
     compile_checkpoint(open_checkpoint(str(source)), tiny_settings(seq_len=32), place / "out")
     assert open_artifact(place / "out").neuron_config.max_length == 32
+    assert [path.name for path in place.iterdir()] == ["out"]
 
 
 def test_any_format_request_compiles(tmp_path: Path) -> None:

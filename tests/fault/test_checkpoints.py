@@ -159,3 +159,16 @@ def test_nothing_there(shell: Shell, tmp_path: Path) -> None:
     assert "did you mean 'default'" in shell.compile_refuses("defualt")
     (tmp_path / "empty").mkdir()
     assert "config.json" in shell.compile_refuses(tmp_path / "empty")
+
+
+NUMBERS = ["1e999", "-1e999", "9" * 400, "NaN", "Infinity"]
+
+
+@pytest.mark.parametrize("kind", ["config", "generation_config", "tokenizer_config", "added_tokens"])
+def test_numbers_that_no_type_holds(shell: Shell, model: Path, kind: str) -> None:
+    file = model / f"{kind}.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    for number in NUMBERS:
+        file.write_text(json.dumps({**known, "eos_token_id": "NUMBER"}).replace('"NUMBER"', number))
+        line = shell.compile_refuses(model)
+        assert f"{kind}.json: not valid JSON (" in line and "is no finite number" in line

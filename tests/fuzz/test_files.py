@@ -145,7 +145,7 @@ def test_checkpoints(tmp_path: Path, name: str) -> None:
 def load(path: Path) -> None:
     """Read a checkpoint as far as compiling does."""
     checkpoint = open_checkpoint(str(path))
-    plan_compile(checkpoint, NeuronConfig.from_dict(tiny_settings().to_dict()))
+    plan_compile(checkpoint, NeuronConfig.from_dict(tiny_settings().to_dict())).config.to_json()
     for tensor in checkpoint.tensors.values():
         tensor.load()
     Tokenizer(checkpoint.tokenizer_files)

@@ -46,6 +46,21 @@ def test_measuring_stays_within_the_executor_and_the_budget(executor: NativeExec
     assert list(short.seconds) == [1] and short.repeat_rows <= 1
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, "{", "[]", '{"KEY": {"seconds": {"1": 1e999}, "repeat_rows": 1e999}}']
+)
+def test_a_damaged_record_is_measured_again(
+    executor: NativeExecutor, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    file = tmp_path / "costs.json"
+    costs = StepCosts({1: 0.5}, repeat_rows=0)
+    monkeypatch.setattr(step_costs, "measure_step_costs", lambda executor, budget=0.0: costs)
+    known_step_costs(executor, artifact, file)
+    (key,) = json.loads(file.read_text())
+    file.write_text(text.replace("KEY", key))
+    assert known_step_costs(executor, artifact, file) == costs
+
+
 def test_sharing_changes_no_bit(executor: NativeExecutor) -> None:
     batch = one_sequence(list(range(6)), table=[0], sampled=[5], want_logits=True)
     results = []

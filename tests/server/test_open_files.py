@@ -30,10 +30,10 @@ def test_the_limit_is_raised_and_shared_out() -> None:
         return [int(word) for word in subprocess.run(command, capture_output=True, check=True).stdout.split()]
 
     soft, connections, backlog = run(256, 256)
-    assert soft == 256 and 64 < connections < 180 and connections + backlog < 256 - 32
+    assert soft == 256 and 64 < connections < 120 and connections + 4 * (backlog + 1) < 256 - 32
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 20000)
     soft, connections, backlog = run(256, hard)
-    assert soft == hard and connections == min(4096, (hard - 40) * 2 // 3) and backlog >= min(2048, hard // 5)
+    assert soft == hard and connections == min(4096, (hard - 40) // 2) and backlog >= min(2048, hard // 10)
     assert run(40, 40)[1] >= 1
 
 
@@ -47,7 +47,7 @@ def test_idle_connections_beyond_the_files_hold_nobody_up() -> None:
             body = {"prompt": [5, 6], "max_tokens": 2, "temperature": 0}
             assert client.post("/v1/completions", json=body).status_code == 200
         assert 1 <= sum("as many as this server takes" in line for line in process.lines) < 5
-        assert not any("Traceback" in line or "accept" in line for line in process.lines)
+        assert not [line for line in process.lines if "Traceback" in line or "accept" in line]
 
 
 class Guest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from forerun.checkpoint import Tokenizer
+from forerun.checkpoint.text_process import Message
 from forerun.server.server_settings import ServerSettings, Timeouts
+from forerun.server.text import TextWorkers
 from tests.server.harness import MODEL, Running, open_request, running, tiny_tokenizer, wait_for
 
 SECONDS = 1.5
@@ -82,10 +85,12 @@ def test_a_client_that_leaves_does_not_free_the_worker_early(server: Running) ->
         open_request(server.port, "/v1/chat/completions", messages=[{"role": "user", "content": "slow"}])
         for _ in range(8)
     ]
+    wait_for(lambda: len(server.service.text._jobs) == 2)
     for raw in held:
         raw.close()
     assert len(server.service.text._jobs) <= 2
-    wait_for(lambda: chat(server, "hello").status_code == 200, 60)
+    wait_for(lambda: not server.service.text._jobs)
+    wait_for(lambda: chat(server, "hello").status_code == 200)
 
 
 def test_a_worker_that_dies_is_replaced(server: Running) -> None:
@@ -110,6 +115,37 @@ def test_panics_of_the_tokenizer_are_a_json_500() -> None:
         failed = own.post("/tokenize", prompt="a" * 200 + "b")
         assert failed.status_code in (500, 503) and failed.json()["error"]["message"]
         assert own.post("/tokenize", prompt="hello").json()["count"] > 0
+
+
+def test_texts_do_not_wait_for_templates() -> None:
+    settings = ServerSettings(served_names=(MODEL,), timeouts=Timeouts(text=600))
+    with running(settings=settings, tokenizer=with_template(BRANCHES)) as own:
+        slow = [{"role": "user", "content": "slow"}]
+        held = [open_request(own.port, "/v1/chat/completions", messages=slow) for _ in range(3)]
+        wait_for(lambda: len(own.service.text._jobs) == 2)
+        assert own.post("/tokenize", prompt="hello").json()["count"] > 0
+        assert own.post("/v1/completions", prompt="hello", max_tokens=2).status_code == 200
+        assert len(own.service.text._jobs) == 2
+        own.server.servers[0].get_loop().call_soon_threadsafe(own.server.stop)
+        assert all(raw.recv(100).startswith(b"HTTP/1.1 503") for raw in held)
+
+
+def test_the_wait_for_a_worker_is_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    async def noted(job: Message, slots: asyncio.Semaphore) -> Message:
+        await asyncio.sleep(0.05)
+        slots.release()
+        seen.append(job["seconds"])
+        return {"value": ""}
+
+    async def three() -> None:
+        workers = TextWorkers(tiny_tokenizer(), max_model_len=64, max_chars=1000, timeout=600, workers=1)
+        monkeypatch.setattr(workers, "_work", noted)
+        await asyncio.gather(*(workers.decode([1]) for _ in range(3)))
+
+    asyncio.run(three())
+    assert 600 >= seen[0] > seen[1] + 0.04 > seen[2] + 0.08 > 599
 
 
 def test_the_end_of_the_server_ends_slow_work() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from forerun.accuracy.golden import Golden, save_golden
 from forerun.accuracy.huggingface import HuggingFaceModel
 from forerun.checkpoint import Tokenizer, open_checkpoint
-from forerun.errors import ForerunError
+from forerun.errors import ForerunError, one_line
 
 
 def record(model_path: str, prompts: Sequence[str], tokens: int, with_logits: bool = True) -> Golden:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         golden = record(args.model_path, args.prompt, args.tokens, not args.no_logits)
         save_golden(args.output, golden)
     except ForerunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     print(f"{args.output}: {sum(len(answer.tokens) for answer in golden.answers)} tokens of {len(args.prompt)} prompts")
     return 0

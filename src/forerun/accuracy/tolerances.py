@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from forerun.errors import ConfigError
+from forerun.json_text import whole_number
 
 Tolerances = Mapping[int | None, tuple[float, float]]
 """Top-k band (None: all tokens) -> (absolute, relative) tolerance."""
@@ -19,6 +19,7 @@ DEFAULT_TOLERANCES: Tolerances = MappingProxyType(
 DIVERGENCE_DIFFERENCE = 0.001
 """How much the reference may prefer its own token where the greedy tokens part."""
 
+_MOST = 1 << 31
 _SHAPE = "must be a dictionary such as {None: (1e-5, 0.05), 5: (1e-5, 0.01)}: top-k -> (absolute, relative) tolerance"
 
 
@@ -38,16 +39,17 @@ def parse_tolerances(text: str, *, pairs_only: bool = False) -> Tolerances:
 
 
 def _band(key: object) -> int | None:
-    if isinstance(key, str) and key.isdigit():
-        key = int(key)
-    if key is None or (type(key) is int and key > 0):
-        return key
-    raise ConfigError(f"--tol-map {_SHAPE}; {key!r} is no top-k")
+    number = whole_number(key) if isinstance(key, str) else key
+    if key is None:
+        return None
+    if isinstance(number, int) and not isinstance(number, bool) and 0 < number <= _MOST:
+        return number
+    raise ConfigError(f"--tol-map {_SHAPE}; {key!r:.60} is no top-k")
 
 
 def _pair(value: object, pairs_only: bool) -> tuple[float, float]:
     parts = value if isinstance(value, (tuple, list)) else () if pairs_only else (ABSOLUTE, value)
-    numbers = [float(part) for part in parts if type(part) in (int, float) and math.isfinite(part) and part >= 0]
+    numbers = [float(part) for part in parts if type(part) in (int, float) and 0 <= part <= _MOST]
     if len(parts) != 2 or len(numbers) != 2:
-        raise ConfigError(f"--tol-map {_SHAPE}; {value!r} is no pair of tolerances")
+        raise ConfigError(f"--tol-map {_SHAPE}; {value!r:.60} is no pair of tolerances")
     return numbers[0], numbers[1]

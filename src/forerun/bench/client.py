@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -59,12 +58,19 @@ def base_urls(text: str) -> tuple[str, ...]:
     """The URLs of "URL;URL"; "/v1" may end with a slash. Raises ForerunError for anything else than http(s)."""
     found = tuple(part.strip().rstrip("/") for part in text.split(";") if part.strip())
     for url in found:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_server(url):
             raise ForerunError(f"'{url}' is not a server: give http://HOST:PORT/v1 (--base-url or OPENAI_API_BASE)")
     if not found:
         raise ForerunError("no server is named: give --base-url http://HOST:PORT/v1 or set OPENAI_API_BASE")
     return found
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.host) and (parts.port or 0) < 1 << 16
 
 
 class Client:

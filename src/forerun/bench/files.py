@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.metadata
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def share_gpt(path: str | None) -> list[list[tuple[str, str]]]:
     text = _text(Path(path))
     try:
         chats = [list(_pairs(entry["conversations"])) for entry in json.loads(text)]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ForerunError(f"{path} is not in ShareGPT's format ({type(error).__name__}: {error})") from None
     found = [chat for chat in chats if chat]
     if not found:
@@ -72,7 +73,7 @@ def _pairs(turns: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     try:
         entries = [json.loads(line) for line in _text(path).splitlines() if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ForerunError(f"{path} is not JSON lines ({error})") from None
     if not all(isinstance(entry, dict) for entry in entries):
         raise ForerunError(f"{path}: every line must be a JSON object")
@@ -83,7 +84,7 @@ def _text(path: Path) -> str:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ForerunError(f"--dataset-path {path} cannot be read ({error})") from None
     if len(data) > MOST_BYTES:
         raise ForerunError(f"--dataset-path {path} has more than {MOST_BYTES} bytes")

@@ -17,7 +17,7 @@ def server_facts(base_url: str, api_key: str) -> dict[str, Any]:
         try:
             answer = httpx.get(base_url.removesuffix("/v1") + route, headers=headers, timeout=10, trust_env=False)
             told = answer.raise_for_status().json()
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError, RecursionError):
             continue
         if isinstance(told, dict):
             return told

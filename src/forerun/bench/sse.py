@@ -38,21 +38,33 @@ def read_answer(outcome: Outcome, arrivals: Sequence[Arrival], start: float) -> 
             break
         try:
             chunk = json.loads(data)
-        except ValueError:
-            return _fail(outcome, -1, f"an event is not JSON: {data[:200]!r}")
-        if "error" in chunk:
-            return _fail(outcome, *_error(chunk["error"]))
-        if chunk.get("usage"):
-            outcome.usage = chunk["usage"]
-        for choice in chunk.get("choices") or ():
-            text = _content(choice)
-            if text:
-                parts.append(text)
-                outcome.events.append(moment - start)
-            outcome.finish_reason = choice.get("finish_reason") or outcome.finish_reason
+            if "error" in chunk:
+                return _fail(outcome, *_error(chunk["error"]))
+            texts = _take(outcome, chunk)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return _fail(outcome, -1, f"an event is not JSON of an answer: {data[:200]!r}")
+        parts += texts
+        outcome.events += [moment - start] * len(texts)
     outcome.text = "".join(parts)
     if not done and not outcome.cancelled:
         _fail(outcome, -1, "the stream ended without [DONE]")
+
+
+def _take(outcome: Outcome, chunk: dict[str, Any]) -> list[str]:
+    """Note what a chunk says of usage and end; return its texts. Raises TypeError or AttributeError for other forms."""
+    if chunk.get("usage"):
+        outcome.usage = _counts(chunk["usage"])
+    choices = chunk.get("choices") or []
+    for choice in choices:
+        outcome.finish_reason = choice.get("finish_reason") or outcome.finish_reason
+    return [text for text in map(_content, choices) if text]
+
+
+def _counts(usage: dict[str, Any]) -> dict[str, Any]:
+    """The counts in it, and in its details."""
+    details = {name: _counts(value) for name, value in usage.items() if isinstance(value, dict)}
+    plain = {name: value for name, value in usage.items() if type(value) is int and 0 <= value < 1 << 53}
+    return details | {name: value for name, value in plain.items() if not name.endswith("_details")}
 
 
 def _content(choice: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from forerun.checkpoint.base import ModelConfig, SourceTensor
 from forerun.errors import CheckpointError
+from forerun.json_text import whole_number
 
 Shape = tuple[int, ...]
 
@@ -94,6 +95,7 @@ def _changes_the_model(name: str, config: ModelConfig) -> bool:
     parts = name.split(".")
     if parts[:2] != ["model", "layers"]:
         return False
-    if len(parts) < 4 or not parts[2].isdecimal() or int(parts[2]) >= config.num_hidden_layers:
+    layer = whole_number(parts[2]) if len(parts) > 3 else None
+    if layer is None or layer >= config.num_hidden_layers:
         return True
     return "rotary_emb" not in parts

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from forerun.errors import CheckpointError
+from forerun.json_text import whole_number
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -60,9 +61,10 @@ def _stated(config: Mapping[str, Any], added: Mapping[str, Any], special: set[st
     """The tokens that are given with their ids, by id."""
     decoder = config.get(_DECODER)
     if decoder is not None:
-        if not isinstance(decoder, Mapping) or not all(key.isdecimal() for key in decoder):
+        ids = {key: whole_number(key) for key in decoder} if isinstance(decoder, Mapping) else {"": None}
+        if None in ids.values():
             raise CheckpointError(f"tokenizer_config.json: {_DECODER} must map ids to tokens")
-        entries = [decoder[key] for key in sorted(decoder, key=int)]
+        entries = [decoder[key] for key in sorted(decoder, key=lambda key: ids[key] or 0)]
         return [_token(entry, _stated_text(entry)) for entry in entries]
     numbers = {text: number for text, number in added.items() if isinstance(number, int)}
     texts = sorted(numbers, key=lambda text: numbers[text])

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from forerun.checkpoint.text_process import EXIT_REFUSED, Message, pack, read_message
 from forerun.errors import CheckpointError
@@ -26,10 +25,10 @@ _SAMPLE = "It cost 3,141.59 (100%).\n\n\tna\u00efve \u4f60\u597d \u041f\u0440\u0
 class TextOrigin:
     """A text process. Starting it does not wait until it is ready: jobs do."""
 
-    def __init__(self, files: Mapping[str, bytes], rows: int | None, seconds: float) -> None:
-        """``files``, ``rows``: what the tokenizer is built from. ``seconds``: the time of one job."""
+    def __init__(self, files: Mapping[str, bytes], rows: int | None) -> None:
+        """``files``, ``rows``: what the tokenizer is built from."""
         encoded = {name: base64.b64encode(content).decode() for name, content in files.items()}
-        setup = {"files": encoded, "rows": rows, "seconds": seconds, "seconds_to_build": SECONDS_TO_BUILD}
+        setup = {"files": encoded, "rows": rows, "seconds_to_build": SECONDS_TO_BUILD}
         self._control, far = socket.socketpair()
         with far, tempfile.TemporaryFile() as given:
             given.write(json.dumps(setup).encode())
@@ -76,9 +75,9 @@ def check_tokenizer(files: Mapping[str, bytes], rows: int | None = None) -> None
 
     Raises CheckpointError when that fails, and when the tokenizer library ends the process instead of failing.
     """
-    origin = TextOrigin(files, rows, _SECONDS_TO_CHECK)
+    origin = TextOrigin(files, rows)
     with origin.connect() as connection:
-        answer = _ask(connection, {"do": "check", "with": {"text": _SAMPLE}})
+        answer = ask(connection, {"do": "check", "with": {"text": _SAMPLE}, "seconds": _SECONDS_TO_CHECK})
     refusal = origin.refusal()
     if refusal:
         raise CheckpointError(refusal)
@@ -86,12 +85,13 @@ def check_tokenizer(files: Mapping[str, bytes], rows: int | None = None) -> None
         raise CheckpointError(
             "tokenizer.json: the tokenizer library crashes on it, or takes longer than a minute; fetch it again"
         )
-    problem = (answer or {}).get("refused") or (answer or {}).get("failed")
-    if problem:
-        raise CheckpointError(f"the tokenizer cannot be used: {problem}; correct its files or fetch them again")
+    if "failed" in answer:
+        raise CheckpointError(answer["failed"])
+    if "refused" in answer:
+        raise CheckpointError(f"the tokenizer cannot be used: {answer['refused']}; correct its files")
 
 
-def _ask(connection: socket.socket, job: dict[str, Any]) -> Message | None:
+def ask(connection: socket.socket, job: Message) -> Message | None:
     """The answer to a job, None when the worker ended."""
     with connection.makefile("rb") as incoming, suppress(OSError):
         connection.sendall(pack(job))

@@ -1,4 +1,5 @@
-"""The process that does a server's text work: what a model's template and tokenizer do can be ended from outside.
+"""The process that does the text work of servers and commands, so that what a model's template and tokenizer do can be
+ended from outside.
 
 ``python -m forerun.checkpoint.text_process SOCKET`` reads the tokenizer's files from its standard input, builds the
 tokenizer and then turns every connection that it is handed over SOCKET into a worker: a fork, which shares the
@@ -25,7 +26,7 @@ from typing import IO, Any
 
 from forerun.checkpoint.chat_template import ChatTemplateError
 from forerun.checkpoint.tokenizer import Tokenizer
-from forerun.errors import ForerunError
+from forerun.errors import CheckpointError, ForerunError
 
 EXIT_REFUSED = 3
 """Exit status when the tokenizer's files are refused in good order, with the reason on standard output."""
@@ -35,6 +36,7 @@ _MORE_MEMORY = 1 << 30
 """Bytes that a worker may take beside what it starts with."""
 
 Message = dict[str, Any]
+"""A job: what to "do", "with" what, within how many "seconds". Its answer: see _answer."""
 
 
 def pack(message: Message) -> bytes:
@@ -71,6 +73,10 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
+def _render(tokenizer: Tokenizer, messages: list[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+    return tokenizer.apply_chat_template(messages, **variables)
+
+
 def _chat(
     tokenizer: Tokenizer,
     messages: list[Mapping[str, Any]],
@@ -95,7 +101,13 @@ def _check(tokenizer: Tokenizer, text: str) -> None:
     tokenizer.decode(tokenizer.encode(text))
 
 
-_JOBS: Mapping[str, Callable[..., Any]] = {"encode": _encode, "decode": _decode, "chat": _chat, "check": _check}
+_JOBS: Mapping[str, Callable[..., Any]] = {
+    "encode": _encode,
+    "decode": _decode,
+    "render": _render,
+    "chat": _chat,
+    "check": _check,
+}
 
 
 def _answer(tokenizer: Tokenizer, job: Message) -> Message:
@@ -104,17 +116,19 @@ def _answer(tokenizer: Tokenizer, job: Message) -> Message:
         return {"value": _JOBS[job["do"]](tokenizer, **job["with"])}
     except ChatTemplateError as error:
         return {"refused": str(error)}
+    except CheckpointError as error:
+        return {"failed": str(error)}
     except MemoryError:
         return {"refused": "preparing the prompt takes too much memory"}
     except BaseException as error:  # the tokenizer library's panics are not even Exceptions
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
 
 
-def _work(connection: socket.socket, tokenizer: Tokenizer, seconds: float) -> None:
+def _work(connection: socket.socket, tokenizer: Tokenizer) -> None:
     """Answer jobs until the connection closes, or a defect may have left the tokenizer in disorder."""
     with connection, connection.makefile("rb") as incoming, suppress(BrokenPipeError, ConnectionResetError):
         while (job := read_message(incoming)) is not None:
-            signal.setitimer(signal.ITIMER_REAL, seconds)  # nobody handles the alarm: it ends the process
+            signal.setitimer(signal.ITIMER_REAL, job["seconds"])  # nobody handles the alarm: it ends the process
             answer = _answer(tokenizer, job)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.sendall(pack(answer))
@@ -130,14 +144,14 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _become_worker(connection: socket.socket, tokenizer: Tokenizer, seconds: float) -> None:
+def _become_worker(connection: socket.socket, tokenizer: Tokenizer) -> None:
     """Never returns. The library's words on its panics go nowhere; what matters is in the answer."""
     status = 1
     try:
         with suppress(OSError, ValueError):
             _limit_memory()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        _work(connection, tokenizer, seconds)
+        _work(connection, tokenizer)
         status = 0
     finally:
         os._exit(status)
@@ -157,7 +171,7 @@ def main(number: int) -> int:
         tokenizer = Tokenizer(files, setup["rows"])
     except ForerunError as error:
         print(error, flush=True)
-        return EXIT_REFUSED
+        os._exit(EXIT_REFUSED)  # at once: the other end ends a process that only closed its connection
     signal.setitimer(signal.ITIMER_REAL, 0)
     import jinja2.sandbox  # noqa: F401  (once here, not in every worker)
 
@@ -168,7 +182,7 @@ def main(number: int) -> int:
             os.killpg(0, signal.SIGKILL)  # the workers and this process, which lead a group of their own
         if os.fork() == 0:
             control.close()
-            _become_worker(socket.socket(fileno=handed[0]), tokenizer, setup["seconds"])
+            _become_worker(socket.socket(fileno=handed[0]), tokenizer)
         os.close(handed[0])
 
 

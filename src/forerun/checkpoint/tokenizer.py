@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +39,7 @@ class Tokenizer:
             raise CheckpointError("tokenizer.json is missing; the checkpoint has no tokenizer that can be read")
         self.files, self.rows = files, rows
         check_parts(CHECKPOINT_JSON.parse_object(files["tokenizer.json"], "tokenizer.json"))
-        with _one_line_for_panics():
+        with _one_line_for_panics(), _silent_library():
             self._backend = Backend.from_str(files["tokenizer.json"].decode("utf-8"))
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -175,14 +177,33 @@ class Tokenizer:
 
 @contextmanager
 def _one_line_for_panics() -> Iterator[None]:
-    """Turn whatever the tokenizer library raises into a CheckpointError. Its panics are not even Exceptions."""
+    """Turn whatever the tokenizer library raises into a CheckpointError. Its panics are not even Exceptions, and what
+    they say is about the library."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"tokenizer.json: it cannot be used ({reason}); fetch it again") from None
+    except BaseException:
+        raise CheckpointError("tokenizer.json: the tokenizer library fails on it; fetch it again") from None
+
+
+@contextmanager
+def _silent_library() -> Iterator[None]:
+    """Keep what the library writes about its own panics from the terminal, unless other threads may write there too."""
+    if threading.active_count() > 1:
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _clean(text: str) -> str:

@@ -57,6 +57,7 @@ def check_parts(document: Mapping[str, Any]) -> None:
                 raise _refused(f"{place} {kind!r:.60} is not supported; supported: {', '.join(sorted(allowed))}")
             _check_pattern(part.get("pattern"), place)
             _check_words(part, place)
+            _check_not_empty(part)
     if document.get("model") and document["model"].get("dropout"):
         raise _refused("a model with dropout gives other tokens each time")
     _check_added(document.get("added_tokens"))
@@ -95,6 +96,15 @@ def _check_words(part: Mapping[str, Any], place: str) -> None:
     for key in ("content", "prepend", "replacement"):
         if len(str(part.get(key, ""))) > _MAX_WORD_CHARS:
             raise _refused(f"{place}: {key} is longer than {_MAX_WORD_CHARS} characters")
+
+
+def _check_not_empty(part: Mapping[str, Any]) -> None:
+    """Texts without which the library fails on every prompt."""
+    kind = part.get("type")
+    if kind == "Prepend" and not part.get("prepend"):
+        raise _refused("normalizer Prepend: prepend is empty")
+    if kind == "Replace" and part.get("pattern") in ("", {"String": ""}, {"Regex": ""}):
+        raise _refused("normalizer Replace: pattern is empty")
 
 
 def _check_added(tokens: Any) -> None:

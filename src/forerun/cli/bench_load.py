@@ -217,8 +217,8 @@ def _check(args: argparse.Namespace) -> tuple[Plan, tuple[str, ...], dict[str, f
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"'{text:.60}' is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"'{text}' is not a JSON object")
     return value

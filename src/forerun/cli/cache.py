@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List or clear."""
-    from forerun.opening.cache import cache_folder, cached, remove_cached
+    from forerun.opening.cache import cache_folder, cached, remove_cached, remove_left_overs
 
     found = cached()
     if args.kind == "clear":
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
         gone = [entry for entry in found if not args.names or entry.name in args.names]
         for entry in gone:
             remove_cached(entry)
+        remove_left_overs()
         print(f"{len(gone)} removed, {sum(entry.bytes for entry in gone) / 1e6:.1f} MB; running servers keep theirs")
         return 0
     if args.kind == "list" and args.json:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from forerun.errors import ForerunError
+from forerun.errors import ForerunError, one_line
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -27,7 +27,7 @@ def run_command(command: Callable[[], int]) -> int:
         try:
             return command()
         except ForerunError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
             return 1
         except BrokenPipeError:  # the reader of our output has gone
             return 0

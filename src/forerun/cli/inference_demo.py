@@ -15,6 +15,7 @@ from forerun.cli.demo.requested import check_supported, no_effect_notices, reque
 from forerun.cli.ending import run_command
 from forerun.config import NeuronConfig
 from forerun.errors import ConfigError, ForerunError
+from forerun.json_text import whole_number
 from forerun.measure.benchmark_report import benchmark_report, render_report, write_report
 from forerun.opening.request import ModelRequest
 
@@ -128,9 +129,10 @@ class _Demo:
         text = os.environ.get(_CORES_VARIABLE)
         if text is None or "logical_nc_config" in requested:
             return
-        if not text.isdigit() or not 1 <= int(text) <= usable_cores():
-            raise ConfigError(f"{_CORES_VARIABLE}={text} must be a number of cores from 1 to {usable_cores()}")
-        requested["logical_nc_config"] = int(text)
+        cores = whole_number(text)
+        if cores is None or not 1 <= cores <= usable_cores():
+            raise ConfigError(f"{_CORES_VARIABLE}={text:.40} must be a number of cores from 1 to {usable_cores()}")
+        requested["logical_nc_config"] = cores
 
     def _compile(self, model: DemoModel) -> NeuronConfig | None:
         """The new artifact's configuration; None when it was only planned."""

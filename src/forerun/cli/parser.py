@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from forerun.errors import did_you_mean
+from forerun.errors import did_you_mean, one_line
 
 _NUMBER = re.compile(r"-\.?\d")
 _TRUTH = {"true": True, "false": False}
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and one line."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
     def _known_words(self, words: Sequence[str]) -> Iterator[str]:
         """The words as argparse has to see them."""

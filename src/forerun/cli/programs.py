@@ -1,4 +1,5 @@
-"""The programs that the package installs. Ctrl-C ends them without a word while they only import, and when all is done.
+"""The programs that the package installs. Ctrl-C ends them without a word while they only import, and when all is done;
+missing memory ends them with a line.
 
 Imports as little as it can: until this module runs, Ctrl-C is answered by Python with a traceback.
 """
@@ -35,5 +36,24 @@ def serve() -> int:
 def _run(module: str, function: str) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    status: int = getattr(import_module(module), function)()
+    from forerun.cli import address_space
+
+    problem = "" if sys.argv[1:] == ["--version"] else address_space.refusal()
+    if problem:
+        return _fail(problem)
+    address_space.use_few_threads()
+    try:
+        status: int = getattr(import_module(module), function)()
+    except MemoryError:
+        return _fail(address_space.failure() or "out of memory")
+    except (ImportError, OSError, SystemError):
+        problem = address_space.failure()
+        if not problem:
+            raise
+        return _fail(problem)
     return status
+
+
+def _fail(line: str) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return 1

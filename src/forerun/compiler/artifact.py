@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from typing import Any
 from forerun.compiler.buckets import BucketPlan
 from forerun.compiler.program import Program
 from forerun.compiler.publish import old_prefix, publish, recover
-from forerun.compiler.stale import claimed, remove_stale_folders
+from forerun.compiler.stale import claimed_folder, remove_stale_folders
 from forerun.compiler.validate import validate
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
@@ -44,6 +43,7 @@ _QUANTIZATION_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "exact": bool,
     "bits_per_weight": (int, float),
 }
+_PARTIAL = ".partial-"
 _VERIFY_AT_LOAD = 256 << 20
 _CHUNK = 1 << 20
 
@@ -187,8 +187,8 @@ def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
         remove_stale_folders(path.parent, _partial_prefix(path))
         if path.exists():
             remove_stale_folders(path.parent, old_prefix(path))
-        part = _partial_folder(path, bytes_needed)
-        claim.enter_context(claimed(part))
+        _make_parent(path.parent, bytes_needed)
+        part = claim.enter_context(claimed_folder(path.parent, _partial_prefix(path)))
         yield part
         publish(part, path)
     except OSError as error:
@@ -206,15 +206,19 @@ def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
 
 
 def _partial_prefix(path: Path) -> str:
-    return f".{path.name}.partial-"
+    return f".{path.name}{_PARTIAL}"
 
 
-def _partial_folder(path: Path, bytes_needed: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
+def remove_unfinished(parent: Path) -> None:
+    """Remove what killed processes left in ``parent`` of the artifacts that they were writing there."""
+    remove_stale_folders(parent, ".", _PARTIAL)
+
+
+def _make_parent(parent: Path, bytes_needed: int) -> None:
+    parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(parent).free
     if free < bytes_needed:
-        raise ArtifactError(f"{path.parent}: {bytes_needed >> 20} MiB are needed but only {free >> 20} MiB are free")
-    return Path(tempfile.mkdtemp(prefix=_partial_prefix(path), dir=path.parent))
+        raise ArtifactError(f"{parent}: {bytes_needed >> 20} MiB are needed but only {free >> 20} MiB are free")
 
 
 def _is_artifact(path: Path) -> bool:

@@ -68,7 +68,8 @@ def _exchange_in_steps(part: Path, path: Path) -> None:
     except BaseException:
         old.rename(path)
         raise
-    old.rename(part)
+    with suppress(OSError):  # somebody else has taken it away already
+        old.rename(part)
 
 
 def _sync(path: Path) -> None:

@@ -120,7 +120,7 @@ def _sound(stored: Any) -> StepCosts | None:
     try:
         seconds = {int(rows): float(value) for rows, value in stored["seconds"].items()}
         costs = StepCosts(dict(sorted(seconds.items())), int(stored["repeat_rows"]))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
     sound = 1 in seconds and all(rows > 0 and 0 < value < 3600 for rows, value in seconds.items())
     return costs if sound and 0 <= costs.repeat_rows <= MOST_REPEAT_ROWS else None
@@ -130,7 +130,7 @@ def _read(file: Path) -> dict[str, Any]:
     """What is known by key, oldest first; nothing where the file is missing or damaged."""
     try:
         known = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}
 

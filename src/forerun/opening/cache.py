@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from forerun.checkpoint.base import Checkpoint
-from forerun.compiler.artifact import MANIFEST, VERSION, Artifact, open_artifact
+from forerun.compiler.artifact import MANIFEST, VERSION, Artifact, open_artifact, remove_unfinished
 from forerun.compiler.compile import Progress, compile_checkpoint
 from forerun.config import NeuronConfig
 from forerun.errors import ArtifactError
@@ -43,20 +43,36 @@ class CachedArtifact:
 
 
 def cached() -> list[CachedArtifact]:
-    """What lies in the cache, the newest first. Folders that something is just written into are left out."""
+    """What lies in the cache, the newest first. Folders that something is just written into are left out. Raises
+    ArtifactError when the cache cannot be read."""
     folder = cache_folder()
-    paths = [path for path in folder.iterdir() if is_artifact(path)] if folder.is_dir() else []
-    return sorted(map(_described, paths), key=lambda entry: -entry.made)
+    try:
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".") and is_artifact(path)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot be read ({error.strerror})") from None
+    entries = [entry for entry in map(_described, paths) if entry is not None]
+    return sorted(entries, key=lambda entry: -entry.made)
 
 
-def _described(path: Path) -> CachedArtifact:
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    made = (path / MANIFEST).stat().st_mtime
+def _described(path: Path) -> CachedArtifact | None:
+    """None when it goes away meanwhile."""
+    try:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        made = (path / MANIFEST).stat().st_mtime
+    except OSError:
+        return None
     try:
         manifest = open_artifact(path, verify=False).manifest
     except ArtifactError as error:
         return CachedArtifact(path, size, made, "?", "", str(error).removeprefix(f"{path}: "))
     return CachedArtifact(path, size, made, str(manifest["source"]), str(manifest["source_fingerprint"]))
+
+
+def remove_left_overs() -> None:
+    """Free what killed compiles left in the cache."""
+    remove_unfinished(cache_folder())
 
 
 def remove_cached(entry: CachedArtifact) -> None:
@@ -99,5 +115,6 @@ def cached_artifact(
             return open_artifact(path)
         except ArtifactError:
             pass  # compiled again below, in one piece
+    remove_left_overs()
     compile_checkpoint(checkpoint, config, path, progress)
     return open_artifact(path, verify=False)

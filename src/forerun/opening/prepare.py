@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun.checkpoint import Checkpoint, open_checkpoint
-from forerun.checkpoint.tokenizer import Tokenizer
+from forerun.checkpoint.safe_tokenizer import SafeTokenizer
 from forerun.compiler.artifact import Artifact, open_artifact
 from forerun.compiler.compile import Progress, compile_checkpoint
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
@@ -73,9 +73,9 @@ class Prepared:
     config: NeuronConfig
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        return Tokenizer(self.artifact.tokenizer_files(), int(self.artifact.config.model["vocab_size"]))
+    def tokenizer(self) -> SafeTokenizer:
+        """The model's tokenizer, which no file of the model can hang or crash."""
+        return SafeTokenizer(self.artifact.tokenizer_files(), int(self.artifact.config.model["vocab_size"]))
 
     def executor(self) -> NativeExecutor:
         """Map the weights, reserve the cache, start the threads. Raises ArtifactError or ConfigError."""

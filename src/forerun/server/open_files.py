@@ -18,7 +18,8 @@ _BACKLOG = 2048
 
 @dataclass(frozen=True)
 class Room:
-    """How many connections may be open, and how many more may wait to be accepted."""
+    """How many connections may be open, and how many more may wait to be accepted. asyncio takes all that wait in one
+    turn of its loop, and it is four turns later that the connections which give way to them are closed."""
 
     connections: int
     backlog: int
@@ -27,7 +28,7 @@ class Room:
 def room_for(connections: int) -> Room:
     """Raise this process's limit of open files if it may be raised; returns the room for up to ``connections``."""
     free = max(4, _raised_limit() - len(os.listdir("/proc/self/fd")) - _SPARE)
-    return Room(min(connections, max(1, free * 2 // 3)), min(_BACKLOG, max(1, free // 4)))
+    return Room(min(connections, max(1, free // 2)), min(_BACKLOG, max(1, free // 8 - 1)))
 
 
 def _raised_limit() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from forerun.checkpoint import Tokenizer
 from forerun.checkpoint.chat_template import ChatTemplateError
+from forerun.checkpoint.safe_tokenizer import running_origin
 from forerun.checkpoint.text_origin import TextOrigin
 from forerun.checkpoint.text_process import HEAD_BYTES, Message, body_length, pack, parse
 from forerun.engine import ContextOverflowError, EngineStoppedError
@@ -49,9 +50,9 @@ class _Worker:
 
 
 class TextWorkers:
-    """Up to ``workers`` jobs at a time with copies of ``tokenizer``. ``max_chars`` bounds a text, ``timeout``
-    (seconds) a job and the wait for it. ``max_model_len``: the context in tokens, for the message about a text that is
-    too long.
+    """Up to ``workers`` chats at a time with copies of ``tokenizer``, and as many other jobs, which do not wait for a
+    template. ``max_chars`` bounds a text, ``timeout`` (seconds) a job together with the wait for it. ``max_model_len``:
+    the context in tokens, for the message about a text that is too long.
 
     A worker that passes its time or crashes is replaced; the others do not notice. Use it from one event loop.
     """
@@ -63,7 +64,7 @@ class TextWorkers:
         self._max_model_len = max_model_len
         self._max_chars = max_chars
         self._timeout = timeout
-        self._slots = asyncio.Semaphore(workers)
+        self._chat_slots, self._slots = asyncio.Semaphore(workers), asyncio.Semaphore(workers)
         self._idle: list[_Worker] = []
         self._jobs: set[asyncio.Task[Message | None]] = set()
         self._origin: TextOrigin | None = None
@@ -72,7 +73,7 @@ class TextWorkers:
     def start(self) -> None:
         """Have the process build its tokenizer now; otherwise the first job starts it."""
         if self._origin is None or self._origin.ended:
-            self._origin = TextOrigin(self._tokenizer.files, self._tokenizer.rows, self._timeout)
+            self._origin = running_origin(self._tokenizer)
 
     async def encode(
         self, texts: Sequence[str], add_special_tokens: bool = True, truncation: Truncation | None = None
@@ -124,18 +125,20 @@ class TextWorkers:
             worker.writer.close()
 
     async def _value(self, what: str, **arguments: Any) -> Any:
+        slots = self._chat_slots if what == "chat" else self._slots
+        end = time.monotonic() + self._timeout
         try:
-            await asyncio.wait_for(self._slots.acquire(), self._timeout)
+            await asyncio.wait_for(slots.acquire(), self._timeout)
         except asyncio.TimeoutError:
             raise self._too_long() from None
-        began = time.monotonic()
-        job = asyncio.get_running_loop().create_task(self._work({"do": what, "with": arguments}))
+        message = {"do": what, "with": arguments, "seconds": max(end - time.monotonic(), 0.001)}
+        job = asyncio.get_running_loop().create_task(self._work(message, slots))
         self._jobs.add(job)  # which goes on when the client leaves: the worker is free when it has ended
         job.add_done_callback(self._jobs.discard)
         answer = await asyncio.shield(job)
         if self._closed:
             raise EngineStoppedError("the server is shutting down and takes no more requests")
-        if answer is None and time.monotonic() - began >= self._timeout:
+        if answer is None and time.monotonic() >= end:
             raise self._too_long()
         if answer is None or "failed" in answer:
             reason = "the process ended" if answer is None else answer["failed"]
@@ -145,7 +148,7 @@ class TextWorkers:
             raise ChatTemplateError(answer["refused"])
         return answer["value"]
 
-    async def _work(self, job: Message) -> Message | None:
+    async def _work(self, job: Message, slots: asyncio.Semaphore) -> Message | None:
         """Take a worker, give it back unless it ended, then free the slot. Never fails."""
         worker = answer = None
         try:
@@ -161,7 +164,7 @@ class TextWorkers:
                 self._idle.append(worker)
             elif worker is not None:
                 worker.writer.close()
-            self._slots.release()
+            slots.release()
 
     async def _new_worker(self) -> _Worker:
         self.start()
