@@ -1,4 +1,4 @@
-"""What a server does for every request: a path before its routes, usage in streams, names of tokens, times, its load."""
+"""What a server does for every request: a path before its routes, usage in streams, names of tokens, times, load."""
 
 from __future__ import annotations
 

@@ -202,7 +202,9 @@ REQUESTS: tuple[type[Request], ...] = (
     TokenizeRequest,
     DetokenizeRequest,
 )
-_NO_PROMPT = "Either prompt or prompt_embeds must be provided and non-empty. Here it is prompt: text, or token ids."
+_NO_PROMPT = (
+    "Either prompt or prompt_embeds must be provided and non-empty. Here it is prompt: text, or token ids. (missing)"
+)
 RequestT = TypeVar("RequestT", bound=Request)
 
 
