@@ -174,6 +174,13 @@ def test_the_model_may_be_named_as_its_own_tokenizer() -> None:
         (["--no-enable-log-requests"], "request_log", False),
         (["--disable_log_requests"], "request_log", False),
         (["--sse-keep-alive-interval", "5"], "sse_keep_alive", 5.0),
+        ([], "root_path", ""),
+        (["--root-path", "/"], "root_path", ""),
+        (["--root-path", "/llm/"], "root_path", "/llm"),
+        (["--root_path=a/b"], "root_path", "/a/b"),
+        (["--return-tokens-as-token-ids"], "token_ids_as_names", True),
+        (["--enable-force-include-usage"], "force_usage", True),
+        (["--enable-per-request-metrics"], "request_metrics", True),
     ],
 )
 def test_settings_of_the_server(typed: list[str], name: str, value: object) -> None:
@@ -183,8 +190,8 @@ def test_settings_of_the_server(typed: list[str], name: str, value: object) -> N
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["--dtype", "float16"], "--dtype float16 is not here"),
-        (["--dtype", "half"], "--dtype half is not here"),
+        (["--dtype", "fp8"], "--dtype fp8 is not here"),
+        (["--dtype", "float64"], "--dtype float64 is not here"),
         (["--generation-config", "/folder"], "--generation-config /folder is not here"),
         (["--override-generation-config", "[]"], "--override-generation-config: a JSON object was expected"),
         (["--override-generation-config", '{"max_new_tokens": 3}'], "max_new_tokens is not here: use temperature"),
@@ -197,6 +204,14 @@ def test_values_that_are_not_to_be_had(typed: list[str], message: str) -> None:
         model_request(parse(*typed))
         server_settings(parse(*typed))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["float16", "half"])
+def test_half_precision_is_auto_with_a_line(name: str) -> None:
+    assert model_request(parse("--dtype", name)) == model_request(parse())
+    (line,) = notices(parse("--dtype", name))
+    assert line == f"--dtype {name}: weights are stored as with auto; float32 keeps float16 weights exactly"
+    assert notices(parse("--dtype", "bfloat16")) == []
 
 
 def test_dtype_float_is_float32() -> None:

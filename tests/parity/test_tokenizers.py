@@ -105,6 +105,8 @@ KINDS = {
     "llama3": lambda: byte_level("llama-bpe"),
     "tekken": lambda: byte_level("tekken"),
     "gpt-2": lambda: byte_level("gpt-2"),
+    "smollm": lambda: byte_level("smollm"),
+    "default-of-gguf": lambda: byte_level("default"),
     "llama-sentencepiece": lambda: sentencepiece(True),
     "mistral-sentencepiece-no-prefix": lambda: sentencepiece(False),
     "sentencepiece-metaspace": lambda: sentencepiece(

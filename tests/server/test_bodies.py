@@ -265,3 +265,10 @@ def healthy(own: Running) -> bool:
         return httpx.get(f"{own.url}/health").status_code == 200
     except httpx.TransportError:  # the server has not heard yet that others have left
         return False
+
+
+def test_a_completion_without_a_prompt_says_so_in_the_words_of_vllm(server: Running) -> None:
+    for body in ({}, {"prompt": None}, {"prompt": None, "prompt_embeds": []}):
+        error = server.post("/v1/completions", **body).json()["error"]
+        assert error["message"].startswith("Either prompt or prompt_embeds must be provided and non-empty.")
+        assert (error["param"], error["code"]) == ("prompt", "missing")

@@ -42,7 +42,14 @@ _NAMES = {
     "quantization_dtype": "--quantization",
     "kv_cache_quant": "--kv-cache-dtype",
 }
-_DTYPES = {"auto": None, "bfloat16": "bfloat16", "float32": "float32", "float": "float32"}
+_DTYPES = {
+    "auto": None,
+    "bfloat16": "bfloat16",
+    "float32": "float32",
+    "float": "float32",
+    "float16": None,
+    "half": None,
+}
 _KV_DTYPES = {"auto": None, "bfloat16": False, "int8": True}
 _QUANTIZATIONS = {"int8": "int8", "int4": "int4", "neuron_quant": "int8"}
 
@@ -134,8 +141,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     if args.num_gpu_blocks_override is not None:
         settings["pa_num_blocks"] = args.num_gpu_blocks_override
     if args.dtype not in _DTYPES:
-        known = "use auto, bfloat16 or float32"
-        raise ConfigError(f"--dtype {args.dtype} is not here: float32 keeps float16 weights exactly; {known}")
+        raise ConfigError(f"--dtype {args.dtype} is not here: use auto, bfloat16 or float32")
     if _DTYPES[args.dtype] is not None:
         settings["torch_dtype"] = _DTYPES[args.dtype]
     if args.kv_cache_dtype not in _KV_DTYPES:
@@ -234,6 +240,10 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         strict_requests=args.strict_requests,
         sse_keep_alive=args.sse_keep_alive,
         tokenizer_info=args.enable_tokenizer_info_endpoint,
+        root_path="/" + args.root_path.strip("/") if args.root_path.strip("/") else "",
+        token_ids_as_names=args.return_tokens_as_token_ids,
+        force_usage=args.enable_force_include_usage,
+        request_metrics=args.enable_per_request_metrics,
         cors=_cors(args),
     )
 
@@ -263,6 +273,8 @@ def notices(args: argparse.Namespace) -> list[str]:
     lines = []
     if args.device == "neuron":
         lines.append("--device neuron: this machine's processor")
+    if args.dtype in ("float16", "half"):
+        lines.append(f"--dtype {args.dtype}: weights are stored as with auto; float32 keeps float16 weights exactly")
     absent = _absent(_override(args))
     if absent:
         lines.append(f"--override-neuron-config {', '.join(absent)}: not in this version, tokens are the same without")

@@ -169,6 +169,27 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         help="send a comment in streams after so long without news, for proxies that cut idle connections (0: never)",
     )
+    group.add_argument(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="where a proxy puts the server, such as /llm; routes are there too",
+    )
+    group.add_argument(
+        "--return-tokens-as-token-ids",
+        action="store_true",
+        help="log-probabilities name tokens token_id:N in every answer that does not say otherwise",
+    )
+    group.add_argument(
+        "--enable-force-include-usage",
+        action="store_true",
+        help="every chunk of every stream has the usage so far, and a last one all of it",
+    )
+    group.add_argument(
+        "--enable-per-request-metrics",
+        action="store_true",
+        help="answers to one prompt with n = 1 have their times under 'metrics' (streams: beside the usage)",
+    )
     group.add_argument("--enable-tokenizer-info-endpoint", action="store_true", help="adds GET /tokenizer_info")
     _add_cors(group)
 

@@ -87,7 +87,6 @@ NO_EFFECT: tuple[Foreign, ...] = (
     *no_effect(
         "there are no documentation pages, only /openapi.json",
         switches="--disable-fastapi-docs --enable-offline-docs",
-        values="--root-path",
     ),
     *no_effect(_ONE_PROCESS, switches="--disable-frontend-multiprocessing"),
     *no_effect("headers may have 16 KiB", values="--h11-max-incomplete-event-size --h11-max-header-count"),
@@ -195,8 +194,7 @@ REFUSED: tuple[Foreign, ...] = (
     *refused("answers have the role of the template", values="--response-role", neutral=("assistant",)),
     *refused(
         "give it in each request",
-        switches="--return-tokens-as-token-ids --enable-force-include-usage "
-        "--return-sampling-mask --enable-trace-replay",
+        switches="--return-sampling-mask --enable-trace-replay",
     ),
     *refused(
         "the tokenizer is the one of the model's folder",
@@ -250,7 +248,7 @@ REFUSED: tuple[Foreign, ...] = (
     *refused("the log goes to stderr and the request log to stdout", values="--log-config-file --logging-config"),
     *refused(
         "answers have no such field",
-        switches="--enable-per-request-metrics --aux-output-config",
+        switches="--aux-output-config",
         values="--fingerprint-mode --fingerprint-value",
         neutral=("none",),
     ),

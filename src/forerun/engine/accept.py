@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from forerun.engine.adjust import nothing_left
 from forerun.engine.drafts import DraftDesk, count_accepted
 from forerun.engine.outputs import FINISH_ERROR, FINISH_LENGTH, FINISH_STOP, Delta, TokenLogprob
+from forerun.engine.params import SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.request_errors import NO_TOKEN
 from forerun.engine.scheduler import Scheduled
-from forerun.engine.scores import score_token
+from forerun.engine.scores import score_among, score_token
 from forerun.engine.stats import EngineCounters
 from forerun.kvcache import KVCache
 from forerun.runtime.step import StepOutput
@@ -60,7 +61,6 @@ class Acceptor:
             self._first_token(request, delta, now)
         request.times.last_token = now
         request.num_computed += item.rows - len(item.draft) + right
-        wants_logprobs = request.params.logprobs
         for place in range(right + 1):
             token = drawn[place]
             if token < 0:
@@ -70,10 +70,10 @@ class Acceptor:
             request.append(token)
             self._counters.generation_tokens += 1
             delta.token_ids.append(token)
-            if wants_logprobs is not None:
-                _add_logprob(delta, token, output, first + place, wants_logprobs)
+            if request.params.scores_answer:
+                _add_logprob(delta, request.params, token, output, first + place)
             try:
-                _push_text(request, delta, token)
+                push_text(request, delta, token)
             except Exception as error:
                 self._fail(request, delta, f"the text could not be decoded: {type(error).__name__}: {error}")
                 return delta
@@ -115,7 +115,7 @@ def delta_of(request: Request, error: str | None = None) -> Delta:
     )
 
 
-def _push_text(request: Request, delta: Delta, token: int) -> None:
+def push_text(request: Request, delta: Delta, token: int) -> None:
     """Add the text of ``token``, already appended, and find out whether it ends the request."""
     params, text = request.params, request.text
     if request.ends_with(token):
@@ -138,13 +138,18 @@ def _push_text(request: Request, delta: Delta, token: int) -> None:
             delta.finish_reason, delta.stop_reason = FINISH_STOP, stop
 
 
-def _add_logprob(delta: Delta, token: int, output: StepOutput, row: int, top: int) -> None:
+def _add_logprob(delta: Delta, params: SamplingParams, token: int, output: StepOutput, row: int) -> None:
+    if delta.logprobs is None:
+        delta.logprobs = []
+    if params.logprob_token_ids:
+        assert output.logits is not None
+        delta.logprobs.append(score_among(output.logits[row], token, params.logprob_token_ids))
+        return
     best: tuple[tuple[int, float], ...] = ()
+    top = params.logprobs or 0
     if top:
         ids, values = output.top_ids[row, :top].tolist(), output.top_logprobs[row, :top].tolist()
         best = tuple((i, value) for i, value in zip(ids, values, strict=True) if i >= 0)
-    if delta.logprobs is None:
-        delta.logprobs = []
     delta.logprobs.append(TokenLogprob(token, float(output.logprobs[row]), best))
 
 

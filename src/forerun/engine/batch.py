@@ -69,7 +69,7 @@ class BatchBuilder:
 
     def _general(self, plan: list[Scheduled]) -> StepInput:
         row = samples = 0
-        scored = False
+        scored = any(item.draws and item.request.params.logprob_token_ids for item in plan)
         token_ids, positions, sample_rows = self._token_ids, self._positions, self._sample_rows
         for place, item in enumerate(plan):
             request, start, rows = item.request, item.start, item.rows

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from forerun.engine.accept import Acceptor, delta_of
 from forerun.engine.admission import Admission, PromptIds
 from forerun.engine.batch import BatchBuilder
+from forerun.engine.beams import BeamSearch
 from forerun.engine.drafts import DraftDesk, Drafter
 from forerun.engine.engine_settings import EngineSettings, StepLimits
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
@@ -70,6 +71,7 @@ class Engine:
             drafter = make_drafter(settings.speculative_config, executor, draft)
         self._desk = DraftDesk(drafter, executor.vocab_size)
         self._requests: dict[str, dict[int, Request]] = {}
+        self._searches: dict[str, BeamSearch] = {}
         self._unfinished = 0
         self._news: list[Delta] = []
         self._checked: tuple[StepInput, StepOutput] | None = None  # whose shapes fit each other
@@ -96,7 +98,8 @@ class Engine:
         self.enqueue(self.admission.requests(self.admission.check(prompt, params), request_id, self.clock()))
 
     def enqueue(self, requests: Sequence[Request]) -> None:
-        """Queue requests that ``admission`` built, all or none. Raises QueueFullError."""
+        """Queue requests that ``admission`` built, all or none; all answers of a beam search together. Raises
+        QueueFullError."""
         self.admission.check_room(self._unfinished, len(requests))
         for request in requests:
             if request.index in self._requests.get(request.request_id, ()):
@@ -105,7 +108,14 @@ class Engine:
             self._requests.setdefault(request.request_id, {})[request.index] = request
             self._unfinished += 1
             self.counters.accepted += 1
-            self._scheduler.add(request)
+            if not request.params.use_beam_search:
+                self._scheduler.add(request)
+        for name in dict.fromkeys(request.request_id for request in requests if request.params.use_beam_search):
+            search = BeamSearch(
+                [request for request in requests if request.request_id == name], self._executor.vocab_size
+            )
+            self._searches[name] = search
+            search.begin(self._scheduler)
 
     def abort(self, request_id: str) -> bool:
         """End every answer of ``request_id`` now and free its blocks; False when there is none."""
@@ -117,6 +127,8 @@ class Engine:
     def step(self) -> list[Delta]:
         """Run one step, if there is anything to run, and return what is new since the last call."""
         plan = self._scheduler.schedule()
+        if not plan and sum(search.make_room(self._scheduler) for search in self._searches.values()):
+            plan = self._scheduler.schedule()
         if not plan and self._unfinished:
             raise RuntimeError(f"nothing can be scheduled for {self._unfinished} unfinished requests")
         if plan:
@@ -139,6 +151,7 @@ class Engine:
         """End every request with an error and start with empty KV memory: the way out of a defect of the engine
         itself."""
         requests = [request for answers in self._requests.values() for request in answers.values()]
+        self._searches.clear()
         self._start_afresh()
         self.failures_in_a_row += 1
         self.counters.failures += 1
@@ -218,7 +231,7 @@ class Engine:
         self.failures_in_a_row = 0
         self.counters.count_step(rows)
         tokens = self.counters.tokens
-        for request, delta in self._acceptor.accept(plan, output, drawn, now):
+        for request, delta in self._with_searches(self._acceptor.accept(plan, output, drawn, now)):
             if delta.finish_reason is None:
                 self._news.append(delta)
             else:
@@ -227,17 +240,36 @@ class Engine:
         if all(item.rows == item.draws for item in plan):
             self._desk.stepped(rows, self.counters.generation_tokens - before, seconds)
 
+    def _with_searches(self, news: Iterator[tuple[Request, Delta]]) -> Iterator[tuple[Request, Delta]]:
+        """``news`` of answers: what beams tell goes to their searches first."""
+        for request, delta in news:
+            if request.search is None:
+                yield request, delta
+            else:
+                yield from list(request.search.tell(request, delta, self._scheduler))
+
     def _fail_batch(self, plan: list[Scheduled], error: Exception) -> None:
         self.failures_in_a_row += 1
         self.counters.failures += 1
         message = f"the step failed: {type(error).__name__}: {error}"
         _log.error("%s (%d requests end with it)", message, len(plan), exc_info=error)
         for item in plan:
-            self._end(item.request, delta_of(item.request, message), FINISH_ERROR)
+            for request in self._answers_of(item.request):
+                self._end(request, delta_of(request, message), FINISH_ERROR)
+
+    def _answers_of(self, request: Request) -> list[Request]:
+        """Itself, or the answers that are left of the search that it is a beam of."""
+        if request.search is None:
+            return [request]
+        return list(self._requests.get(request.request_id, {}).values())
 
     def _end(self, request: Request, delta: Delta, reason: str) -> None:
         self._desk.ended(request)
-        self._scheduler.remove(request)
+        if request.search is None:
+            self._scheduler.remove(request)
+        else:
+            request.search.withdraw(self._scheduler)
+            self._searches.pop(request.request_id, None)
         self._close(request, delta, reason)
 
     def _close(self, request: Request, delta: Delta, reason: str) -> None:

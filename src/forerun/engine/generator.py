@@ -81,14 +81,15 @@ class Generator:
         prompt_list = _as_list(prompts)
         param_list = _per_prompt(sampling_params, len(prompt_list))
         results: dict[str, RequestOutput] = {}
-        queue: deque[tuple[str, Admitted, int]] = deque()
+        queue: deque[tuple[str, Admitted, range]] = deque()
         for prompt, given in zip(prompt_list, param_list, strict=True):
             ids = self._encode(prompt)
             each = given or self._default_params(ids)
             admitted = self.engine.admission.check(ids, each)
             name = f"llm-{next(self._numbers)}"
             results[name] = RequestOutput.empty(name, prompt if isinstance(prompt, str) else None, ids, each.n)
-            queue.extend((name, admitted, index) for index in range(each.n))
+            together = each.n if each.use_beam_search else 1  # the answers of a search are found at once
+            queue.extend((name, admitted, range(i, i + together)) for i in range(0, each.n, together))
         try:
             self._run(queue, results, progress)
         finally:
@@ -108,13 +109,14 @@ class Generator:
         self.close()
 
     def _run(
-        self, queue: deque[tuple[str, Admitted, int]], results: dict[str, RequestOutput], progress: Progress
+        self, queue: deque[tuple[str, Admitted, range]], results: dict[str, RequestOutput], progress: Progress
     ) -> None:
-        engine, done, total = self.engine, 0, len(queue)
+        engine, done, total = self.engine, 0, sum(len(answers) for _, _, answers in queue)
         while queue or engine.unfinished:
-            while queue and engine.unfinished < engine.admission.capacity:
-                name, admitted, index = queue.popleft()
-                engine.enqueue([engine.admission.request(admitted, name, index, engine.clock())])
+            while queue and engine.unfinished + len(queue[0][2]) <= max(engine.admission.capacity, len(queue[0][2])):
+                name, admitted, answers = queue.popleft()
+                now = engine.clock()
+                engine.enqueue([engine.admission.request(admitted, name, index, now) for index in answers])
             for delta in engine.step():
                 if delta.request_id in results:
                     results[delta.request_id].add(delta)

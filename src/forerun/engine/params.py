@@ -29,6 +29,7 @@ _RANGES: dict[str, tuple[float, float, type, bool]] = {
     "logprobs": (0, _INT32_MAX, int, True),
     "prompt_logprobs": (0, _INT32_MAX, int, True),
     "priority": (-_INT32_MAX, _INT32_MAX, int, False),
+    "length_penalty": (-10.0, 10.0, float, False),
 }
 _OTHER_NAMES = {
     "max_new_tokens": "max_tokens",
@@ -39,10 +40,11 @@ _OTHER_NAMES = {
     "stop_strings": "stop",
     "top_logprobs": "logprobs",
     "random_seed": "seed",
+    "num_beams": "use_beam_search",
 }
 """What other libraries call them."""
-_FLAGS = ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens")
-_ID_LISTS = ("stop_token_ids", "allowed_token_ids")
+_FLAGS = ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens", "use_beam_search")
+_ID_LISTS = ("stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 _LOGIT_BIAS_LIMIT = 100.0
 
 
@@ -62,6 +64,11 @@ class SamplingParams:
     - ``logit_bias``: token id -> added to its logit, within [-100, 100]. ``allowed_token_ids``: nothing else can
       be drawn. ``bad_words_ids``: token sequences that are never completed.
     - ``logprobs``, ``prompt_logprobs`` None: none; 0: of the tokens themselves; k: and of the k most probable ones.
+    - ``logprob_token_ids``: the log-probabilities of exactly these tokens beside the drawn one, instead of the most
+      probable ones; all of them, the drawn token's too, of the model's own distribution, before any adjustment.
+    - ``use_beam_search``: nothing is drawn; the answers are the ``n`` likeliest ones that a search with ``n`` beams
+      finds, best first (engine/beams.py). ``length_penalty``: what the length is raised to that a sum of
+      log-probabilities is divided by; above 0 favours long answers.
     - ``priority``: lower is served earlier, under the "priority" policy. ``cache_salt``: prefixes are shared only
       between requests of the same salt.
     - ``detokenize`` False: token ids only, no text.
@@ -91,6 +98,9 @@ class SamplingParams:
     cache_salt: str = ""
     detokenize: bool = True
     skip_special_tokens: bool = True
+    logprob_token_ids: tuple[int, ...] | None = None
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
 
     def __new__(cls, *_: Any, **settings: Any) -> SamplingParams:
         """Refuse names that are none, with the one that may be meant."""
@@ -117,9 +127,22 @@ class SamplingParams:
             raise RequestError("cache_salt must be a string", "cache_salt")
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise RequestError("allowed_token_ids is empty: nothing could be drawn; leave it out", "allowed_token_ids")
+        if self.use_beam_search:
+            self._check_beams()
         for token, bias in self.logit_bias.items():
             if not _is_number(bias) or not abs(bias) <= _LOGIT_BIAS_LIMIT:
                 raise RequestError(f"logit_bias of token {token} must be within [-100, 100], not {bias}", "logit_bias")
+
+    def _check_beams(self) -> None:
+        if self.stop:
+            raise RequestError("stop strings are not looked for in beam search; use stop_token_ids", "stop")
+        if self.logprob_token_ids:
+            raise RequestError("logprob_token_ids is not supported with beam search", "logprob_token_ids")
+
+    @property
+    def scores_answer(self) -> bool:
+        """Whether log-probabilities of the answer's tokens are asked for."""
+        return self.logprobs is not None or bool(self.logprob_token_ids)
 
 
 @dataclass(frozen=True)
@@ -135,6 +158,7 @@ class Limits:
     max_logit_bias: int = 1024
     max_bad_words: int = 1024
     max_salt_length: int = 256
+    max_logprob_tokens: int = 128
 
     def check(self, params: SamplingParams) -> None:
         """Raise RequestError when ``params`` is above a cap or names a token that does not exist."""
@@ -147,6 +171,7 @@ class Limits:
             ("number of stop_token_ids", len(params.stop_token_ids), self.max_stop_tokens),
             ("number of logit_bias entries", len(params.logit_bias), self.max_logit_bias),
             ("number of allowed_token_ids", len(params.allowed_token_ids or ()), self.vocab_size),
+            ("number of logprob_token_ids", len(params.logprob_token_ids or ()), self.max_logprob_tokens),
             ("number of bad words", len(params.bad_words_ids), self.max_bad_words),
             ("length of cache_salt", len(params.cache_salt), self.max_salt_length),
         )
@@ -155,6 +180,7 @@ class Limits:
                 raise RequestError(f"{what} is {value}; this server allows at most {cap}", what.split()[-1])
         self.check_ids("stop_token_ids", params.stop_token_ids)
         self.check_ids("allowed_token_ids", params.allowed_token_ids or ())
+        self.check_ids("logprob_token_ids", params.logprob_token_ids or ())
         self.check_ids("logit_bias", params.logit_bias)
         for word in params.bad_words_ids:
             self.check_ids("bad_words_ids", word)

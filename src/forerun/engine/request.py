@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,16 @@ from forerun.engine.params import SamplingParams
 from forerun.engine.text import TextStream
 from forerun.kvcache import SequenceBlocks
 
+if TYPE_CHECKING:
+    from forerun.engine.beams import BeamSearch
+
 
 class Status(Enum):
     """Where a request is in its life."""
 
     WAITING = "waiting"
     RUNNING = "running"
+    RESTING = "resting"  # a beam that the scheduler does not know for now
     FINISHED = "finished"
 
 
@@ -27,14 +32,14 @@ class Request:
 
     ``tokens`` int32 [max_total] holds prompt and output, ``num_tokens`` of them known and final; the KV of the
     first ``num_computed`` is in ``kv``. ``stop_ids`` end it ("stop"), as does ``max_total`` ("length"). ``drafts``:
-    whether speculative tokens are asked for.
+    whether speculative tokens are asked for. ``search``: the beam search that it is an answer or a beam of.
     """
 
     __slots__ = (
         "_min_total", "adjust", "drafts", "eos_ids", "finish_reason", "index", "kv", "max_total",
         "num_accepted", "num_cached", "num_computed", "num_drafted",
         "num_prompt", "num_tokens", "output", "params", "prompt_scores",
-        "request_id", "seed", "sort_key", "status", "stop_ids", "text", "times", "tokens", "was_admitted",
+        "request_id", "search", "seed", "sort_key", "status", "stop_ids", "text", "times", "tokens", "was_admitted",
     )  # fmt: skip
 
     def __init__(
@@ -71,9 +76,10 @@ class Request:
         self.adjust = Adjustments(params, prompt, self.stop_ids) if Adjustments.needed(params) else None
         self.prompt_scores: list[TokenLogprob | None] | None = None if params.prompt_logprobs is None else [None]
         self.times = RequestTimes(arrival)
-        self.sort_key = (0, 0)
+        self.sort_key: tuple[int, ...] = (0, 0)
         self.was_admitted = False
         self.drafts = True
+        self.search: BeamSearch | None = None
         self.status = Status.WAITING
         self.finish_reason: str | None = None
 
@@ -94,6 +100,14 @@ class Request:
         self.output.append(token)
         if self.adjust is not None:
             self.adjust.observe(token)
+
+    def retract(self) -> int:
+        """Take the last drawn token back, whose KV is not computed yet, and return it."""
+        self.num_tokens -= 1
+        token = self.output.pop()
+        if self.adjust is not None:
+            self.adjust.forget(token)
+        return token
 
     def ends_with(self, token: int) -> bool:
         """Whether ``token``, just appended, is a stop token that counts."""

@@ -34,7 +34,8 @@ class Scheduled:
 
 
 class Scheduler:
-    """Continuous batching in the order of ``sort_key``: by arrival, or by priority and then arrival.
+    """Continuous batching in the order of ``sort_key``: by arrival, or by priority and then arrival. A running request
+    without pending tokens keeps its blocks and gets no row.
 
     Every running request that decodes gets its row in every step; drafts are asked for, once for all of them, and get
     theirs; the oldest incomplete prompts share what is left of the row budget; then new requests are admitted, the head
@@ -65,8 +66,16 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Put a new request into the queue."""
+        self.add_at(request, self.next_key(request))
+
+    def next_key(self, request: Request) -> tuple[int, ...]:
+        """The place in the order of a request that arrives now."""
         self._arrivals += 1
-        request.sort_key = (request.params.priority if self._by_priority else 0, self._arrivals)
+        return request.params.priority if self._by_priority else 0, self._arrivals
+
+    def add_at(self, request: Request, key: tuple[int, ...]) -> None:
+        """Put a request that has no blocks into the queue, at the place ``key``, which no other may have."""
+        request.sort_key, request.status, request.num_computed = key, Status.WAITING, 0
         insort(self.waiting, request, key=_key)
 
     def remove(self, request: Request) -> None:

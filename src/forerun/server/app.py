@@ -40,6 +40,7 @@ def build_app(service: Service) -> FastAPI:
     for path, handler in (
         ("/v1/completions", routes.completions),
         ("/v1/chat/completions", routes.chat),
+        ("/v1/chat/completions/batch", routes.chat_batch),
         ("/invocations", routes.invocations),
         ("/tokenize", routes.tokenize),
         ("/detokenize", routes.detokenize),

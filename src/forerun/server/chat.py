@@ -7,27 +7,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from forerun.engine import CompletionOutput, Delta, RequestOutput
-from forerun.server.protocol import ChatCompletionRequest
+from forerun.server.messages import ChatMessage
+from forerun.server.protocol import BatchChatCompletionRequest, ChatRequest
 from forerun.server.service import Service
-from forerun.server.usage import ChunkTail
+from forerun.server.usage import ChunkTail, StreamUsage, usage_event
 
 _ASSISTANT = "assistant"
 
 
 class ChatShape:
-    """How answers to one request look, streamed or whole. ``ids``: the token ids of the rendered messages."""
+    """How answers to one conversation look, streamed or whole. ``ids``: the token ids of the rendered messages."""
 
     def __init__(
-        self, service: Service, request: ChatCompletionRequest, response_id: str, created: int, ids: Sequence[int]
+        self,
+        service: Service,
+        request: ChatRequest,
+        messages: Sequence[ChatMessage],
+        response_id: str,
+        created: int,
+        ids: Sequence[int],
     ) -> None:
-        self._tokens = service.tokens_named(by_id=bool(request.return_tokens_as_token_ids))
+        self._tokens = service.tokens_named(by_id=request.return_tokens_as_token_ids)
         self._request = request
         self._ids = ids
         self._frame = {"id": response_id, "object": "chat.completion", "created": created, "model": service.model}
         chunk = {**self._frame, "object": "chat.completion.chunk"}
         self._head = "data: " + json.dumps(chunk, separators=(",", ":"))[:-1]
-        self._tail = ChunkTail(request.stream_options, [ids])
-        last = request.messages[-1]
+        self._tail = ChunkTail(StreamUsage.of(request.stream_options, service.settings.force_usage), [ids])
+        last = messages[-1]
         self._role = _ASSISTANT if request.opens_answer else last.role
         self._echo = last.text if request.echo and last.role == self._role else ""
         self._plain = not request.logprobs and not request.return_token_ids
@@ -38,16 +45,15 @@ class ChatShape:
     def whole(self, outputs: Sequence[RequestOutput], usage: dict[str, Any]) -> dict[str, Any]:
         """The response body."""
         (output,) = outputs
-        scored = self._request.prompt_logprobs is not None
         return {
             **self._frame,
-            "choices": [self._choice(answer) for answer in output.outputs],
+            "choices": [self.choice(answer) for answer in output.outputs],
             "usage": usage,
-            "prompt_logprobs": self._tokens.prompt(output.prompt_logprobs or []) if scored else None,
-            "prompt_token_ids": list(self._ids) if self._request.return_token_ids else None,
+            **self.prompt_part(output),
         }
 
-    def _choice(self, answer: CompletionOutput) -> dict[str, Any]:
+    def choice(self, answer: CompletionOutput) -> dict[str, Any]:
+        """One answer."""
         return {
             "index": answer.index,
             "message": {"role": self._role, "content": self._echo + answer.text, "refusal": None},
@@ -55,6 +61,14 @@ class ChatShape:
             "finish_reason": answer.finish_reason,
             "stop_reason": answer.stop_reason,
             "token_ids": answer.token_ids if self._request.return_token_ids else None,
+        }
+
+    def prompt_part(self, output: RequestOutput) -> dict[str, Any]:
+        """What was asked about the prompt."""
+        scored = self._request.prompt_logprobs is not None
+        return {
+            "prompt_logprobs": self._tokens.prompt(output.prompt_logprobs or []) if scored else None,
+            "prompt_token_ids": list(self._ids) if self._request.return_token_ids else None,
         }
 
     # ---- streamed ----
@@ -93,6 +107,32 @@ class ChatShape:
         text = json.dumps(choice, allow_nan=False, separators=(",", ":"))
         return f'{self._head},"choices":[{text}]{tail}'
 
-    def usage_event(self, usage: dict[str, Any]) -> str:
+    def usage_event(self, usage: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         """The last event when usage was asked for."""
-        return f'{self._head},"choices":[],"usage":{json.dumps(usage, separators=(",", ":"))}}}\n\n'
+        return usage_event(self._head, usage, metrics)
+
+
+class BatchShape:
+    """How the answers to several conversations look: one choice for each."""
+
+    def __init__(
+        self,
+        service: Service,
+        request: BatchChatCompletionRequest,
+        response_id: str,
+        created: int,
+        ids: Sequence[Sequence[int]],
+    ) -> None:
+        self._frame = {"id": response_id, "object": "chat.completion", "created": created, "model": service.model}
+        self._shapes = [
+            ChatShape(service, request, messages, response_id, created, own)
+            for messages, own in zip(request.messages, ids, strict=True)
+        ]
+
+    def whole(self, outputs: Sequence[RequestOutput], usage: dict[str, Any]) -> dict[str, Any]:
+        """The response body."""
+        choices = [
+            {**shape.choice(output.outputs[0]), "index": place, **shape.prompt_part(output)}
+            for place, (shape, output) in enumerate(zip(self._shapes, outputs, strict=True))
+        ]
+        return {**self._frame, "choices": choices, "usage": usage}

@@ -11,7 +11,7 @@ from forerun.server.fields import Prompt
 from forerun.server.protocol import CompletionRequest
 from forerun.server.service import Service
 from forerun.server.token_text import CompletionLogprobs
-from forerun.server.usage import ChunkTail
+from forerun.server.usage import ChunkTail, StreamUsage, usage_event
 
 _OBJECT = "text_completion"
 
@@ -27,7 +27,7 @@ class CompletionShape:
         created: int,
         ids: Sequence[Sequence[int]],
     ) -> None:
-        self._tokens = service.tokens_named(by_id=bool(request.return_tokens_as_token_ids))
+        self._tokens = service.tokens_named(by_id=request.return_tokens_as_token_ids)
         self._tokenizer = service.tokenizer
         self._request = request
         self._ids = ids
@@ -35,7 +35,9 @@ class CompletionShape:
         self._hidden = request.max_tokens == 0
         self._frame = {"id": response_id, "object": _OBJECT, "created": created, "model": service.model}
         self._head = "data: " + json.dumps(self._frame, separators=(",", ":"))[:-1]
-        self._tail = ChunkTail(request.stream_options, ids, hidden=self._hidden)
+        self._tail = ChunkTail(
+            StreamUsage.of(request.stream_options, service.settings.force_usage), ids, hidden=self._hidden
+        )
         self._plain = request.logprobs is None and not request.return_token_ids
         self._echoes = list(map(self._echo, request.prompt, ids)) if request.echo else None
         self._begun: dict[tuple[int, int], CompletionLogprobs] = {}
@@ -117,6 +119,6 @@ class CompletionShape:
             f'"logprobs":null,"finish_reason":null,"stop_reason":null}}]{tail}'
         )
 
-    def usage_event(self, usage: dict[str, Any]) -> str:
+    def usage_event(self, usage: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         """The last event when usage was asked for."""
-        return f'{self._head},"choices":[],"usage":{json.dumps(usage, separators=(",", ":"))}}}\n\n'
+        return usage_event(self._head, usage, metrics)

@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,13 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from forerun.engine import QueueFullError
 from forerun.server.api_error import CLIENT_GONE, ApiError, as_api_error
 from forerun.server.json_body import ClientGone
+from forerun.server.load_report import LOAD_FORMS, LOAD_HEADER, load_report
 from forerun.server.request_log import log_line, text_line
 from forerun.server.service import Service
 
 REQUEST_LOGGER = "forerun.requests"
 OPEN_ROUTES = frozenset(("/health",))
 ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))
-GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions", "/invocations"))
+GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/invocations"))
 IGNORED_HEADER = b"x-ignored-parameters"
 _PROBES = frozenset(("/health", "/metrics", "/load"))
 
@@ -47,10 +48,11 @@ class Gate:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
+        self._strip_root(scope)
         path, metrics = scope["path"], self._service.metrics
         record = self._new_record(scope)
         scope["forerun"] = record
-        watched = _Outgoing(send, record)
+        watched = _Outgoing(send, record, self._load_report(scope))
         started, load = time.monotonic(), 1 if path in GENERATION_ROUTES else 0
         metrics.in_flight += load
         try:
@@ -68,6 +70,19 @@ class Gate:
             if self._service.settings.request_log and not (path in _PROBES and status == 200):
                 record["status"], record["seconds"] = status, round(time.monotonic() - started, 6)
                 _requests.info(self._log_line(record))
+
+    def _strip_root(self, scope: Scope) -> None:
+        """Take away what a proxy puts before the paths; keys and routes go by what is left."""
+        root = self._service.settings.root_path
+        if root and (scope["path"] + "/").startswith(root + "/"):
+            scope["path"] = scope["path"][len(root) :] or "/"
+
+    def _load_report(self, scope: Scope) -> Callable[[], bytes] | None:
+        """What the answer says about the server's load, to those who ask for that."""
+        form = (_header(scope, b"endpoint-load-metrics-format") or b"").lower()
+        if scope["path"] not in GENERATION_ROUTES or form not in LOAD_FORMS:
+            return None
+        return lambda: load_report(form, self._service.engine.stats())
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -130,11 +145,12 @@ class Gate:
 
 
 class _Outgoing:
-    """``send`` that adds the request's id and what of it was ignored, and remembers the status."""
+    """``send`` that adds the request's id, what of it was ignored and the load, and remembers the status."""
 
-    def __init__(self, send: Send, record: Mapping[str, Any]) -> None:
+    def __init__(self, send: Send, record: Mapping[str, Any], load: Callable[[], bytes] | None) -> None:
         self._send = send
         self._record = record
+        self._load = load
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -144,6 +160,8 @@ class _Outgoing:
             added = [(b"x-request-id", self._record["request_id"].encode())]
             if "ignored" in self._record:
                 added.append((IGNORED_HEADER, _header_list(self._record["ignored"])))
+            if self._load is not None:
+                added.append((LOAD_HEADER, self._load()))
             message = {**message, "headers": [*message.get("headers", ()), *added]}
         await self._send(message)
 

@@ -17,7 +17,7 @@ from forerun.engine.stream import Writer
 from forerun.server.api_error import ApiError
 from forerun.server.json_body import Receive
 from forerun.server.service import Service
-from forerun.server.usage import usage_of
+from forerun.server.usage import times_of, usage_of
 
 Batch = list[tuple[int, Delta]]  # (place of the prompt, news)
 
@@ -143,6 +143,12 @@ class Generation:
         prompt = sum(map(len, self.prompts))
         completion = 0 if self._hidden else sum(self._generated.values())
         return usage_of(prompt, completion, sum(self._cached), list(self._drafts.values()))
+
+    def metrics(self) -> dict[str, float] | None:
+        """The times of the answer where the server shows them and they are those of one answer; known at its end."""
+        if not self.service.settings.request_metrics or len(self.prompts) * self.params.n > 1 or not self.times:
+            return None
+        return times_of(self.times[0], sum(self._generated.values()))
 
     def problem(self, delta: Delta) -> ApiError | None:
         """The error that a delta ends its answer with, if it does."""

@@ -38,6 +38,7 @@ _KNOWN_ROUTES = frozenset(
     (
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/chat/completions/batch",
         "/v1/models",
         "/invocations",
         "/tokenize",

@@ -112,7 +112,6 @@ _TOOLS = "tool calls are not in this version"
 _GRAMMAR = "structured output is not in this version"
 _TEMPLATE = "the model's own chat template is always used"
 _TEXT = "this is a text-only server"
-_BEAMS = "beam search is not in this version"
 _REASONING = "reasoning models are not in this version"
 _IDS = "use return_token_ids"
 
@@ -138,9 +137,7 @@ REQUEST_NAMES = Names(
         "chat_template": (_TEMPLATE, (None, "")),
         "documents": (_TEMPLATE, NEUTRAL),
         "suffix": ("filling in is not in this version", NEUTRAL),
-        "use_beam_search": (_BEAMS, (None, False)),
-        "length_penalty": (_BEAMS, (None, 1, 1.0)),
-        "early_stopping": (_BEAMS, (None, False)),
+        "early_stopping": ("a search goes on until nothing better can come", (None, False)),
         "best_of": ("every one of n answers is returned", _as_many_as_n),
         "modalities": (_TEXT, (None, [], ["text"])),
         "audio": (_TEXT, NEUTRAL),
@@ -156,7 +153,6 @@ REQUEST_NAMES = Names(
         "detokenize": ("answers are text; use return_token_ids for the tokens", (None, True)),
         "logits_processors": ("no code is taken from requests", NEUTRAL),
         "prompt_embeds": ("prompts are text or token ids", NEUTRAL),
-        "logprob_token_ids": ("log-probabilities are those of the most probable tokens", (None, [])),
         "repetition_detection": ("use repetition_penalty", NEUTRAL),
         "watermarking": ("tokens are never watermarked", (None, False)),
         "return_token_offsets": (_IDS, (None, False)),
@@ -183,3 +179,4 @@ MESSAGE_NAMES = Names(
 PART_NAMES = Names(place="messages[].content[].", harmless=frozenset(("id", "annotations", "cache_control")))
 STREAM_NAMES = Names(place="stream_options.", harmless=frozenset(("include_obfuscation",)), keeps_nulls=True)
 TEMPLATE_NAMES = Names(place="chat_template_kwargs.", closed=True)
+TRANSFER_NAMES = Names(place="kv_transfer_params.", closed=True)

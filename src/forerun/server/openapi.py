@@ -9,9 +9,11 @@ from pydantic.json_schema import models_json_schema
 
 from forerun.server.protocol import (
     REQUESTS,
+    BatchChatCompletionRequest,
     ChatCompletionRequest,
     CompletionRequest,
     DetokenizeRequest,
+    KvTransfer,
     TemplateArguments,
     TokenizeRequest,
 )
@@ -96,7 +98,11 @@ def _requests(settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, 
         [(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}"
     )
     found: dict[str, Any] = definitions.get("$defs", {})
-    open_to = frozenset() if settings.strict_requests else frozenset(found) - {TemplateArguments.__name__}
+    open_to = (
+        frozenset()
+        if settings.strict_requests
+        else frozenset(found) - {TemplateArguments.__name__, KvTransfer.__name__}
+    )
     found = stated(found, bounds, open_to=open_to)
     for kind in REQUESTS:
         schema = found[kind.__name__]
@@ -131,6 +137,11 @@ def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) 
             "/v1/chat/completions": {
                 "post": _operation("Answer messages.", "ChatCompletion", ChatCompletionRequest.__name__, stream=True)
             },
+            "/v1/chat/completions/batch": {
+                "post": _operation(
+                    "Answer several conversations.", "ChatCompletion", BatchChatCompletionRequest.__name__
+                )
+            },
             "/invocations": {
                 "post": _operation("Continue prompts; or a chat.", "Answer", CompletionRequest.__name__, stream=True)
             },
@@ -148,6 +159,8 @@ def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) 
         },
         "components": {"schemas": schemas},
     }
+    if settings.root_path:
+        content["servers"] = [{"url": settings.root_path}, {"url": "/"}]
     if settings.tokenizer_info:
         content["paths"]["/tokenizer_info"] = {"get": _operation("The tokenizer's configuration.", "Tokenizer")}
     if settings.api_keys:

@@ -26,7 +26,14 @@ from forerun.server.fields import (
     wrong,
 )
 from forerun.server.messages import Messages
-from forerun.server.names import REQUEST_NAMES, STREAM_NAMES, TEMPLATE_NAMES, Names, Reading
+from forerun.server.names import (
+    REQUEST_NAMES,
+    STREAM_NAMES,
+    TEMPLATE_NAMES,
+    TRANSFER_NAMES,
+    Names,
+    Reading,
+)
 
 
 class StreamOptions(Body):
@@ -80,6 +87,9 @@ class GenerationRequest(Request):
     truncate_prompt_tokens: Truncated | None = None
     truncation_side: Literal["left", "right"] | None = None
     echo: bool | None = None
+    logprob_token_ids: Annotated[TokenIds, Capped("logprob_tokens")] | None = None
+    use_beam_search: bool | None = None
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = None
 
 
 class CompletionRequest(GenerationRequest):
@@ -127,15 +137,47 @@ def _no_effort(value: str) -> str:
     return value
 
 
-class ChatCompletionRequest(GenerationRequest, Rendering):
-    """POST /v1/chat/completions."""
+class ChatRequest(GenerationRequest, Rendering):
+    """What chats and batches of them have in common."""
 
-    messages: Messages
     max_tokens: Annotated[int, Field(ge=1, le=INT32), WHOLE, LENGTH] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=INT32), WHOLE, LENGTH] | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
     reasoning_effort: Annotated[str, AfterValidator(_no_effort), WithJsonSchema({"enum": ["none"]})] | None = None
+
+
+def _off(value: bool) -> bool:
+    if value:
+        raise wrong("not in a batch, which has one whole answer to each conversation")
+    return value
+
+
+Off = Annotated[bool, AfterValidator(_off), WithJsonSchema({"const": False})]
+
+
+class KvTransfer(Body):
+    """What one server of a pair tells the other; here: the prompt as token ids, in place of the messages."""
+
+    names: ClassVar[Names] = TRANSFER_NAMES
+
+    prompt_token_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
+
+
+class ChatCompletionRequest(ChatRequest):
+    """POST /v1/chat/completions."""
+
+    messages: Messages
+    kv_transfer_params: KvTransfer | None = None
+
+
+class BatchChatCompletionRequest(ChatRequest):
+    """POST /v1/chat/completions/batch: several conversations, one answer to each."""
+
+    messages: Annotated[list[Messages], Field(min_length=1, fail_fast=True), Capped("prompts")]
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    stream: Off | None = None
+    use_beam_search: Off | None = None
 
 
 class TokenizeRequest(Rendering):
@@ -153,7 +195,16 @@ class DetokenizeRequest(Request):
     tokens: Annotated[Any, WithJsonSchema({"type": "array", "items": ID_SCHEMA})]
 
 
-REQUESTS: tuple[type[Request], ...] = (CompletionRequest, ChatCompletionRequest, TokenizeRequest, DetokenizeRequest)
+REQUESTS: tuple[type[Request], ...] = (
+    CompletionRequest,
+    ChatCompletionRequest,
+    BatchChatCompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
+_NO_PROMPT = (
+    "Either prompt or prompt_embeds must be provided and non-empty. Here it is prompt: text, or token ids. (missing)"
+)
 RequestT = TypeVar("RequestT", bound=Request)
 
 
@@ -168,5 +219,7 @@ def parse_request(kind: type[RequestT], data: Mapping[str, Any], reading: Readin
             place.append(first["ctx"]["name"])
         where = ".".join(place)
         code = first["type"]
+        if (where, code) == ("prompt", "missing"):
+            raise ApiError(400, _NO_PROMPT, param=where, code=code) from None
         shown = "" if "message" in first.get("ctx", {}) else f" ({code})"
         raise ApiError(400, f"{where}: {first['msg']}{shown}", param=where, code=code) from None

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from forerun.engine import RequestOutput, SamplingParams
 from forerun.server.api_error import ApiError, json_response
-from forerun.server.chat import ChatShape
+from forerun.server.chat import BatchShape, ChatShape
 from forerun.server.completions import CompletionShape
 from forerun.server.facts import server_facts
 from forerun.server.fields import as_ids
@@ -21,7 +21,9 @@ from forerun.server.messages import Messages, template_messages
 from forerun.server.metrics import render
 from forerun.server.names import Reading
 from forerun.server.protocol import (
+    BatchChatCompletionRequest,
     ChatCompletionRequest,
+    ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
     GenerationRequest,
@@ -36,6 +38,7 @@ from forerun.server.sampling_params import sampling_params
 from forerun.server.service import Service
 from forerun.server.stream import EventStream
 from forerun.server.text import Truncation
+from forerun.server.usage import StreamUsage
 
 
 class Routes:
@@ -60,10 +63,25 @@ class Routes:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         asked = await self._generation_request(request, ChatCompletionRequest)
-        ids = await self._rendered(asked, asked.messages, self._truncation(asked))
+        given = None if asked.kv_transfer_params is None else asked.kv_transfer_params.prompt_token_ids
+        if given is not None and not asked.echo:
+            self._service.engine.admission.prompt_ids(given)
+            ids = given
+        else:
+            ids = await self._rendered(asked, asked.messages, self._truncation(asked))
         params = await self._params(request, asked)
-        shape = ChatShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
+        name = f"chatcmpl-{_request_id(request)}"
+        shape = ChatShape(self._service, asked, asked.messages, name, int(time.time()), ids)
         return await self._answer(request, asked, [ids], params, shape)
+
+    async def chat_batch(self, request: Request) -> Response:
+        """POST /v1/chat/completions/batch."""
+        asked = await self._generation_request(request, BatchChatCompletionRequest)
+        cut = self._truncation(asked)
+        ids = [await self._rendered(asked, messages, cut) for messages in asked.messages]
+        params = await self._params(request, asked)
+        shape = BatchShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
+        return await self._whole(request, Generation(self._service, _request_id(request), ids, params), shape)
 
     async def invocations(self, request: Request) -> Response:
         """POST /invocations, the one route of some hosting services: messages make it a chat."""
@@ -94,7 +112,7 @@ class Routes:
         ]
 
     async def _rendered(
-        self, asked: ChatCompletionRequest | TokenizeRequest, messages: Messages, cut: Truncation | None = None
+        self, asked: ChatRequest | TokenizeRequest, messages: Messages, cut: Truncation | None = None
     ) -> list[int]:
         """Token ids of a conversation."""
         return await self._service.text.encode_chat(
@@ -106,7 +124,7 @@ class Routes:
             truncation=cut,
         )
 
-    def _truncation(self, asked: CompletionRequest | ChatCompletionRequest) -> Truncation | None:
+    def _truncation(self, asked: CompletionRequest | ChatRequest) -> Truncation | None:
         """What ``truncate_prompt_tokens`` leaves of a prompt; -1: as much as the context takes beside the answer."""
         tokens = asked.truncate_prompt_tokens
         if tokens is None:
@@ -117,7 +135,7 @@ class Routes:
             raise ApiError(400, "truncate_prompt_tokens leaves nothing of the prompt", param="truncate_prompt_tokens")
         return Truncation(tokens, keeps_end=asked.truncation_side != "right")
 
-    async def _params(self, request: Request, asked: CompletionRequest | ChatCompletionRequest) -> SamplingParams:
+    async def _params(self, request: Request, asked: CompletionRequest | ChatRequest) -> SamplingParams:
         words: list[list[int]] = []
         if asked.bad_words:  # a word may begin a text or follow a space
             both = [text for word in asked.bad_words for text in (word, f" {word.lstrip()}")]
@@ -142,14 +160,20 @@ class Routes:
         generation = Generation(self._service, _request_id(request), ids, params, hidden=hidden, yielding=yielding)
         record = _record(request)
         if asked.stream:
-            usage = bool(asked.stream_options and asked.stream_options.include_usage)
+            usage = StreamUsage.of(asked.stream_options, self._service.settings.force_usage).at_end
             every = self._service.settings.sse_keep_alive
             return EventStream(generation, shape, include_usage=usage, record=record, keep_alive=every)
+        return await self._whole(request, generation, shape)
+
+    async def _whole(
+        self, request: Request, generation: Generation, shape: CompletionShape | ChatShape | BatchShape
+    ) -> Response:
         try:
             outputs = await _collect(request, generation)
         finally:
-            log_generation(record, generation)
-        return json_response(shape.whole(outputs, generation.usage()))
+            log_generation(_record(request), generation)
+        body, metrics = shape.whole(outputs, generation.usage()), generation.metrics()
+        return json_response(body if metrics is None else {**body, "metrics": metrics})
 
     # ---- text ----
 
@@ -303,6 +327,6 @@ def _request_id(request: Request) -> str:
 
 def _template_variables(asked: Rendering) -> dict[str, Any]:
     """What the chat template gets besides the messages; no effort to reason means no thinking."""
-    effort = asked.reasoning_effort if isinstance(asked, ChatCompletionRequest) else None
+    effort = asked.reasoning_effort if isinstance(asked, ChatRequest) else None
     quiet = {"enable_thinking": False} if effort == "none" else {}
     return quiet | (asked.chat_template_kwargs or TemplateArguments()).model_dump(exclude_none=True)

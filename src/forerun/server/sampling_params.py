@@ -10,7 +10,7 @@ from forerun.config import OnDeviceSamplingConfig
 from forerun.engine import RequestError, SamplingParams
 from forerun.errors import ConfigError
 from forerun.server.api_error import ApiError
-from forerun.server.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest
+from forerun.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
 
 _SHARED = (
     "min_tokens",
@@ -23,6 +23,8 @@ _SHARED = (
     "allowed_token_ids",
     "priority",
     "skip_special_tokens",
+    "use_beam_search",
+    "length_penalty",
 )
 _DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -75,7 +77,7 @@ def overridden(defaults: SamplingDefaults, values: Mapping[str, Any]) -> Samplin
 
 
 def sampling_params(
-    request: CompletionRequest | ChatCompletionRequest,
+    request: CompletionRequest | ChatRequest,
     defaults: SamplingDefaults,
     *,
     vocab_size: int,
@@ -90,12 +92,15 @@ def sampling_params(
     for name in _DEFAULTED:
         given = getattr(request, name)
         values[name] = getattr(defaults, name) if given is None else given
+    logprobs = _of_all(_logprobs(request), vocab_size)
+    named = _named_tokens(request, logprobs)
     return SamplingParams(
         n=request.n or 1,
         max_tokens=_max_tokens(request),
         stop=tuple(request.stop or ()),
         logit_bias=_logit_bias(request),
-        logprobs=_of_all(_logprobs(request), vocab_size),
+        logprobs=None if named else logprobs,
+        logprob_token_ids=named,
         prompt_logprobs=_of_all(_prompt_logprobs(request), vocab_size),
         cache_salt=salt,
         bad_words_ids=tuple(tuple(word) for word in bad_words_ids),
@@ -103,7 +108,19 @@ def sampling_params(
     )
 
 
-def _max_tokens(request: CompletionRequest | ChatCompletionRequest) -> int | None:
+def _named_tokens(request: CompletionRequest | ChatRequest, logprobs: int | None) -> tuple[int, ...] | None:
+    """Whose log-probabilities are asked for, in place of those of the most probable tokens."""
+    if not request.logprob_token_ids:
+        return None
+    name = "logprob_token_ids"
+    if logprobs is None:
+        raise ApiError(400, f"{name} needs logprobs", param=name)
+    if request.max_tokens == 0:
+        raise ApiError(400, f"{name} needs tokens that are generated: max_tokens is 0", param=name)
+    return tuple(request.logprob_token_ids)
+
+
+def _max_tokens(request: CompletionRequest | ChatRequest) -> int | None:
     if isinstance(request, CompletionRequest):
         if request.max_tokens == 0:
             if not request.echo and request.prompt_logprobs is None:
@@ -116,7 +133,7 @@ def _max_tokens(request: CompletionRequest | ChatCompletionRequest) -> int | Non
     return both.pop() if both else None
 
 
-def _logprobs(request: CompletionRequest | ChatCompletionRequest) -> int | None:
+def _logprobs(request: CompletionRequest | ChatRequest) -> int | None:
     if isinstance(request, CompletionRequest):
         return request.logprobs
     if request.logprobs:
@@ -130,7 +147,7 @@ def _of_all(count: int | None, vocab_size: int) -> int | None:
     return vocab_size if count == -1 else count
 
 
-def _prompt_logprobs(request: CompletionRequest | ChatCompletionRequest) -> int | None:
+def _prompt_logprobs(request: CompletionRequest | ChatRequest) -> int | None:
     """Scores of the prompt, for their own sake or because the prompt is echoed with scores."""
     asked = request.prompt_logprobs
     if asked is not None and request.stream:

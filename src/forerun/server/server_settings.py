@@ -33,6 +33,7 @@ class Caps:
     logit_bias: int = 1024
     bad_words: int = 256
     salt_chars: int = 200
+    logprob_tokens: int = 128
     connections: int = 4096
 
     def for_engine(self, vocab_size: int) -> Limits:
@@ -47,6 +48,7 @@ class Caps:
             max_logit_bias=self.logit_bias,
             max_bad_words=2 * self.bad_words,
             max_salt_length=self.salt_chars + 16,
+            max_logprob_tokens=self.logprob_tokens,
         )
 
 
@@ -85,7 +87,10 @@ class ServerSettings:
     ``log_level``: the least level of uvicorn's lines and ours. ``model_defaults``: whether requests are sampled as the
     model's generation_config.json says where they say nothing; ``default_overrides`` go over that.
     ``strict_requests``: unknown names in requests are refused. ``sse_keep_alive``: seconds without news after which a
-    stream gets a comment; 0: never. ``tokenizer_info``: whether /tokenizer_info is there.
+    stream gets a comment; 0: never. ``tokenizer_info``: whether /tokenizer_info is there. ``root_path``: where a proxy
+    puts the server, "" or "/name"; routes are there with it and without. ``token_ids_as_names``: log-probabilities name
+    tokens by their ids where a request does not say. ``force_usage``: every chunk of every stream has the usage so far.
+    ``request_metrics``: answers have their own times.
     """
 
     served_names: tuple[str, ...] = ("model",)
@@ -105,6 +110,10 @@ class ServerSettings:
     strict_requests: bool = False
     sse_keep_alive: float = 0.0
     tokenizer_info: bool = False
+    root_path: str = ""
+    token_ids_as_names: bool = False
+    force_usage: bool = False
+    request_metrics: bool = False
     cors: Cors | None = None
 
     def __post_init__(self) -> None:

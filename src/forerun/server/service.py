@@ -111,9 +111,10 @@ class Service:
         caps = {name: value for name, value in asdict(self.settings.caps).items() if isinstance(value, int)}
         return {**caps, "token_id": self.vocab_size - 1, "prompt_tokens": self.engine.admission.max_total - 1}
 
-    def tokens_named(self, *, by_id: bool) -> TokenTexts:
-        """The texts of tokens, with those or their ids as names in log-probabilities."""
-        return self._token_names if by_id else self._tokens
+    def tokens_named(self, *, by_id: bool | None) -> TokenTexts:
+        """The texts of tokens, with those or their ids as names in log-probabilities; None: as the server does."""
+        named = self.settings.token_ids_as_names if by_id is None else by_id
+        return self._token_names if named else self._tokens
 
     def note_ignored(self, names: Iterable[str]) -> None:
         """Log the names of requests that are ignored, each once; there are bounds to what clients can make us say."""

@@ -33,8 +33,8 @@ class Chunks(Protocol):
         """The events for one delta, complete with their line ends; may be empty."""
         ...
 
-    def usage_event(self, usage: dict[str, Any]) -> str:
-        """The event that carries the usage."""
+    def usage_event(self, usage: dict[str, Any], metrics: dict[str, Any] | None) -> str:
+        """The event that carries the usage, and the times where there are some."""
         ...
 
 
@@ -99,8 +99,8 @@ class EventStream(Response):
             self._log()
             if watch.gone:
                 raise ClientGone
-            last = self._chunks.usage_event(generation.usage()) + DONE if self._include_usage else DONE
-            await _finish(send, direct, last)
+            last = self._chunks.usage_event(generation.usage(), generation.metrics()) if self._include_usage else ""
+            await _finish(send, direct, last + DONE)
 
     def _hand_over(self, direct: ChunkWriter) -> None:
         """Let the engine's courier write events, until an answer ends or the client reads too slowly."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from forerun.engine import Delta
+from forerun.engine import Delta, RequestTimes
 from forerun.server.protocol import StreamOptions
 
 
@@ -31,16 +31,52 @@ def usage_of(
     return usage
 
 
+class StreamUsage(NamedTuple):
+    """Where a stream has the usage: in a chunk of its own at the end, and that so far in every chunk."""
+
+    at_end: bool
+    in_chunks: bool
+
+    @staticmethod
+    def of(options: StreamOptions | None, forced: bool) -> StreamUsage:
+        """What a request asks for, or what the server does in any case."""
+        asked = options is not None and options.include_usage is True
+        running = asked and options is not None and options.continuous_usage_stats is True
+        return StreamUsage(asked or forced, running or forced)
+
+
+def usage_event(head: str, usage: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
+    """The last event of a stream that has the usage at its end. ``head``: the event up to its choices."""
+    times = f',"metrics":{json.dumps(metrics, separators=(",", ":"))}' if metrics is not None else ""
+    return f'{head},"choices":[],"usage":{json.dumps(usage, separators=(",", ":"))}{times}}}\n\n'
+
+
+def times_of(times: RequestTimes, tokens: int) -> dict[str, float]:
+    """The times of one answer of so many tokens as vLLM's clients read them, in milliseconds: from the first step to
+    the first token, from there to the last token, in the queue, between tokens; and tokens per second from the first
+    step on. What has no meaning (between the tokens of one) is left out."""
+    start, first, last = times.scheduled, times.first_token, times.last_token
+    if start is None or first is None or last is None:
+        return {}
+    found = {
+        "time_to_first_token_ms": (first - start) * 1e3,
+        "generation_time_ms": (last - first) * 1e3,
+        "queue_time_ms": (start - times.arrival) * 1e3,
+    }
+    if tokens > 1:
+        found["mean_itl_ms"] = (last - first) * 1e3 / (tokens - 1)
+    if last > start:
+        found["tokens_per_second"] = tokens / (last - start)
+    return {name: round(value, 6) for name, value in found.items()}
+
+
 class ChunkTail:
     """How a stream's chunks end: with ``usage: null`` where a last chunk brings the usage, or with that so far."""
 
-    def __init__(
-        self, options: StreamOptions | None, prompts: Sequence[Sequence[int]], *, hidden: bool = False
-    ) -> None:
+    def __init__(self, usage: StreamUsage, prompts: Sequence[Sequence[int]], *, hidden: bool = False) -> None:
         """``hidden``: the drawn tokens are not shown, so they do not count."""
-        usage = options is not None and options.include_usage is True
-        self._fixed = ',"usage":null}\n\n' if usage else "}\n\n"
-        self._running = usage and options is not None and options.continuous_usage_stats is True
+        self._fixed = ',"usage":null}\n\n' if usage.at_end else "}\n\n"
+        self._running = usage.in_chunks
         self._lengths = list(map(len, prompts))
         self._hidden = hidden
         self._counts: dict[tuple[int, int], int] = {}
