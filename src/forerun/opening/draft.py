@@ -24,6 +24,8 @@ def draft_request(request: ModelRequest, drafts: SpeculativeConfig, target: Neur
     assert drafts.model is not None
     path = drafts.compiled
     settings = {name: request.settings[name] for name in _INHERITED if name in request.settings}
+    if (kept := request.settings.get("draft_model_modules_to_not_convert")) is not None:
+        settings["modules_to_not_convert"] = kept
     if drafts.quantization:
         settings |= {"quantized": True, "quantization_dtype": drafts.quantization}
     again = request.compile == "always" and path is not None

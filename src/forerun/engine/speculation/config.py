@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from forerun.errors import ConfigError, did_you_mean
@@ -14,6 +14,7 @@ METHODS = {
     "draft_model": "what a smaller model with the same tokenizer says",
 }
 MOST_TOKENS = 64
+_RANKS = "draft_tensor_parallel_size"
 DRAFT_TOKENS = 6
 """Drafted by a model at most, unless somebody says otherwise."""
 
@@ -69,10 +70,19 @@ class SpeculativeConfig:
         if (self.method == "draft_model") != (self.model is not None):
             raise ConfigError("--speculative-config: method draft_model needs a model, and the others have none")
 
+    def with_quantization(self, form: str | None) -> SpeculativeConfig:
+        """The same with the draft in another weight format; None: as it is."""
+        return self if form is None else replace(self, quantization=form)
+
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> SpeculativeConfig:
         """From the JSON of --speculative-config. Raises ConfigError for unknown keys and wrong values."""
         known = [field.name for field in fields(cls) if field.name not in ("row_costs", "draft_costs")]
+        if (ranks := settings.get(_RANKS, 1)) != 1:
+            raise ConfigError(
+                f"{_RANKS} of --speculative-config: more than one rank is not in this version, not {ranks}"
+            )
+        settings = {name: value for name, value in settings.items() if name != _RANKS}
         for name in settings:
             if name not in known:
                 raise ConfigError(f"unknown key '{name}' of --speculative-config{did_you_mean(name, known)}")
