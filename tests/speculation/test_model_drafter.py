@@ -14,9 +14,12 @@ from forerun.engine.speculation.costs import LearntCosts
 from forerun.engine.speculation.model_drafter import ModelDrafter
 from forerun.engine.speculation.sources import make_drafter
 from forerun.errors import ConfigError
-from forerun.runtime.step import Executor, StepInput, StepOutput
+from forerun.runtime.fused import FusedExecutor
+from forerun.runtime.native import NativeExecutor, NativeOptions
+from forerun.runtime.reference.fused import ReferenceFused
+from forerun.runtime.step import DraftingExecutor, Executor, StepInput, StepOutput
 from tests.engine.harness import FaultyExecutor, run
-from tests.support.native_models import native_executor
+from tests.support.native_models import PackedModel, native_executor
 from tests.support.oracle import OracleExecutor
 from tests.support.reference_models import tiny_model
 
@@ -60,8 +63,14 @@ class Free(Fixed):
 class FreeDrafts(ModelDrafter):
     """Drafts cost nothing, so the longest are taken."""
 
-    def __init__(self, executor: Executor, config: SpeculativeConfig = CONFIG, vocab_size: int = VOCAB) -> None:
-        super().__init__(config, executor, vocab_size, Fixed(1e-9))
+    def __init__(
+        self,
+        executor: Executor,
+        config: SpeculativeConfig = CONFIG,
+        vocab_size: int = VOCAB,
+        fused: DraftingExecutor | None = None,
+    ) -> None:
+        super().__init__(config, executor, vocab_size, Fixed(1e-9), fused)
         self._run_costs = Free(0.0)
 
 
@@ -80,16 +89,26 @@ def answers(
     return found, engine
 
 
+def drafted_answers(
+    target: Executor, draft: Executor, length: int, fused: bool, tokens: int = 20, **params: Any
+) -> tuple[dict[str, CompletionOutput], Engine]:
+    if not fused:
+        return answers(target, FreeDrafts(draft, config(length), target.vocab_size), tokens, **params)
+    both = (FusedExecutor if isinstance(target, NativeExecutor) else ReferenceFused)(target, draft)  # type: ignore
+    return answers(both, FreeDrafts(draft, config(length), target.vocab_size, both), tokens, **params)
+
+
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("limits", [{}, TIGHT])
 @pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("fused", [False, True])
 def test_a_draft_that_is_the_target_is_always_right(
-    params: dict[str, Any], limits: dict[str, int], length: int
+    params: dict[str, Any], limits: dict[str, int], length: int, fused: bool
 ) -> None:
     """The oracle's token is a hash of all that it reads through the KV cache: a single wrong place in the draft's pool
     would show, behind chunks of prompts, shared prefixes and preemptions."""
     plain, slow = answers(OracleExecutor(**limits), None, **params)
-    drafted, fast = answers(OracleExecutor(**limits), FreeDrafts(OracleExecutor(**limits), config(length)), **params)
+    drafted, fast = drafted_answers(OracleExecutor(**limits), OracleExecutor(**limits), length, fused, **params)
     assert drafted == plain
     assert fast.counters.accepted_draft_tokens == fast.counters.draft_tokens > 20
     assert fast.counters.steps < slow.counters.steps
@@ -138,12 +157,12 @@ def _raising_in_prompts(batch: StepInput, output: StepOutput) -> StepOutput:
 )
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("limits", [{}, TIGHT])
+@pytest.mark.parametrize("fused", [False, True])
 def test_a_bad_draft_model_changes_no_token(
-    how: Callable[[StepInput, StepOutput], StepOutput], params: dict[str, Any], limits: dict[str, int]
+    how: Callable[[StepInput, StepOutput], StepOutput], params: dict[str, Any], limits: dict[str, int], fused: bool
 ) -> None:
     plain, _ = answers(OracleExecutor(**limits), None, **params)
-    drafter = FreeDrafts(spoilt(how)(**limits))
-    drafted, engine = answers(OracleExecutor(**limits), drafter, **params)
+    drafted, engine = drafted_answers(OracleExecutor(**limits), spoilt(how)(**limits), 4, fused, **params)
     assert drafted == plain
     accepted, tried = engine.counters.accepted_draft_tokens, engine.counters.draft_tokens
     assert (accepted == 0) if how is _always_wrong else accepted <= tried
@@ -188,14 +207,17 @@ def test_drafts_that_do_not_pay_are_tried_less_and_less() -> None:
 
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_random_models_of_two_families(params: dict[str, Any], family: str) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_random_models_of_two_families(params: dict[str, Any], family: str, fused: bool, threads: int) -> None:
     """The draft is another random model, or the target in a lower precision."""
     sizes = {"num_blocks": 12, "block_size": 16, "max_model_len": 128, "max_rows": 24}
     model = tiny_model("llama", seed=3)
-    drafts = native_executor(tiny_model(family, seed=4 if family == "qwen2" else 3), "int8_f16", **sizes)
     plain, _ = answers(native_executor(model, **sizes), None, 30, **params)
-    target = native_executor(model, **sizes)
-    drafted, engine = answers(target, FreeDrafts(drafts, vocab_size=target.vocab_size), 30, **params)
+    target = native_executor(model, threads=threads, **sizes)
+    smaller = PackedModel(tiny_model(family, seed=4 if family == "qwen2" else 3), "int8_f16")
+    drafts = NativeExecutor(smaller.program, smaller.packed, NativeOptions(**sizes), target.team)
+    drafted, engine = drafted_answers(target, drafts, 4, fused, 30, **params)
     assert drafted == plain
     assert family == "qwen2" or engine.counters.accepted_draft_tokens > 20
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import index
 from typing import Protocol, TypeVar
 
 from forerun.engine.request import Request
+from forerun.runtime.step import DraftRows
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -30,6 +31,12 @@ class Drafter(Protocol):
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
         """Token ids that may follow the known tokens of each request, at most ``lengths`` of them. Only requests that
         were granted at least one are here."""
+        ...
+
+    def in_step(self, places: Mapping[Request, int]) -> DraftRows | None:
+        """Asked when the step is built, if ``propose`` left tokens open for the executor to find (any tokens stand for
+        them): what it drafts. ``places``: the row of each request's first drafted token. Only for drafters of a
+        DraftingExecutor."""
         ...
 
     def computed(self, request: Request, start: int, rows: int) -> None:
@@ -92,6 +99,14 @@ class DraftDesk:
         if drafts is None:
             return [[] for _ in requests]
         return [self._checked(*each) for each in zip(requests, lengths, drafts, strict=True)]
+
+    def in_step(self, places: Mapping[Request, int]) -> DraftRows | None:
+        """What the executor drafts itself."""
+        return self._try(list(places), lambda drafter: drafter.in_step(places)) if places else None
+
+    def failed(self, requests: Sequence[Request], why: str) -> None:
+        """Drafts within a step failed."""
+        self._refuse(requests, why)
 
     def computed(self, request: Request, start: int, rows: int) -> None:
         """Pass on which rows were computed."""

@@ -14,6 +14,7 @@ from forerun.engine.batch import BatchBuilder
 from forerun.engine.beams import BeamSearch
 from forerun.engine.drafts import DraftDesk, Drafter
 from forerun.engine.engine_settings import EngineSettings, StepLimits
+from forerun.engine.inner_drafts import InnerDrafts
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
@@ -70,6 +71,7 @@ class Engine:
         if drafter is None and settings.speculative_config is not None:
             drafter = make_drafter(settings.speculative_config, executor, draft)
         self._desk = DraftDesk(drafter, executor.vocab_size)
+        self._inner_drafts = InnerDrafts(self._desk)
         self._requests: dict[str, dict[int, Request]] = {}
         self._searches: dict[str, BeamSearch] = {}
         self._unfinished = 0
@@ -134,10 +136,10 @@ class Engine:
         if plan:
             self._note_start(plan)
             try:
-                batch = self._builder.build(plan)
+                batch = self._inner_drafts.asked(plan, self._builder.build(plan))
                 self.before_call()
                 began = time.perf_counter()
-                output = self._executor.step(batch)
+                output = self._inner_drafts.run(self._executor, plan, batch)
                 seconds = time.perf_counter() - began
                 drawn = self._drawn(batch, output)
             except Exception as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from forerun.checkpoint import Checkpoint, open_checkpoint
 from forerun.checkpoint.safe_tokenizer import SafeTokenizer
@@ -23,9 +23,11 @@ from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
 from forerun.opening.words import in_words
+from forerun.runtime.fused import FusedExecutor
 from forerun.runtime.loader import open_executor
 from forerun.runtime.memory import block_bytes
 from forerun.runtime.native import NativeExecutor
+from forerun.runtime.step import Executor
 
 DEFAULT_SEQUENCES = 4
 DEFAULT_LENGTH = 8192
@@ -124,18 +126,19 @@ class Prepared:
         if engine.enable_prefix_caching is None:
             engine = replace(engine, enable_prefix_caching=self.config.is_prefix_caching)
         tokenizer, (executor, costs) = self.tokenizer, self._tuned()
-        draft = None
+        draft, step = None, cast(Executor, executor)
         if (drafts := engine.speculative_config) is not None:
             drafts = replace(drafts, row_costs=tuple((rows, costs.ratio(rows)) for rows in costs.seconds))
             if self.draft is not None:
                 draft, runs = self.draft._beside(executor)
+                step = FusedExecutor(executor, draft) if drafts.fused else executor
                 drafts = replace(drafts, draft_costs=tuple(runs.seconds.items()))
             engine = replace(engine, speculative_config=drafts)
         return OpenedModel(
             self.request.model,
             self.artifact.path,
             self.config,
-            executor,
+            step,
             tokenizer,
             engine,
             executor.isa,

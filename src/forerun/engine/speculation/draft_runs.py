@@ -69,6 +69,10 @@ class DraftRuns:
             ]
         return drafts
 
+    def first(self, pieces: Sequence[Piece], sampling: SamplingRows) -> StepInput:
+        """The first run of ``draft``, for an executor that makes the further ones itself."""
+        return self._input(pieces, True, sampling)
+
     def _input(self, pieces: Sequence[Piece], sample: bool, sampling: SamplingRows) -> StepInput:
         starts = np.zeros(len(pieces) + 1, np.int32)
         np.cumsum([len(piece.tokens) for piece in pieces], out=starts[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from forerun.engine.request import Request
 from forerun.engine.speculation.acceptance import Acceptance
@@ -11,6 +11,7 @@ from forerun.engine.speculation.costs import PRIOR as PRIOR_COSTS
 from forerun.engine.speculation.costs import LearntCosts, Price
 from forerun.engine.speculation.length import choose_lengths
 from forerun.engine.speculation.lookup import PRIOR, Draft, Lookup
+from forerun.runtime.step import DraftRows
 
 
 class LookupDrafter:
@@ -39,6 +40,10 @@ class LookupDrafter:
         return [
             self._speakers[request].draft.tokens[:length] for request, length in zip(requests, lengths, strict=True)
         ]
+
+    def in_step(self, places: Mapping[Request, int]) -> DraftRows | None:
+        """Nothing: the tokens are known before."""
+        return None
 
     def computed(self, request: Request, start: int, rows: int) -> None:
         """Words are taken in when a draft is looked up."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from forerun.engine.request import Request
 from forerun.engine.sampling_rows import draft_rows
@@ -13,7 +16,7 @@ from forerun.engine.speculation.costs import PRIOR as PRIOR_COSTS
 from forerun.engine.speculation.costs import LearntCosts, Price
 from forerun.engine.speculation.draft_runs import DraftRuns, Piece
 from forerun.engine.speculation.length import choose_lengths
-from forerun.runtime.step import Executor, SamplingRows
+from forerun.runtime.step import DraftingExecutor, DraftRows, Executor, SamplingRows, StepInput
 
 _DEPTHS = 16
 _PRIOR = (0.7,) * _DEPTHS
@@ -31,9 +34,15 @@ class ModelDrafter:
     """
 
     def __init__(
-        self, config: SpeculativeConfig, executor: Executor, vocab_size: int, costs: LearntCosts | None = None
+        self,
+        config: SpeculativeConfig,
+        executor: Executor,
+        vocab_size: int,
+        costs: LearntCosts | None = None,
+        fused: DraftingExecutor | None = None,
     ) -> None:
-        """``executor``: of the draft model; ``vocab_size``: of the target. ``costs``: what steps of the
+        """``executor``: of the draft model; ``vocab_size``: of the target. ``fused``: the target, if it drafts itself.
+        ``costs``: what steps of the
         target take; None: learnt, beginning with what ``config`` has measured."""
         self._cap = config.num_speculative_tokens
         self._costs = costs or LearntCosts(dict(config.row_costs) if len(config.row_costs) > 1 else PRIOR_COSTS)
@@ -44,11 +53,13 @@ class ModelDrafter:
         self._all = Acceptance(_PRIOR)
         self._voices: dict[Request, _Voice] = {}
         self._filling: list[Piece] = []
+        self._fused = fused
         self._seconds = 0.0  # of drafting, since the last step of the target
+        self._inner: _Inner | None = None
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
         """Weigh the expected tokens against what the draft's runs and the target's rows cost."""
-        self._seconds = 0.0
+        self._seconds, self._inner = 0.0, None
         voices = [self._voice(request) for request in requests]
         limits = [min(limit, self._cap) for limit in limits]
         if not self._costs.ready:
@@ -60,17 +71,15 @@ class ModelDrafter:
         return [voice.wait(length, limit) for voice, length, limit in zip(voices, lengths, limits, strict=True)]
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
-        """All requests together, one run of the draft model a token."""
+        """All requests together, one run of the draft model a token; or later, within the step. Adjustments that follow
+        the drafted tokens are made here, between two runs."""
         began = time.perf_counter()
-        voices = [self._voices[request] for request in requests]
-        for voice, request in zip(voices, requests, strict=True):
-            if request.num_tokens - voice.computed > 2:
-                # Alone: others may have these blocks in their tables by now.
-                self._runs.fill([_piece(request, voice.computed, request.num_tokens - 1)])
-                voice.computed = request.num_tokens - 1
-        pieces = [
-            _piece(request, voice.computed, request.num_tokens) for voice, request in zip(voices, requests, strict=True)
-        ]
+        pieces = self._pieces(requests)
+        if self._fused is not None and all(request.adjust is None for request in requests):
+            rows = draft_rows(requests, [[] for _ in requests])
+            self._inner = _Inner(list(requests), lengths, self._runs.first(pieces, rows))
+            self._seconds = time.perf_counter() - began
+            return [[0] * length for length in lengths]
 
         def next_rows(places: Sequence[int], drafted: Sequence[Sequence[int]]) -> SamplingRows:
             return draft_rows([requests[place] for place in places], drafted)
@@ -78,11 +87,29 @@ class ModelDrafter:
         running = time.perf_counter()
         drafts = self._runs.draft(pieces, lengths, next_rows)
         ended = time.perf_counter()
-        for voice, request in zip(voices, requests, strict=True):
-            voice.computed = request.num_tokens
         self._seconds = ended - began
         self._observe_runs([len(draft) for draft in drafts], ended - running)
         return drafts
+
+    def _pieces(self, requests: Sequence[Request]) -> list[Piece]:
+        """What the draft model has not computed of each request, the last token at least; it counts as computed."""
+        pieces = []
+        for request in requests:
+            voice = self._voices[request]
+            if request.num_tokens - voice.computed > 2:
+                # Alone: others may have these blocks in their tables by now.
+                self._runs.fill([_piece(request, voice.computed, request.num_tokens - 1)])
+                voice.computed = request.num_tokens - 1
+            pieces.append(_piece(request, voice.computed, request.num_tokens))
+            voice.computed = request.num_tokens
+        return pieces
+
+    def in_step(self, places: Mapping[Request, int]) -> DraftRows | None:
+        """The runs that ``propose`` left to the executor."""
+        if self._inner is None:
+            return None
+        rows = [places[request] for request in self._inner.requests]
+        return DraftRows(self._inner.first, np.array(self._inner.lengths, np.int32), np.array(rows, np.int32))
 
     def computed(self, request: Request, start: int, rows: int) -> None:
         """Prompts go through the draft model too."""
@@ -109,7 +136,11 @@ class ModelDrafter:
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
         """A step of ``rows`` decoding rows gave ``tokens`` tokens, drafting apart."""
-        self._costs.observe(rows, seconds)
+        inside = 0.0
+        if self._inner is not None and self._fused is not None:
+            inside = self._fused.drafting_seconds
+            self._observe_runs(self._inner.lengths, inside)
+        self._costs.observe(rows, max(seconds - inside, 1e-9))
         self._price.observe(tokens, seconds + self._seconds)
 
     def preempted(self, request: Request) -> None:
@@ -147,6 +178,15 @@ class ModelDrafter:
         for count in rows:
             share = self._run_costs(count) / expected if expected else 1 / len(rows)
             self._run_costs.observe(count, seconds * share)
+
+
+@dataclass(frozen=True)
+class _Inner:
+    """What the step under way drafts itself."""
+
+    requests: Sequence[Request]
+    lengths: Sequence[int]
+    first: StepInput
 
 
 class _Voice:

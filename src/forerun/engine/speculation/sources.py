@@ -7,7 +7,7 @@ from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.speculation.drafter import LookupDrafter
 from forerun.engine.speculation.model_drafter import ModelDrafter
 from forerun.errors import ConfigError
-from forerun.runtime.step import Executor
+from forerun.runtime.step import DraftingExecutor, Executor
 
 _SHARED = ("num_blocks", "block_size")
 _LIMITS = ("max_rows", "max_seqs", "max_model_len")
@@ -25,4 +25,5 @@ def make_drafter(config: SpeculativeConfig, target: Executor, draft: Executor | 
     for name in _LIMITS:
         if getattr(draft, name) < getattr(target, name):
             raise ConfigError(f"the draft model has {name} {getattr(draft, name)}, the target {getattr(target, name)}")
-    return ModelDrafter(config, draft, target.vocab_size)
+    fused = target if config.fused and isinstance(target, DraftingExecutor) else None
+    return ModelDrafter(config, draft, target.vocab_size, fused=fused)
