@@ -10,6 +10,7 @@
 #include "bindings_tools.hpp"
 #include "runtime/cpu.hpp"
 #include "runtime/executor.hpp"
+#include "runtime/fused.hpp"
 
 namespace nb = nanobind;
 using namespace forerun;
@@ -216,6 +217,35 @@ void step(BoundExecutor& self) {
   self.executor->step(self.step);
 }
 
+// Two executors with one team; the arrays of the step that verifies are bound to the target.
+struct BoundFused {
+  nb::object target, draft;
+  FusedStep fused;
+
+  static FusedStep make(nb::object target, nb::object draft) {
+    BoundExecutor &t = nb::cast<BoundExecutor&>(target), &d = nb::cast<BoundExecutor&>(draft);
+    if (!t.team.is(d.team)) throw std::invalid_argument("the draft works with other threads than the target");
+    if (&t == &d) throw std::invalid_argument("the draft is the target itself");
+    return {*t.executor, *d.executor, nb::cast<ThreadTeam&>(t.team)};
+  }
+};
+
+void fused_step(BoundFused& self, const nb::dict& first, const nb::dict& drafts) {
+  const BoundExecutor& target = nb::cast<BoundExecutor&>(self.target);
+  if (target.step_kept.empty()) throw std::invalid_argument("step: no arrays are bound");
+  std::vector<nb::ndarray<>> kept;
+  StepReader run(first, kept);
+  const StepArrays arrays = read_step(run, nb::cast<BoundExecutor&>(self.draft).executor->limits().vocab);
+  StepReader more(drafts, kept);
+  DraftArrays d;
+  d.seqs = d.rows = -1;
+  more.take("lengths", d.lengths, d.seqs);
+  more.take("places", d.places, d.seqs);
+  more.take("token_ids", d.token_ids, d.rows);
+  nb::gil_scoped_release release;
+  self.fused.step(target.step, arrays, d);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -261,4 +291,11 @@ NB_MODULE(_native, m) {
       .def_prop_ro("reserved_bytes", [](BoundExecutor& self) { return self.executor->reserved_bytes(); })
       .def_prop_ro("slots_used", [](BoundExecutor& self) { return self.executor->slots_used(); })
       .def_prop_ro("kv_bytes", [](BoundExecutor& self) { return self.executor->kv_bytes(); });
+  nb::class_<BoundFused>(m, "FusedStep")
+      .def("__init__",
+           [](BoundFused* self, nb::object target, nb::object draft) {
+             new (self) BoundFused{target, draft, BoundFused::make(target, draft)};
+           })
+      .def("step", &fused_step, nb::arg("first"), nb::arg("drafts"))
+      .def_prop_ro("drafting_seconds", [](BoundFused& self) { return self.fused.drafting_ns() / 1e9; });
 }

@@ -133,3 +133,18 @@ class Executor:
     @property
     def kv_bytes(self) -> int:
         """Memory of the KV pool."""
+
+class FusedStep:
+    """Drafts with one executor and verifies with another, in one call."""
+
+    def __init__(self, target: Executor, draft: Executor, /) -> None:
+        """Raises ValueError unless both work with one team."""
+
+    def step(self, first: Mapping[str, object], drafts: Mapping[str, object]) -> None:
+        """The step bound to the target, behind the runs of the draft: ``first``, the arrays of its first run, and
+        ``drafts``: lengths and places of forerun.runtime.step.DraftRows, and the target's token_ids, which are
+        written."""
+
+    @property
+    def drafting_seconds(self) -> float:
+        """Of the last step, until its verification began."""

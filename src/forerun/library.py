@@ -57,7 +57,7 @@ class LLM(Generator):
         run = RunSettings(settings.pop("threads", 0), settings.pop("isa", ""))
         opened = open_model(ModelRequest(os.fspath(model), settings, EngineSettings(**engine), run))
         try:
-            super().__init__(opened.executor, tokenizer or opened.tokenizer, settings=opened.engine)
+            super().__init__(opened.executor, tokenizer or opened.tokenizer, settings=opened.engine, draft=opened.draft)
         except BaseException:
             opened.executor.close()
             raise

@@ -137,13 +137,13 @@ def test_refused_settings_accept_their_default() -> None:
     NeuronConfig.from_dict({"tp_degree": 1, "is_medusa": False, "lora_config": None})
 
 
-def test_speculation_is_accepted_and_has_no_effect() -> None:
+def test_speculation_is_a_matter_of_the_run() -> None:
     config = NeuronConfig.from_dict({"speculation_length": 7, "enable_fused_speculation": True})
     assert (config.speculation_length, config.enable_fused_speculation) == (7, True)
-    for name in ("speculation_length", "enable_fused_speculation", "spec_batch_size"):
-        status = specs_of(NeuronConfig)[name].setting.status
-        assert status.kind == "no effect here"
-        assert status.why == "draft models are not in this version; the tokens are the same without one"
+    for name in ("speculation_length", "enable_fused_speculation"):
+        setting = specs_of(NeuronConfig)[name].setting
+        assert setting.run_time and setting.status.kind == "implemented"
+    assert specs_of(NeuronConfig)["spec_batch_size"].setting.status.kind == "no effect here"
     assert "speculation_length must be at least 0, not -1" in refusal(speculation_length=-1)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from forerun.engine import AsyncEngine, Delta, Engine, RequestOutput, SamplingParams
 from forerun.engine.request import Request
-from forerun.runtime.step import StepInput, StepOutput
+from forerun.runtime.step import DraftRows, StepInput, StepOutput
 from tests.support import oracle
 from tests.support.oracle import Draw, OracleExecutor
 
@@ -93,6 +93,15 @@ class QuietDrafter:
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
         self.calls.append(list(lengths))
         return [self.guess(request)[:length] for request, length in zip(requests, lengths, strict=True)]
+
+    def in_step(self, places: Mapping[Request, int]) -> DraftRows | None:
+        return None
+
+    def computed(self, request: Request, start: int, rows: int) -> None: ...
+
+    def fill(self) -> None: ...
+
+    def close(self) -> None: ...
 
     def verified(self, request: Request, proposed: int, accepted: int) -> None: ...
 

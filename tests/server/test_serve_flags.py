@@ -67,7 +67,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_tutorial_scripts(folder: Path, name: str) -> None:
-    words = [*TUTORIAL, *SCRIPTS[name]]
+    words = [word.replace("/m/1b/", str(folder / "model")) for word in (*TUTORIAL, *SCRIPTS[name])]
     environ = {"NEURON_COMPILED_ARTIFACTS": str(folder / "artifact")}
     prepared, _ = ready(Path("/models/Llama/"), *words, environ=environ)
     assert prepared.artifact.path == folder / "artifact" and prepared.config.max_length == 512
@@ -80,8 +80,10 @@ def test_tutorial_scripts(folder: Path, name: str) -> None:
     if name == "prefix 2":
         assert prepared.config.pa_num_blocks == 2048 and prepared.request.engine.enable_prefix_caching
     if name == "speculation 2":
-        for asked in ("--speculative-model", "enable_fused_speculation"):
-            assert any(asked in line and "tokens are the same" in line for line in said)
+        assert "--num-speculative-tokens 7: up to 6 drafted tokens + 1 a step" in said
+        drafts = prepared.request.engine.speculative_config
+        assert drafts is not None and drafts.num_speculative_tokens == 6 and drafts.fused
+        assert prepared.draft is not None and prepared.draft.config.max_length == 512
 
 
 @pytest.mark.parametrize(

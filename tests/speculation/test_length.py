@@ -88,3 +88,15 @@ def test_only_what_was_decided_counts() -> None:
     estimate.observe([0, 1, 2, 3], right=1)
     assert estimate.chance(0) > 0.5 > estimate.chance(1)
     assert estimate.chance(2) == estimate.chance(3) != estimate.chance(1)
+
+
+def test_runs_of_a_draft_model_are_paid_for() -> None:
+    chances = [[0.9] * 4, [0.9] * 4]
+
+    def lengths(run: float) -> list[int]:
+        return choose_lengths(chances, 2, lambda rows: 1.0 + 1e-6 * rows, 1.0, 99, lambda rows: run + 1e-6 * rows)
+
+    assert lengths(0.0) == [4, 4]
+    assert lengths(1.4) == [3, 3], "the fourth run gives 1.31 tokens, the third 1.46"
+    assert lengths(1.9) == [0, 0]
+    assert choose_lengths([[0.9] * 4], 1, lambda rows: 1.0, 1.0, 99, lambda rows: 0.7) == [3]

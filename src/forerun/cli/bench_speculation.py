@@ -45,8 +45,9 @@ def run_speculation(args: argparse.Namespace) -> int:
     model = prepared.load()
     try:
         found = compare(
-            model.executor, prompts, params, args.speculative_config,
-            settings=EngineSettings(), eos_token_ids=tokenizer.eos_token_ids, together=args.batch, say=_say,
+            model.executor, prompts, params, model.engine.speculative_config or args.speculative_config,
+            settings=EngineSettings(), draft=model.draft, eos_token_ids=tokenizer.eos_token_ids,
+            together=args.batch, say=_say,
         )  # fmt: skip
     finally:
         model.executor.close()

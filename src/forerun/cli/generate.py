@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = prompt_ids(prepared.tokenizer, text, args.chat, args.system)
     model = prepared.load()
-    with Generator(model.executor, model.tokenizer, settings=model.engine) as llm:
+    with Generator(model.executor, model.tokenizer, settings=model.engine, draft=model.draft) as llm:
         loaded = time.perf_counter()
         _check_room(args.max_new_tokens, len(ids), llm.engine.admission.max_total)
         params = fitting(params, len(ids), llm)

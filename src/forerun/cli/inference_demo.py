@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 from forerun.cli.demo.parser import Arguments, parse_arguments
 from forerun.cli.demo.readers import DEFAULT_TOL_MAP, Tolerances, read_tol_map
 from forerun.cli.demo.requested import check_supported, no_effect_notices, requested_settings, sampling_notes
+from forerun.cli.draft_flags import drafts_of_length, length_line
 from forerun.cli.ending import run_command
 from forerun.config import NeuronConfig
+from forerun.engine.engine_settings import EngineSettings
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.errors import ConfigError, ForerunError
 from forerun.json_text import whole_number
 from forerun.measure.benchmark_report import benchmark_report, render_report, write_report
@@ -122,7 +125,24 @@ class _Demo:
             artifact=Path(self.arguments.value("--compiled-model-path")),
             compile="never" if reuse else "always",
             defaults=defaults,
+            engine=EngineSettings(speculative_config=self._drafts()),
         )
+
+    def _drafts(self) -> SpeculativeConfig | None:
+        """The draft model; says what its length means."""
+        given = self.arguments.given
+        length = given.get("--speculation-length")
+        drafts = drafts_of_length(
+            given.get("--draft-model-path"),
+            length,
+            compiled=given.get("--compiled-draft-model-path"),
+            fused=bool(given.get("--enable-fused-speculation")),
+        )
+        if drafts is not None and length is not None:
+            _say(length_line("--speculation-length", length))
+        elif length or given.get("--enable-fused-speculation"):
+            _say("--speculation-length, --enable-fused-speculation: no effect without --draft-model-path")
+        return drafts
 
     def _read_cores_variable(self, requested: dict[str, Any]) -> None:
         """The original's environment variable, when no flag says otherwise."""

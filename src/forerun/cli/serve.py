@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forerun.cli.draft_flags import draft_notices, drafts_of
 from forerun.cli.foreign_flags import foreign_notices, refuse_foreign
 from forerun.cli.model_flags import crowding
 from forerun.cli.progress import base_name, progress
@@ -109,7 +110,7 @@ def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
         raise ConfigError(f"--threads {args.threads} must not be negative")
     refuse_foreign(args.foreign, args.model)
     override = _override(args)
-    settings = {**_settings(args), **{key: value for key, value in override.items() if key not in _absent(override)}}
+    settings = {**_settings(args), **override}
     return ModelRequest(
         args.model,
         settings,
@@ -175,16 +176,6 @@ def _model_defaults(which: str) -> bool:
     return which == "auto"
 
 
-def _absent(override: Mapping[str, Any]) -> list[str]:
-    """Keys about speculation: it changes no token, so asking for it is answered with a line instead of a refusal."""
-    from forerun.config import NeuronConfig
-    from forerun.config.absent import SPECULATION
-    from forerun.config.fields import specs_of
-
-    specs = specs_of(NeuronConfig)
-    return [key for key in override if key in specs and specs[key].setting.status == SPECULATION]
-
-
 def engine_settings(args: argparse.Namespace, prefix_caching: bool | None = None) -> EngineSettings:
     """What the engine does at once. Raises ConfigError."""
     from forerun.engine import EngineSettings
@@ -202,7 +193,7 @@ def engine_settings(args: argparse.Namespace, prefix_caching: bool | None = None
         max_queued_requests=args.max_queued_requests,
         policy=args.scheduling_policy,
         enable_prefix_caching=prefix_caching,
-        speculative_config=args.speculative_config,
+        speculative_config=drafts_of(args, _override(args)),
     )
 
 
@@ -279,10 +270,7 @@ def notices(args: argparse.Namespace) -> list[str]:
         lines.append("--device neuron: this machine's processor")
     if args.dtype in ("float16", "half"):
         lines.append(f"--dtype {args.dtype}: weights are stored as with auto; float32 keeps float16 weights exactly")
-    absent = _absent(_override(args))
-    if absent:
-        lines.append(f"--override-neuron-config {', '.join(absent)}: not in this version, tokens are the same without")
-    return [*lines, *crowding(args.threads), *foreign_notices(args.foreign)]
+    return [*lines, *draft_notices(args, _override(args)), *crowding(args.threads), *foreign_notices(args.foreign)]
 
 
 def _say(line: str) -> None:

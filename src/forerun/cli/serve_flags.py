@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from forerun.cli.draft_flags import add_draft_flags
 from forerun.cli.foreign_flags import add_foreign_flags
 from forerun.cli.speculation_flag import add_speculation_flag
 from forerun.cli.vllm_flags import NO_EFFECT, REFUSED
@@ -37,6 +38,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_model(parser.add_argument_group("model"))
     _add_engine(parser.add_argument_group("engine"))
+    speculation = parser.add_argument_group("speculation")
+    add_speculation_flag(speculation, "-sc")
+    add_draft_flags(speculation)
     _add_server(parser.add_argument_group("server"))
     _add_log(parser.add_argument_group("log"))
     add_foreign_flags(parser.add_argument_group("flags of vLLM without an effect here"), NO_EFFECT)
@@ -109,7 +113,6 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         default=None,
         help="share the KV of equal prompt beginnings (default: on; an artifact that was given decides itself)",
     )
-    add_speculation_flag(group, "-sc")
     group.add_argument(
         "--max-queued-requests",
         "--max-num-queued-reqs",

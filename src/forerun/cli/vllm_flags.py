@@ -8,7 +8,7 @@ _WEIGHTS = "weights are mapped from the artifact as they are"
 _ONE_PROCESS = "the server is one process on one machine"
 _GRAPHS = "programs are compiled ahead into the artifact"
 _BLOCKS = "memory of the KV cache is set by --num-gpu-blocks-override"
-_SPECULATION = "draft models are not in this version, tokens are the same without; --speculative-config drafts without"
+_SPECULATION = "a draft changes no token; how many are drafted is chosen step by step"
 _VERSION = "is not in this version"
 
 NO_EFFECT: tuple[Foreign, ...] = (
@@ -16,12 +16,12 @@ NO_EFFECT: tuple[Foreign, ...] = (
         _SPECULATION,
         switches="--speculative-disable-mqa-scorer --disable-logprobs-during-spec-decoding "
         "--per-request-spec-decode-metrics",
-        values="--speculative-model --num-speculative-tokens --speculative-max-model-len "
-        "--speculative-model-quantization --speculative-draft-tensor-parallel-size,-spec-draft-tp "
-        "--speculative-disable-by-batch-size --ngram-prompt-lookup-max --ngram-prompt-lookup-min "
-        "--spec-decoding-acceptance-method --typical-acceptance-sampler-posterior-threshold "
-        "--typical-acceptance-sampler-posterior-alpha --num-lookahead-slots --spec-method --spec-model --spec-tokens",
+        values="--speculative-disable-by-batch-size --spec-decoding-acceptance-method "
+        "--typical-acceptance-sampler-posterior-threshold "
+        "--typical-acceptance-sampler-posterior-alpha --num-lookahead-slots",
     ),
+    *no_effect("the draft model goes as far as its target", values="--speculative-max-model-len"),
+    *no_effect("the method follows from --speculative-model or --speculative-config", values="--spec-method"),
     *no_effect(
         _WEIGHTS,
         switches="--use-tqdm-on-load --allow-deprecated-quantization",
@@ -106,6 +106,11 @@ NO_EFFECT: tuple[Foreign, ...] = (
 )
 
 REFUSED: tuple[Foreign, ...] = (
+    *refused(
+        "more than one rank is not in this version; use 1",
+        values="--speculative-draft-tensor-parallel-size,-spec-draft-tp",
+        neutral=("1",),
+    ),
     *refused(
         f"{_ONE_PROCESS}; use 1",
         values="--pipeline-parallel-size,-pp --data-parallel-size,-dp --data-parallel-size-local,-dpl --nnodes,-n "

@@ -8,7 +8,6 @@ from typing import Any
 
 from forerun.config.fields import Status, no_effect, refused, setting
 
-SPECULATION: Status = no_effect("draft models are not in this version; the tokens are the same without one")
 EAGLE: Status = refused("EAGLE drafts are not in this version")
 MEDUSA: Status = refused("Medusa heads are not in this version")
 LORA: Status = refused("LoRA adapters are not in this version; merge the adapter into the checkpoint first")
@@ -20,9 +19,11 @@ CAPTURE: Status = refused("tensor capture is not in this version; `forerun inspe
 class AbsentSettings:
     """Fields that accept only their default, or any value without effect."""
 
-    speculation_length: int = setting(0, at_least=0, status=SPECULATION)
-    spec_batch_size: int = setting(derived="batch_size", at_least=1, status=no_effect(SPECULATION.why))
-    enable_fused_speculation: bool = setting(False, status=SPECULATION)
+    speculation_length: int = setting(0, run_time=True, at_least=0)
+    enable_fused_speculation: bool = setting(False, run_time=True)
+    spec_batch_size: int = setting(
+        derived="batch_size", at_least=1, status=no_effect("every sequence of a step may have drafts")
+    )
     enable_eagle_speculation: bool = setting(False, status=EAGLE)
     is_eagle3: bool = setting(False, status=EAGLE)
     is_eagle_draft: bool = setting(False, status=EAGLE)

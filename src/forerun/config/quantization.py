@@ -44,9 +44,7 @@ class QuantizationSettings:
     )
     quantization_scale_dtype: str | None = setting(None, status=no_effect("the weight format fixes its scale type"))
     modules_to_not_convert: tuple[str, ...] | None = setting(None)
-    draft_model_modules_to_not_convert: tuple[str, ...] | None = setting(
-        None, status=no_effect("draft models are not in this version")
-    )
+    draft_model_modules_to_not_convert: tuple[str, ...] | None = setting(None, run_time=True)
     activation_quantization_type: str | None = setting(
         None,
         choices=("dynamic",),

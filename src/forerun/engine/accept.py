@@ -37,6 +37,7 @@ class Acceptor:
         place = 0
         for item in plan:
             request = item.request
+            self._desk.computed(request, item.start, item.rows - len(item.draft))
             first = place + item.scores
             place = first + item.draws
             if item.scores and not _collect_scores(item, output, first - item.scores):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import index
 from typing import Protocol, TypeVar
 
 from forerun.engine.request import Request
+from forerun.runtime.step import DraftRows
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -32,6 +33,22 @@ class Drafter(Protocol):
         were granted at least one are here."""
         ...
 
+    def in_step(self, places: Mapping[Request, int]) -> DraftRows | None:
+        """Asked when the step is built, if ``propose`` left tokens open for the executor to find (any tokens stand for
+        them): what it drafts. ``places``: the row of each request's first drafted token. Only for drafters of a
+        DraftingExecutor."""
+        ...
+
+    def computed(self, request: Request, start: int, rows: int) -> None:
+        """Told of each request of a step that was run, before anything else changes: ``rows`` of its known tokens,
+        from position ``start`` on, went through the target with the block table that the request has now."""
+        ...
+
+    def fill(self) -> None:
+        """Called when the next step begins, before any block changes hands: the time for a draft model to compute what
+        ``computed`` told it."""
+        ...
+
     def verified(self, request: Request, proposed: int, accepted: int) -> None:
         """Told after each verification: the first ``accepted`` of ``proposed`` tokens were right."""
         ...
@@ -41,11 +58,16 @@ class Drafter(Protocol):
         ...
 
     def preempted(self, request: Request) -> None:
-        """Told when a request loses its KV blocks; it will be computed anew. Its tokens stay."""
+        """Told when a request is about to lose its KV blocks; it will be computed anew. Its tokens stay."""
         ...
 
     def ended(self, request: Request) -> None:
-        """Told once when a request ends, for whatever reason; nothing is asked about it afterwards."""
+        """Told once when a request ends, for whatever reason, before its blocks are released; nothing is asked about it
+        afterwards."""
+        ...
+
+    def close(self) -> None:
+        """Free what the drafter owns; it is not used afterwards."""
         ...
 
 
@@ -56,6 +78,7 @@ class DraftDesk:
     def __init__(self, drafter: Drafter | None, vocab_size: int) -> None:
         self._drafter = drafter
         self._vocab_size = vocab_size
+        self._filling: list[Request] = []  # whose rows ``fill`` may compute
 
     def serves(self, request: Request) -> bool:
         """Whether drafts of ``request`` are asked for."""
@@ -77,6 +100,26 @@ class DraftDesk:
             return [[] for _ in requests]
         return [self._checked(*each) for each in zip(requests, lengths, drafts, strict=True)]
 
+    def in_step(self, places: Mapping[Request, int]) -> DraftRows | None:
+        """What the executor drafts itself."""
+        return self._try(list(places), lambda drafter: drafter.in_step(places)) if places else None
+
+    def failed(self, requests: Sequence[Request], why: str) -> None:
+        """Drafts within a step failed."""
+        self._refuse(requests, why)
+
+    def computed(self, request: Request, start: int, rows: int) -> None:
+        """Pass on which rows were computed."""
+        if self.serves(request):
+            if rows > 1:
+                self._filling.append(request)
+            self._try([request], lambda drafter: drafter.computed(request, start, rows))
+
+    def fill(self) -> None:
+        """Let the drafter compute what it was told of; who had rows in it pays for a failure."""
+        filling, self._filling = self._filling, []
+        self._try(filling, lambda drafter: drafter.fill())
+
     def verified(self, request: Request, proposed: int, accepted: int) -> None:
         """Pass on what became of a draft."""
         self._try([request], lambda drafter: drafter.verified(request, proposed, accepted))
@@ -92,6 +135,10 @@ class DraftDesk:
     def ended(self, request: Request) -> None:
         """Pass on that a request is over."""
         self._try([request], lambda drafter: drafter.ended(request))
+
+    def close(self) -> None:
+        """Let the drafter go."""
+        self._try([], lambda drafter: drafter.close())
 
     def _checked(self, request: Request, length: int, draft: Sequence[int]) -> list[int]:
         ids = self._try([request], lambda drafter: [index(token) for token in draft]) or []

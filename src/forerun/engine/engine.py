@@ -14,12 +14,13 @@ from forerun.engine.batch import BatchBuilder
 from forerun.engine.beams import BeamSearch
 from forerun.engine.drafts import DraftDesk, Drafter
 from forerun.engine.engine_settings import EngineSettings, StepLimits
+from forerun.engine.inner_drafts import InnerDrafts
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.request_errors import RequestError
 from forerun.engine.scheduler import Scheduled, Scheduler
-from forerun.engine.speculation.drafter import LookupDrafter
+from forerun.engine.speculation.sources import make_drafter
 from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
 from forerun.kvcache import KVCache, PrefixStats
@@ -33,7 +34,8 @@ class Engine:
 
     Every request that ``add`` accepted ends with exactly one delta whose ``finish_reason`` is set: "stop",
     "length", "abort" or "error". ``clock`` (seconds, monotonic) and ``entropy`` (n -> n random bytes, for seeds
-    that are not given) can be replaced. ``before_call`` runs when a step is ready, right before the executor gets it.
+    that are not given) can be replaced. ``draft``: the draft model of the settings' speculation; the engine closes it.
+    ``before_call`` runs when a step is ready, right before the executor gets it.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Engine:
         detokenizer: DetokenizerFactory | None = None,
         limits: Limits | None = None,
         drafter: Drafter | None = None,
+        draft: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -66,8 +69,9 @@ class Engine:
         self._executor = executor
         self._prefix_stats = PrefixStats()
         if drafter is None and settings.speculative_config is not None:
-            drafter = LookupDrafter(settings.speculative_config)
+            drafter = make_drafter(settings.speculative_config, executor, draft)
         self._desk = DraftDesk(drafter, executor.vocab_size)
+        self._inner_drafts = InnerDrafts(self._desk)
         self._requests: dict[str, dict[int, Request]] = {}
         self._searches: dict[str, BeamSearch] = {}
         self._unfinished = 0
@@ -132,10 +136,10 @@ class Engine:
         if plan:
             self._note_start(plan)
             try:
-                batch = self._builder.build(plan)
+                batch = self._inner_drafts.asked(plan, self._builder.build(plan))
                 self.before_call()
                 began = time.perf_counter()
-                output = self._executor.step(batch)
+                output = self._inner_drafts.run(self._executor, plan, batch)
                 seconds = time.perf_counter() - began
                 drawn = self._drawn(batch, output)
             except Exception as error:
@@ -154,6 +158,7 @@ class Engine:
         self.failures_in_a_row += 1
         self.counters.failures += 1
         for request in requests:
+            self._desk.ended(request)
             self._close(request, delta_of(request, message), FINISH_ERROR)
 
     def reset_prefix_cache(self) -> None:
@@ -182,6 +187,7 @@ class Engine:
         """Abort what is left and close the executor."""
         for request_id in list(self._requests):
             self.abort(request_id)
+        self._desk.close()
         self._executor.close()
 
     def _start_afresh(self) -> None:
@@ -260,6 +266,7 @@ class Engine:
         return list(self._requests.get(request.request_id, {}).values())
 
     def _end(self, request: Request, delta: Delta, reason: str) -> None:
+        self._desk.ended(request)
         if request.search is None:
             self._scheduler.remove(request)
         else:
@@ -270,7 +277,6 @@ class Engine:
     def _close(self, request: Request, delta: Delta, reason: str) -> None:
         """Book the one end of a request whose blocks are free."""
         request.finish(reason)
-        self._desk.ended(request)
         answers = self._requests[request.request_id]
         del answers[request.index]
         if not answers:

@@ -37,6 +37,7 @@ class Generator:
         settings: EngineSettings | None = None,
         limits: Limits | None = None,
         drafter: Drafter | None = None,
+        draft: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -48,6 +49,7 @@ class Generator:
             detokenizer=tokenizer.detokenizer if tokenizer else None,
             limits=limits,
             drafter=drafter,
+            draft=draft,
             clock=clock,
             entropy=entropy,
         )

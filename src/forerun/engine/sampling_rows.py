@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,26 @@ class SamplingBuilder:
                 owners += [item.request] * item.draws
                 entries += _draw_entries(item)
         return _rows(owners, entries)
+
+
+def draft_rows(requests: Sequence[Request], drafted: Sequence[Sequence[int]]) -> SamplingRows:
+    """How a draft model draws: as the target will draw behind the same drafted tokens. Log-probabilities are not asked
+    for."""
+    entries: list[Entries | None] = []
+    for request, draft in zip(requests, drafted, strict=True):
+        adjust = request.adjust
+        if adjust is None:
+            entries.append(None)
+            continue
+        for token in draft:
+            adjust.observe(token)
+        ids, add, rep = adjust.entries([*request.output, *draft])
+        entries.append((ids.copy(), add.copy(), rep.copy()))
+        for token in reversed(draft):
+            adjust.forget(token)
+    rows = _rows(list(requests), entries)
+    rows.num_logprobs.fill(-1)
+    return rows
 
 
 def _draw_entries(item: Scheduled) -> list[Entries | None]:

@@ -88,6 +88,7 @@ class Scheduler:
 
     def schedule(self) -> list[Scheduled]:
         """The next step, empty when nothing can be done. Blocks for all its rows are allocated."""
+        self._desk.fill()
         preemptions = self._counters.preemptions
         decoding = self._grow_decoding()
         drafts = self._draft(decoding)
@@ -194,13 +195,13 @@ class Scheduler:
         """Get the block for one more token, from the last in the order if need be; False: that was ``request``."""
         while not self._kv.grow(request.kv, request.num_tokens):
             victim = self.running.pop()
+            self._desk.preempted(victim)
             self._kv.release(victim.kv)
             victim.num_computed = 0
             victim.status = Status.WAITING
             insort(self.waiting, victim, key=_key)
             self._counters.preemptions += 1
             victim.times.preemptions += 1
-            self._desk.preempted(victim)
             if victim is request:
                 return False
         return True

@@ -43,6 +43,7 @@ def compare(
     *,
     settings: EngineSettings,
     eos_token_ids: Sequence[int] = (),
+    draft: Executor | None = None,
     together: int = 1,
     say: Say = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -60,7 +61,8 @@ def compare(
         for name in sorted(configs, reverse=bool(number % 2)):
             chosen = replace(settings, speculative_config=configs[name], enable_prefix_caching=False)
             side = sides[name] if number else Side()
-            answers[name] = _decode(Engine(executor, settings=chosen, eos_token_ids=eos_token_ids), group, params, side)
+            engine = Engine(executor, settings=chosen, eos_token_ids=eos_token_ids, draft=draft)
+            answers[name] = _decode(engine, group, params, side)
         same = same and answers["off"] == answers["on"]
         say(number + 1, len(groups) + 1)
     return _report(sides, same)

@@ -2,6 +2,7 @@
 
 request   what a front asks for
 prepare   the artifact that fits: found or compiled, compared with what was asked for
+draft     the draft model of speculation, beside its target
 model     loaded with the settings of this run
 cache     artifacts that were not given a folder
 """

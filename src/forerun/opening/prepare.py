@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from forerun.checkpoint import Checkpoint, open_checkpoint
 from forerun.checkpoint.safe_tokenizer import SafeTokenizer
@@ -14,15 +14,20 @@ from forerun.compiler.artifact import Artifact, open_artifact
 from forerun.compiler.compile import Progress, compile_checkpoint
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
 from forerun.config.fields import specs_of
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.errors import ArtifactError
 from forerun.measure.step_costs import StepCosts, known_step_costs
 from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
+from forerun.opening.draft import about_draft, beside, compare_tokenizers, draft_request
 from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
 from forerun.opening.words import in_words
+from forerun.runtime.fused import FusedExecutor
 from forerun.runtime.loader import open_executor
+from forerun.runtime.memory import block_bytes
 from forerun.runtime.native import NativeExecutor
+from forerun.runtime.step import Executor
 
 DEFAULT_SEQUENCES = 4
 DEFAULT_LENGTH = 8192
@@ -61,16 +66,29 @@ def prepare(
         say(table)
     require_match(rows, str(artifact.path))
     with request.in_its_words():
-        return Prepared(request, artifact, with_run_time(stored, limits.rest, limits.sequences, limits.length))
+        prepared = Prepared(request, artifact, with_run_time(stored, limits.rest, limits.sequences, limits.length))
+    drafts = request.engine.speculative_config
+    return prepared if drafts is None or drafts.model is None else _with_draft(prepared, drafts, say, progress)
+
+
+def _with_draft(prepared: Prepared, drafts: SpeculativeConfig, say: Say, progress: Progress) -> Prepared:
+    model = str(drafts.model)
+    with about_draft(model):
+        draft = prepare(draft_request(prepared.request, drafts, prepared.config), say, progress)
+    compare_tokenizers(prepared.tokenizer, draft.tokenizer, model)
+    say(f"Draft model {model}: up to {drafts.num_speculative_tokens} drafted + 1 tokens a step")
+    return replace(prepared, draft=draft)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An artifact that fits; ``config`` is its own configuration with the run-time settings of this run."""
+    """An artifact that fits; ``config`` is its own configuration with the run-time settings of this run. ``draft``: the
+    draft model of speculation."""
 
     request: ModelRequest
     artifact: Artifact
     config: NeuronConfig
+    draft: Prepared | None = None
 
     @cached_property
     def tokenizer(self) -> SafeTokenizer:
@@ -84,9 +102,23 @@ class Prepared:
     def _tuned(self) -> tuple[NativeExecutor, StepCosts]:
         """The executor and what its steps cost on this host."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
+        others = 0 if self.draft is None else block_bytes(self.draft.config, self.draft.artifact.program.kv_layout)
         with self.request.in_its_words():
-            executor = open_executor(self.artifact, self.config, replace(run, max_rows=rows) if rows else run)
-        return executor, known_step_costs(executor, self.artifact.path, cache_folder().parent / STEP_COSTS)
+            executor = open_executor(
+                self.artifact, self.config, replace(run, max_rows=rows) if rows else run, others=others
+            )
+        return executor, self._costs(executor)
+
+    def _costs(self, executor: NativeExecutor) -> StepCosts:
+        return known_step_costs(executor, self.artifact.path, cache_folder().parent / STEP_COSTS)
+
+    def _beside(self, target: NativeExecutor) -> tuple[NativeExecutor, StepCosts]:
+        """This model as the draft of ``target``: with its threads, and a pool of the same blocks."""
+        run = replace(self.request.run, max_rows=target.max_rows, isa=target.isa)
+        with about_draft(self.request.model):
+            config = beside(self.config, target.num_blocks, target.block_size)
+            executor = open_executor(self.artifact, config, run, team=target.team)
+        return executor, self._costs(executor)
 
     def load(self) -> OpenedModel:
         """The model, ready to run. Raises ArtifactError, CheckpointError or ConfigError."""
@@ -94,19 +126,25 @@ class Prepared:
         if engine.enable_prefix_caching is None:
             engine = replace(engine, enable_prefix_caching=self.config.is_prefix_caching)
         tokenizer, (executor, costs) = self.tokenizer, self._tuned()
-        if engine.speculative_config is not None:
-            ratios = tuple((rows, costs.ratio(rows)) for rows in costs.seconds)
-            engine = replace(engine, speculative_config=replace(engine.speculative_config, row_costs=ratios))
+        draft, step = None, cast(Executor, executor)
+        if (drafts := engine.speculative_config) is not None:
+            drafts = replace(drafts, row_costs=tuple((rows, costs.ratio(rows)) for rows in costs.seconds))
+            if self.draft is not None:
+                draft, runs = self.draft._beside(executor)
+                step = FusedExecutor(executor, draft) if drafts.fused else executor
+                drafts = replace(drafts, draft_costs=tuple(runs.seconds.items()))
+            engine = replace(engine, speculative_config=drafts)
         return OpenedModel(
             self.request.model,
             self.artifact.path,
             self.config,
-            executor,
+            step,
             tokenizer,
             engine,
             executor.isa,
             executor.threads,
             executor.kv_bytes,
+            draft,
         )
 
 

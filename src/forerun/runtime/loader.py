@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from forerun._native import ThreadTeam
 from forerun.checkpoint.safetensors_file import open_safetensors
 from forerun.compiler.artifact import Artifact
 from forerun.compiler.program import Program
@@ -41,9 +42,16 @@ class RunSettings:
 
 
 def open_executor(
-    artifact: Artifact, config: NeuronConfig | None = None, run: RunSettings | None = None, host: Host | None = None
+    artifact: Artifact,
+    config: NeuronConfig | None = None,
+    run: RunSettings | None = None,
+    host: Host | None = None,
+    *,
+    team: ThreadTeam | None = None,
+    others: int = 0,
 ) -> NativeExecutor:
-    """Load an artifact. ``config`` is its own configuration with this run's run-time settings.
+    """Load an artifact. ``config`` is its own configuration with this run's run-time settings. ``team``: threads of an
+    executor to share, in place of own ones. ``others``: bytes that each block takes elsewhere, in a draft's pool.
 
     Raises ArtifactError for damaged weights, ConfigError when memory, threads or the instruction set are not to be had.
     """
@@ -54,7 +62,7 @@ def open_executor(
     if not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads must be within 1..{MOST_THREADS}, not {threads}")
     options = NativeOptions(
-        num_blocks=blocks_for(config, program.kv_layout, host.memory_available or UNKNOWN_MEMORY),
+        num_blocks=blocks_for(config, program.kv_layout, host.memory_available or UNKNOWN_MEMORY, others),
         block_size=native_block_size(config),
         max_model_len=config.max_length,
         max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),
@@ -69,7 +77,7 @@ def open_executor(
         deterministic=config.sampling.deterministic,
     )
     try:
-        executor = NativeExecutor(program, weights, options)
+        executor = NativeExecutor(program, weights, options, team)
     except (ValueError, MemoryError) as error:
         raise ConfigError(f"the model cannot be started: {error or 'out of memory'}") from None
     if run.populate:

@@ -41,22 +41,30 @@ class KvMemory:
         )
 
 
-def blocks_for(config: NeuronConfig, layout: KvLayout, available: int) -> int:
-    """Blocks of the cache: ``pa_num_blocks``, or derived from the ``available`` bytes.
+def block_bytes(config: NeuronConfig, layout: KvLayout) -> int:
+    """Bytes of one block."""
+    return KvMemory(layout, config.pa_block_size, config.kv_cache_dtype).block_bytes
+
+
+def blocks_for(config: NeuronConfig, layout: KvLayout, available: int, others: int = 0) -> int:
+    """Blocks of the cache: ``pa_num_blocks``, or derived from the ``available`` bytes; ``others``: bytes that each
+    takes in the pool of a draft model.
 
     Raises ConfigError with the formula when not even one full sequence fits.
     """
     memory = KvMemory(layout, config.pa_block_size, config.kv_cache_dtype)
-    fitting = int(available * SHARE) // memory.block_bytes
+    each = memory.block_bytes + others
+    fitting = int(available * SHARE) // each
     needed = minimum_blocks(config)
     wanted = config.pa_num_blocks
     if wanted is None:
         factor = PREFIX_FACTOR if config.is_prefix_caching else 1
         wanted = max(needed, min(full_batch_blocks(config) * factor, fitting))
-    if wanted * memory.block_bytes > available:
+    if wanted * each > available:
+        draft = f", and {others} B in the draft's" if others else ""
         raise ConfigError(
-            f"the KV cache of {wanted} blocks needs {wanted * memory.block_bytes >> 20} MiB but {available >> 20} MiB "
-            f"are available: {memory.formula()}; one sequence of {config.max_length} tokens needs {needed} blocks: "
-            "lower seq_len, the batch or pa_num_blocks"
+            f"the KV cache of {wanted} blocks needs {wanted * each >> 20} MiB but {available >> 20} MiB "
+            f"are available: {memory.formula()}{draft}; one sequence of {config.max_length} tokens needs {needed} "
+            "blocks: lower seq_len, the batch or pa_num_blocks"
         )
     return wanted

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,10 +96,11 @@ class NativeExecutor:
         self._populators: list[weakref.finalize[[], NativeExecutor]] = []
         self._bound: tuple[StepInput, StepOutput] | None = None  # whose arrays the core has
 
-    def step(self, batch: StepInput) -> StepOutput:
+    def step(self, batch: StepInput, run: Callable[[], None] | None = None) -> StepOutput:
         """Run one step. Raises ValueError for input outside the limits; nothing is changed then.
 
-        The same input given again costs no conversion of its arrays, and its results are in the same output.
+        The same input given again costs no conversion of its arrays, and its results are in the same output. ``run``
+        replaces the native call, once the arrays are bound.
         """
         core, bound = self._core(), self._bound
         if bound is None or bound[0] is not batch:
@@ -107,7 +108,7 @@ class NativeExecutor:
             self._bound = bound = (batch, self._bind(core, batch))
         self._last_step.time = math.inf  # as long as it lasts
         try:
-            core.step()
+            (run or core.step)()
         finally:
             self._last_step.time = time.monotonic()
         return bound[1]
@@ -167,6 +168,11 @@ class NativeExecutor:
         for stop in self._populators:
             stop()
         self._native = self._bound = self.team = None
+
+    @property
+    def core(self) -> _native.Executor:
+        """The native executor, for what works with several of them."""
+        return self._core()
 
     def _core(self) -> _native.Executor:
         if self._native is None:

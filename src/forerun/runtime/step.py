@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,21 @@ class SamplingRows:
 
 
 @dataclass(frozen=True, eq=False)
+class DraftRows:
+    """Rows of a step whose tokens a draft model finds, in the same call and before the step itself.
+
+    ``first``: the draft's first run; it samples the last row of each of its sequences, without adjustments and
+    log-probabilities. From there sequence i drafts ``lengths[i]`` tokens (int32 [S], at least 1), each from a run of
+    its own, at the positions that follow; blocks for them are in the table. They become the token ids of rows
+    ``places[i] ...`` (int32 [S]) of the step. A token that is not the target's, or could not be drawn, becomes 0.
+    """
+
+    first: StepInput
+    lengths: Int32
+    places: Int32
+
+
+@dataclass(frozen=True, eq=False)
 class StepInput:
     """One engine step over T rows (tokens) of S sequences.
 
@@ -75,6 +90,7 @@ class StepInput:
     sample_rows: Int32
     sampling: SamplingRows
     want_logits: bool = False
+    drafts: DraftRows | None = None  # for a DraftingExecutor, which writes into ``token_ids``
 
 
 @dataclass
@@ -116,3 +132,10 @@ class Executor(Protocol):
     def close(self) -> None:
         """Free the KV pool and the threads; the executor cannot be used afterwards."""
         ...
+
+
+@runtime_checkable
+class DraftingExecutor(Executor, Protocol):
+    """An executor that has a draft model and takes steps with ``drafts``."""
+
+    drafting_seconds: float  # of the last step with drafts, before the step itself

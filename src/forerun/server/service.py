@@ -49,6 +49,7 @@ class Service:
             eos_token_ids=tokenizer.eos_token_ids,
             detokenizer=tokenizer.detokenizer,
             limits=settings.caps.for_engine(executor.vocab_size),
+            draft=model.draft,
             entropy=entropy,
         )
         self.engine = AsyncEngine(engine, max_pending_deltas=settings.pending_deltas)

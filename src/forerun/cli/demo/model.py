@@ -86,7 +86,7 @@ class DemoModel:
             seed=sampling.seed,
         )
         ids = [_prompt_ids(tokenizer, prompt, model.config) for prompt in prompts]
-        results = Generator(model.executor, tokenizer, settings=model.engine).generate(ids, params)
+        results = Generator(model.executor, tokenizer, settings=model.engine, draft=model.draft).generate(ids, params)
         for result in results:
             if result.outputs[0].error:
                 raise ForerunError(f"generation failed: {result.outputs[0].error}")

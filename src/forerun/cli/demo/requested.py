@@ -35,6 +35,8 @@ def check_supported(arguments: Arguments, cores: int) -> None:
 
 
 def _check_host(arguments: Arguments, cores: int) -> None:
+    if arguments.given.get("--draft-model-tp-degree", 1) != 1:
+        raise ConfigError("--draft-model-tp-degree: more than one rank is not in this version; use 1")
     ranks = arguments.given.get("--tp-degree", 1)
     if ranks > cores:
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from forerun.cli.demo.flag import Flag, FlagGroup
 from forerun.cli.demo.readers import finite_or_none
 from forerun.config import read_modules_to_not_convert
-from forerun.config.absent import CAPTURE, EAGLE, LORA, MEDUSA, MOE, SPECULATION
+from forerun.config.absent import CAPTURE, EAGLE, LORA, MEDUSA, MOE
 from forerun.config.fields import no_effect, refused
 
 _NO_DRAFTS = "draft models are not in this version; use token-matching or logit-matching"
@@ -173,10 +173,10 @@ EXPERTS = (
     Flag("--moe-ep-degree", "int", "expert parallel degree", "moe_ep_degree"),
 )
 SPECULATIVE = (
-    Flag("--draft-model-path", "str", "draft checkpoint", own_status=SPECULATION),
-    Flag("--draft-model-tp-degree", "int", "ranks of the draft", own_status=SPECULATION),
-    Flag("--compiled-draft-model-path", "str", "draft artifact", own_status=SPECULATION),
-    Flag("--enable-fused-speculation", "flag", "draft and target in one step", "enable_fused_speculation"),
+    Flag("--draft-model-path", "str", "draft model: a checkpoint or an artifact"),
+    Flag("--draft-model-tp-degree", "int", "ranks of the draft; 1"),
+    Flag("--compiled-draft-model-path", "str", "artifact folder of the draft (default: the cache)"),
+    Flag("--enable-fused-speculation", "flag", "draft and verify in one native call", "enable_fused_speculation"),
     Flag("--speculation-length", "int", "tokens per step: drafted ones and one", "speculation_length"),
     Flag("--spec-batch-size", "int", "sequences that speculate together", "spec_batch_size"),
     Flag("--enable-eagle-speculation", "flag", "EAGLE draft", "enable_eagle_speculation"),

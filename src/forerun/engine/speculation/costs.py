@@ -17,14 +17,15 @@ class LearntCosts:
     """Predicts the seconds of a step from its rows; every step that was run corrects it.
 
     The prediction is a level (seconds of one row, which moves with the context's length and the machine's mood) times a
-    shape (by rows, which is the machine's). ``shape``: measured ratios by rows, or PRIOR.
+    shape (by rows, which is the machine's). ``shape``: measured ratios by rows, or PRIOR;
+    ``level``: measured seconds of one row, if there are any.
     """
 
-    def __init__(self, shape: Mapping[int, float] = PRIOR) -> None:
+    def __init__(self, shape: Mapping[int, float] = PRIOR, level: float | None = None) -> None:
         self._rows = sorted(shape)
         self._ratios = [shape[rows] for rows in self._rows]
         self._factors: dict[int, float] = {}
-        self._level: float | None = None
+        self._level = level
         self._known = [self._shape(rows) for rows in range(_MOST + 1)]
 
     @property
@@ -57,3 +58,24 @@ class LearntCosts:
         low, high = self._rows[at - 1], self._rows[at]
         share = (rows - low) / (high - low)
         return max(self._ratios[0], self._ratios[at - 1] + share * (self._ratios[at] - self._ratios[at - 1]))
+
+
+_MEMORY = 0.96
+"""Of the running price of a token, a step."""
+
+
+class Price:
+    """Seconds that a token costs at present: a running mean over steps."""
+
+    def __init__(self) -> None:
+        self._seconds = self._tokens = 0.0
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """A step of ``seconds`` gave ``tokens``."""
+        self._seconds = self._seconds * _MEMORY + seconds
+        self._tokens = self._tokens * _MEMORY + tokens
+
+    @property
+    def value(self) -> float:
+        """0 before the first step."""
+        return self._seconds / self._tokens if self._tokens else 0.0

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from forerun.engine.request import Request
 from forerun.engine.speculation.acceptance import Acceptance
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.speculation.costs import PRIOR as PRIOR_COSTS
-from forerun.engine.speculation.costs import LearntCosts
+from forerun.engine.speculation.costs import LearntCosts, Price
 from forerun.engine.speculation.length import choose_lengths
 from forerun.engine.speculation.lookup import PRIOR, Draft, Lookup
-
-_MEMORY = 0.96
-"""Of the running price of a token, a step."""
+from forerun.runtime.step import DraftRows
 
 
 class LookupDrafter:
@@ -24,7 +22,7 @@ class LookupDrafter:
         self._config = config
         self._costs = costs or LearntCosts(dict(config.row_costs) if len(config.row_costs) > 1 else PRIOR_COSTS)
         self._speakers: dict[Request, _Speaker] = {}
-        self._seconds = self._tokens = 0.0
+        self._price = Price()
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
         """Look drafts up and weigh them against each other and against what their rows cost."""
@@ -35,13 +33,26 @@ class LookupDrafter:
         for speaker, limit in zip(speakers, limits, strict=True):
             speaker.look(min(limit, cap))
         chances = [speaker.chances for speaker in speakers]
-        return choose_lengths(chances, len(requests), self._costs, self._price, most)
+        return choose_lengths(chances, len(requests), self._costs, self._price.value, most)
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
         """The beginnings of the drafts that were looked up."""
         return [
             self._speakers[request].draft.tokens[:length] for request, length in zip(requests, lengths, strict=True)
         ]
+
+    def in_step(self, places: Mapping[Request, int]) -> DraftRows | None:
+        """Nothing: the tokens are known before."""
+        return None
+
+    def computed(self, request: Request, start: int, rows: int) -> None:
+        """Words are taken in when a draft is looked up."""
+
+    def fill(self) -> None:
+        """There is nothing to fill."""
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
     def verified(self, request: Request, proposed: int, accepted: int) -> None:
         """Remember how often drafts of this kind are right."""
@@ -51,8 +62,7 @@ class LookupDrafter:
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
         """A step of ``rows`` decoding rows gave ``tokens`` tokens."""
         self._costs.observe(rows, seconds)
-        self._seconds = self._seconds * _MEMORY + seconds
-        self._tokens = self._tokens * _MEMORY + tokens
+        self._price.observe(tokens, seconds)
 
     def preempted(self, request: Request) -> None:
         """Its words stay known."""
@@ -60,11 +70,6 @@ class LookupDrafter:
     def ended(self, request: Request) -> None:
         """Forget the request."""
         self._speakers.pop(request, None)
-
-    @property
-    def _price(self) -> float:
-        """Seconds that a token costs at present."""
-        return self._seconds / self._tokens if self._tokens else 0.0
 
     def _speaker(self, request: Request) -> _Speaker:
         speaker = self._speakers.get(request)
