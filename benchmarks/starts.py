@@ -115,6 +115,7 @@ def main() -> int:
     parser.add_argument("--model", default="default", help="a small checkpoint (default: the default model)")
     parser.add_argument("--starts", type=int, default=100, help="starts of each kind (default 100)")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and all it starts
     faults = []
     with contextlib.suppress(KeyboardInterrupt):
         faults = wrong_address(args.model, args.starts) + ctrl_c(args.model, args.starts)

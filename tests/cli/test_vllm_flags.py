@@ -192,6 +192,10 @@ def test_settings_of_the_server(typed: list[str], name: str, value: object) -> N
     [
         (["--dtype", "fp8"], "--dtype fp8 is not here"),
         (["--dtype", "float64"], "--dtype float64 is not here"),
+        (["--shutdown-timeout", "nan"], "--shutdown-timeout nan must be a number of seconds"),
+        (["--shutdown-timeout", "-1"], "--shutdown-timeout -1 must be a number of seconds"),
+        (["--max-body-bytes", "0"], "--max-body-bytes 0 must be at least 1"),
+        (["--max-queued-requests", "-1"], "--max-queued-requests -1 must be 0 or more"),
         (["--generation-config", "/folder"], "--generation-config /folder is not here"),
         (["--override-generation-config", "[]"], "--override-generation-config: a JSON object was expected"),
         (["--override-generation-config", '{"max_new_tokens": 3}'], "max_new_tokens is not here: use temperature"),

@@ -180,6 +180,8 @@ def engine_settings(args: argparse.Namespace, prefix_caching: bool | None = None
     """What the engine does at once. Raises ConfigError."""
     from forerun.engine import EngineSettings
 
+    if args.max_queued_requests < 0:
+        raise ConfigError(f"--max-queued-requests {args.max_queued_requests} must be 0 or more")
     for name in ("max_num_seqs", "max_model_len", "max_num_batched_tokens"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -202,8 +204,10 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
 
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port {args.port} is no port: use 0 to 65535")
-    if args.shutdown_timeout < 0:
-        raise ConfigError(f"--shutdown-timeout {args.shutdown_timeout} must not be negative")
+    if not 0 <= args.shutdown_timeout < float("inf"):
+        raise ConfigError(f"--shutdown-timeout {args.shutdown_timeout:g} must be a number of seconds, 0 or more")
+    if args.max_body_bytes < 1:
+        raise ConfigError(f"--max-body-bytes {args.max_body_bytes} must be at least 1")
     if args.max_logprobs < -1:
         raise ConfigError(f"--max-logprobs {args.max_logprobs} must be 0 or more, or -1 for no cap")
     if not 0 <= args.sse_keep_alive < float("inf"):
