@@ -100,3 +100,12 @@ def test_runs_of_a_draft_model_are_paid_for() -> None:
     assert lengths(1.4) == [3, 3], "the fourth run gives 1.31 tokens, the third 1.46"
     assert lengths(1.9) == [0, 0]
     assert choose_lengths([[0.9] * 4], 1, lambda rows: 1.0, 1.0, 99, lambda rows: 0.7) == [3]
+
+
+def test_a_wrong_measurement_is_soon_corrected() -> None:
+    costs = LearntCosts({1: 1.0, 2: 4.0, 4: 5.0})
+    for _ in range(100):
+        costs.observe(1, 1.0)
+    for _ in range(4):
+        costs.observe(2, 1.1)
+    assert costs(1) == pytest.approx(1.0, abs=0.5) and costs(2) / costs(1) < 2

@@ -9,7 +9,7 @@ PRIOR: Mapping[int, float] = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.6, 16: 4.6, 32: 8.4, 
 """Steps by rows over a step of one row, on a machine that nobody has measured yet."""
 
 _LEVEL, _SHAPE = 0.1, 0.05
-"""How fast level and shape follow an observation."""
+"""How fast level and shape follow an observation; the first ones of a number of rows count for more."""
 _MOST = 64
 
 
@@ -26,6 +26,7 @@ class LearntCosts:
         self._ratios = [shape[rows] for rows in self._rows]
         self._factors: dict[int, float] = {}
         self._level = level
+        self._seen: dict[int, int] = {}
         self._known = [self._shape(rows) for rows in range(_MOST + 1)]
 
     @property
@@ -46,7 +47,8 @@ class LearntCosts:
         ratio = min(3.0, max(1 / 3, seconds / self(rows)))
         self._level *= ratio**_LEVEL
         if 1 < rows <= _MOST:
-            self._factors[rows] = self._factors.get(rows, 1.0) * ratio**_SHAPE
+            self._seen[rows] = seen = self._seen.get(rows, 0) + 1
+            self._factors[rows] = self._factors.get(rows, 1.0) * ratio ** max(_SHAPE, 1 / (seen + 2))
             self._known[rows] = self._shape(rows)
 
     def _shape(self, rows: int) -> float:

@@ -22,7 +22,8 @@ _DEPTHS = 16
 _PRIOR = (0.7,) * _DEPTHS
 """Acceptance by place in the draft, a first guess that the requests correct."""
 _PATIENCE, _MOST_PATIENCE = 16, 256
-"""Steps without a draft after which one token is tried again; twice as many after each failure."""
+"""Steps without a draft after which one token is tried again: twice as many after each failure, few after a success,
+since it may be a wrong idea of the costs that speaks against drafts."""
 
 
 class ModelDrafter:
@@ -210,7 +211,7 @@ class _Voice:
         """Of a draft of ``proposed`` tokens the first ``accepted`` were right."""
         self._acceptance.observe(_buckets(proposed), accepted)
         if self._waited >= self._patience:
-            self._patience = _PATIENCE if accepted else min(_MOST_PATIENCE, 2 * self._patience)
+            self._patience = _PATIENCE // 4 if accepted else min(_MOST_PATIENCE, 2 * self._patience)
             self._waited = 0
 
 
