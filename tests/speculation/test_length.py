@@ -58,7 +58,8 @@ def test_costs_begin_with_the_shape_and_learn_both() -> None:
     assert not costs.ready and costs(8) == 0.0
     costs.observe(1, 0.002)
     assert costs(1) == 0.002 and costs(4) == pytest.approx(0.004) and costs(6) == pytest.approx(0.006)
-    assert costs(12) == pytest.approx(0.012)
+    assert costs(16) == pytest.approx(0.008 * PRIOR[16] / PRIOR[8]), "where a measurement ends, the prior goes on"
+    assert LearntCosts({1: 1.0, 2: 9.0}, 0.001)(2) == pytest.approx(0.002), "as two steps of a row, at the worst"
     draw = random.Random(1)
     for _ in range(600):
         costs.observe(1, 0.003 * draw.uniform(0.9, 1.1))

@@ -17,13 +17,15 @@ class LearntCosts:
     """Predicts the seconds of a step from its rows; every step that was run corrects it.
 
     The prediction is a level (seconds of one row, which moves with the context's length and the machine's mood) times a
-    shape (by rows, which is the machine's). ``shape``: measured ratios by rows, or PRIOR;
-    ``level``: measured seconds of one row, if there are any.
+    shape (by rows, which is the machine's). ``shape``: measured ratios by rows, or PRIOR, which
+    also goes on where a measurement ends; ``level``: measured seconds of one row, if there are any.
     """
 
     def __init__(self, shape: Mapping[int, float] = PRIOR, level: float | None = None) -> None:
-        self._rows = sorted(shape)
-        self._ratios = [shape[rows] for rows in self._rows]
+        last = max(shape)
+        further = {rows: PRIOR[rows] / _between(PRIOR, last) for rows in PRIOR if rows > last}
+        known = {rows: min(ratio, float(rows)) for rows, ratio in shape.items()}  # nobody would take a step of more
+        self._known_shape = known | {rows: known[last] * ratio for rows, ratio in further.items()}
         self._factors: dict[int, float] = {}
         self._level = level
         self._seen: dict[int, int] = {}
@@ -52,14 +54,16 @@ class LearntCosts:
             self._known[rows] = self._shape(rows)
 
     def _shape(self, rows: int) -> float:
-        return self._measured(rows) * self._factors.get(rows, 1.0)
+        return _between(self._known_shape, rows) * self._factors.get(rows, 1.0)
 
-    def _measured(self, rows: int) -> float:
-        """Linear between the rows that were measured, and beyond the last."""
-        at = min(max(bisect_left(self._rows, rows), 1), len(self._rows) - 1)
-        low, high = self._rows[at - 1], self._rows[at]
-        share = (rows - low) / (high - low)
-        return max(self._ratios[0], self._ratios[at - 1] + share * (self._ratios[at] - self._ratios[at - 1]))
+
+def _between(shape: Mapping[int, float], rows: int) -> float:
+    """Linear between the rows of ``shape``, and beyond the last."""
+    counts = sorted(shape)
+    at = min(max(bisect_left(counts, rows), 1), len(counts) - 1)
+    low, high = counts[at - 1], counts[at]
+    share = (rows - low) / (high - low)
+    return max(shape[counts[0]], shape[low] + share * (shape[high] - shape[low]))
 
 
 _MEMORY = 0.96
