@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPT = EXAMPLES / "prefix_caching.sh"
 
 
 def test_the_table_and_its_questions() -> None:
@@ -20,10 +21,17 @@ def test_the_table_and_its_questions() -> None:
     assert len(set(questions)) == 10 and all("?" in question for question in questions)
 
 
-def test_the_script_says_why_it_cannot_go_on_and_leaves_no_server(tmp_path: Path) -> None:
-    environ = os.environ | {"PYTHON": sys.executable, "MODEL": str(tmp_path / "nothing"), "PORT": "1"}
+@pytest.mark.parametrize("script", ["prefix_caching.sh", "speculative_decoding.sh"])
+def test_the_scripts_say_why_they_cannot_go_on_and_leave_no_server(tmp_path: Path, script: str) -> None:
+    nothing = str(tmp_path / "nothing")
+    environ = os.environ | {"PYTHON": sys.executable, "MODEL": nothing, "TARGET": nothing, "PORT": "1"}
     done = subprocess.run(
-        ["bash", SCRIPT, tmp_path / "work"], env=environ, capture_output=True, text=True, timeout=60, check=False
+        ["bash", EXAMPLES / script, tmp_path / "work"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1 and "nothing" in done.stderr and "Traceback" not in done.stderr
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["compile.log"]

@@ -35,6 +35,7 @@ void FusedStep::step(const StepArrays& verify, const StepArrays& first, const Dr
       team_.barrier();
       if (current_ == nullptr) return;
       current_->work(thread);
+      team_.barrier();  // everybody has left the chunk before the next one is set up
     }
   });
   if (failure_) std::rethrow_exception(failure_);

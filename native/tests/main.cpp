@@ -19,6 +19,7 @@ int main() {
   run("team", test_team);
   run("linear", test_linear);
   run("steps", test_steps);
+  run("fused", test_fused);
   run("bad steps", test_bad_steps);
   run("programs", test_bad_programs);
   return results.failures ? 1 : 0;

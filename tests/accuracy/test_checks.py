@@ -140,7 +140,7 @@ def test_references_that_do_not_fit(tokens: list[int], columns: int, message: st
 
 
 def test_modes_without_a_check(tokenizer: Tokenizer) -> None:
-    with pytest.raises(AccuracyError, match="speculation is not in this version"):
+    with pytest.raises(AccuracyError, match="checks a draft model"):
         check_ids(MODEL.executor(), tokenizer, PROMPTS, options("draft-logit-matching"), FromExecutor(MODEL))
     with pytest.raises(AccuracyError, match="'x' is unknown; known: token-matching, logit-matching"):
         check_ids(MODEL.executor(), tokenizer, PROMPTS, options("x"), FromExecutor(MODEL))

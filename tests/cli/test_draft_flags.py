@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from forerun.accuracy.checks import CheckOutcome
 from forerun.cli.inference_demo import main
 from forerun.cli.parser import Parser
 from forerun.cli.serve import add_arguments, engine_settings, notices
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.errors import ConfigError
+from forerun.measure.benchmark_report import DRAFTED
+from forerun.runtime.native import NativeExecutor
 from tests.support.tiny_checkpoints import write_tiny
+
+WORDS = ["--model-type", "llama", "--task-type", "causal-lm", "run", "--prompt", "abc", "--seq-len", "96"]
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -97,8 +104,15 @@ def test_the_demo_runs_with_a_draft_model(
 ) -> None:
     monkeypatch.setenv("FORERUN_CACHE", str(tmp_path / "cache"))
     model = str(write_tiny(tmp_path / "model", "llama", seed=1))
-    words = ["--model-type", "llama", "--task-type", "causal-lm", "run", "--prompt", "abc", "--seq-len", "96"]
-    words += ["--max-new-tokens", "20", "--model-path", model, "--compiled-model-path", str(tmp_path / "artifact")]
+    words = [
+        *WORDS,
+        "--max-new-tokens",
+        "20",
+        "--model-path",
+        model,
+        "--compiled-model-path",
+        str(tmp_path / "artifact"),
+    ]
     texts = []
     for extra in ("", f"--draft-model-path {model} --speculation-length 4 --compiled-draft-model-path {tmp_path}/d"):
         assert main([*words, *extra.split()]) == 0
@@ -108,3 +122,38 @@ def test_the_demo_runs_with_a_draft_model(
     assert (tmp_path / "d" / "manifest.json").is_file()
     assert main([*words, "--draft-model-path", model]) == 1
     assert "--draft-model-path needs --speculation-length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "row"), [("", "speculation_model"), ("--enable-fused-speculation", DRAFTED)])
+def test_the_benchmark_has_a_row_for_speculation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, row: str
+) -> None:
+    monkeypatch.setenv("FORERUN_CACHE", str(tmp_path / "cache"))
+    model, report = str(write_tiny(tmp_path / "model", "llama", seed=1)), tmp_path / "report.json"
+    words = [*WORDS, "--max-context-length", "40", "--max-new-tokens", "12", "--batch-size", "2", "--benchmark"]
+    words += ["--model-path", model, "--compiled-model-path", str(tmp_path / "artifact"), *flag.split()]
+    words += ["--draft-model-path", model, "--speculation-length", "4", "--benchmark-report-path", str(report)]
+    assert main(words) == 0
+    rows = json.loads(report.read_text("utf-8"))
+    assert {name for name, value in rows.items() if value} == {"e2e_model", "context_encoding_model", row, "notes"}
+    assert rows[row]["throughput"] > 0
+
+
+def test_draft_logit_matching_checks_the_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORERUN_CACHE", str(tmp_path / "cache"))
+    asked: list[tuple[Any, ...]] = []
+
+    def check(*arguments: Any) -> CheckOutcome:
+        asked.append(arguments)
+        return CheckOutcome(True, "the report")
+
+    monkeypatch.setattr("forerun.cli.demo.model.check_accuracy", check)
+    target, draft = (str(write_tiny(tmp_path / name, "llama", seed=1)) for name in ("target", "draft"))
+    words = [*WORDS, "--max-new-tokens", "4", "--check-accuracy-mode", "draft-logit-matching"]
+    words += ["--model-path", target, "--compiled-model-path", str(tmp_path / "artifact")]
+    assert main(words) == 1 and "needs --draft-model-path" in capsys.readouterr().err
+    assert main([*words, "--draft-model-path", draft, "--speculation-length", "4"]) == 0
+    executor, _, _, _, options, name, _ = asked[0]
+    assert isinstance(executor, NativeExecutor) and options.mode == "logit-matching" and name == draft

@@ -152,7 +152,7 @@ def test_a_prompt_may_look_like_a_flag() -> None:
         (["--kv-cache-quant", "--kv-quant-dtype", "float8_e4m3fn"], "the KV cache is bfloat16 or int8 here"),
         (["--quantized", "--quantization-dtype", "f8e4m3"], "--quantization-dtype f8e4m3 is refused"),
         (["--batch-size", "0"], "--batch-size must be at least 1, not 0"),
-        (["--check-accuracy-mode", "draft-logit-matching"], "draft-logit-matching is refused: draft models"),
+        (["--draft-model-tp-degree", "2"], "--draft-model-tp-degree: more than one rank is not in this version"),
         (["--is-medusa", "--num-medusa-heads", "4"], "--is-medusa, --num-medusa-heads are refused: Medusa heads"),
         (["--enable-eagle-speculation"], "--enable-eagle-speculation is refused: EAGLE"),
         (["--enable-lora", "--lora-ckpt-path", "a : b"], "--enable-lora, --lora-ckpt-path are refused: LoRA"),

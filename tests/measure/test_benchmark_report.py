@@ -31,7 +31,7 @@ def test_every_row_counts_its_own_tokens() -> None:
     assert report["e2e_model"]["throughput"] == 25
     assert report["context_encoding_model"]["throughput"] == 200
     assert report["token_generation_model"]["throughput"] == pytest.approx(40)
-    assert report["fused_speculation_model"] is None
+    assert report["fused_speculation_model"] is None and report["speculation_model"] is None
     assert any("output tokens only" in note for note in report["notes"])
 
 

@@ -28,6 +28,8 @@ from forerun.errors import AccuracyError
 from forerun.runtime.step import Executor
 
 MODES = ("token-matching", "logit-matching")
+DRAFT_MODE = "draft-logit-matching"
+"""Logit matching of a draft model by itself."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def check_accuracy(
 
 def check_mode(mode: str) -> None:
     """Raise AccuracyError for modes that cannot be checked."""
-    if mode == "draft-logit-matching":
-        raise AccuracyError("draft-logit-matching needs a draft model, and speculation is not in this version")
+    if mode == DRAFT_MODE:
+        raise AccuracyError(f"{mode} checks a draft model: give inference_demo one with --draft-model-path")
     if mode not in MODES:
         raise AccuracyError(f"accuracy mode '{mode}' is unknown; known: {', '.join(MODES)}")
 

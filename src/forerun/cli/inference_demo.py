@@ -89,6 +89,7 @@ class _Demo:
     def _settings(self) -> dict[str, Any]:
         """The explicitly requested settings; prints what needs to be said about them."""
         check_supported(self.arguments, usable_cores())
+        self._check_draft_mode()
         if self.arguments.value("--skip-compile") and (
             self.arguments.value("--compile-only") or self.arguments.value("--compile-dry-run")
         ):
@@ -100,6 +101,11 @@ class _Demo:
         for line in (*no_effect_notices(self.arguments), *sampling_notes(self.arguments)):
             _say(line)
         return requested
+
+    def _check_draft_mode(self) -> None:
+        mode = self.arguments.value("--check-accuracy-mode")
+        if mode == "draft-logit-matching" and "--draft-model-path" not in self.arguments.given:
+            raise ConfigError(f"--check-accuracy-mode {mode} needs --draft-model-path")
 
     def _tolerances(self) -> Tolerances:
         """The accuracy bands. Raises ConfigError for evaluation flags that cannot work, before anything is compiled."""

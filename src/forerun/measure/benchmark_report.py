@@ -1,8 +1,8 @@
 """The benchmark report: latencies of every sub-model in the original's layout, with its counting mended.
 
 The original multiplies the *total* length by the batch for every row, so that prompt tokens count as generated ones;
-here each row counts its own tokens: output tokens for e2e and decode rows, prompt tokens for prefill. Fused speculation
-has a row of its own. The ``notes`` field of the report says so.
+here each row counts its own tokens: output tokens for e2e and decode rows, prompt tokens for prefill. Speculation
+and fused speculation have rows of their own. The ``notes`` field of the report says so.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import numpy as np
 from forerun.errors import ForerunError
 
 E2E = "e2e_model"
-SUB_MODELS = (E2E, "context_encoding_model", "token_generation_model", "fused_speculation_model")
+DRAFTED, UNFUSED = "fused_speculation_model", "speculation_model"
+SUB_MODELS = (E2E, "context_encoding_model", "token_generation_model", UNFUSED, DRAFTED)
 PERCENTILES = (50, 90, 95, 99, 100)
 NOTES = (
     "e2e_model: throughput counts output tokens only, per second of whole requests.",
     "context_encoding_model: throughput counts prompt tokens that were computed, per second of prefill calls.",
-    "token_generation_model, fused_speculation_model: throughput counts output tokens per second of their calls.",
+    "token_generation_model, speculation_model, fused_speculation_model: throughput counts output tokens per second of "
+    "their calls; with speculation a call is a step of the engine, its drafting included.",
     "A sub-model that never ran is null.",
 )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from forerun.accuracy.checks import CheckOptions, CheckOutcome, check_accuracy
+from forerun.accuracy.checks import DRAFT_MODE, CheckOptions, CheckOutcome, check_accuracy
 from forerun.checkpoint import Checkpoint, Tokenizer, open_checkpoint
 from forerun.cli.compile import quantization_lines
+from forerun.cli.demo.speculated import speculated
 from forerun.cli.progress import base_name, progress
 from forerun.compiler.buckets import check_prompt_length
 from forerun.compiler.compile import plan_compile
@@ -15,9 +17,10 @@ from forerun.config import NeuronConfig, OnDeviceSamplingConfig
 from forerun.engine.generator import Generator
 from forerun.engine.params import SamplingParams
 from forerun.errors import ConfigError, ForerunError
-from forerun.measure.benchmark_report import Calls
+from forerun.measure.benchmark_report import DRAFTED, UNFUSED, Calls
 from forerun.measure.offline import measure, totals
 from forerun.opening import ModelRequest, OpenedModel, Prepared, new_config, prepare
+from forerun.runtime.step import DraftingExecutor
 
 Say = Callable[[str], None]
 
@@ -65,11 +68,15 @@ class DemoModel:
         )
 
     def check_accuracy(self, prompts: Sequence[str], options: CheckOptions, expected: Path | None) -> CheckOutcome:
-        """Compare with the reference saved in ``expected``, or with transformers."""
+        """Compare with the reference saved in ``expected``, or with transformers; in draft-logit-matching the draft
+        model with its own."""
         model = self._loaded
-        return check_accuracy(
-            model.executor, model.tokenizer, model.config, prompts, options, self._request.model, expected
-        )
+        executor, name = model.executor, self._request.model
+        if options.mode == DRAFT_MODE:
+            drafts = self._request.engine.speculative_config
+            assert model.draft is not None and drafts is not None and drafts.model is not None
+            executor, name, options = model.draft, drafts.model, replace(options, mode="logit-matching")
+        return check_accuracy(executor, model.tokenizer, model.config, prompts, options, name, expected)
 
     def generate(
         self, prompts: Sequence[str], sampling: OnDeviceSamplingConfig, max_new_tokens: int | None
@@ -94,10 +101,13 @@ class DemoModel:
 
     def benchmark(self, runs: int) -> Mapping[str, Calls]:
         """One warm-up and ``runs`` measured generations of random prompts, as long as the original's."""
-        executor, config = self._loaded.executor, self._loaded.config
+        model, config = self._loaded, self._loaded.config
+        executor = model.executor
         prompt = config.max_context_length if config.max_context_length < config.max_length else config.max_length // 2
         new = min(config.max_new_tokens or config.max_length, config.max_length - prompt)
         batch = config.max_batch_size
+        if model.draft is not None:
+            return speculated(model, DRAFTED if isinstance(executor, DraftingExecutor) else UNFUSED, prompt, new, runs)
         e2e, prefill, decode = [], [], []
         for run in range(runs + 1):
             timings = measure(executor, prompt, new, batch, run)

@@ -10,7 +10,6 @@ from forerun.config import read_modules_to_not_convert
 from forerun.config.absent import CAPTURE, EAGLE, LORA, MEDUSA, MOE
 from forerun.config.fields import no_effect, refused
 
-_NO_DRAFTS = "draft models are not in this version; use token-matching or logit-matching"
 _NO_MOE = "mixture-of-experts models are not in this version; only dense decoders are"
 SAMPLING = "on_device_sampling_config"
 CHUNKED = "chunked_prefill_config"
@@ -41,7 +40,6 @@ MODEL = (
         "compare with a reference before generating",
         default="skip-accuracy-check",
         choices=ACCURACY_MODES,
-        refused_values={"draft-logit-matching": _NO_DRAFTS},
     ),
     Flag("--expected-outputs-path", "str", "saved reference instead of running transformers"),
     Flag("--divergence-difference-tol", "float", "allowed logit difference where tokens part", default=0.001),
