@@ -29,9 +29,9 @@ class Beam:
     total: float = 0.0
     length: int = 0
 
-    def then(self, token: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Beam:
-        """The beam with one more token; ``top`` are the likeliest ones at its place."""
-        return Beam(TokenLogprob(token, logprob, top), self, self.total + logprob, self.length + 1)
+    def then(self, score: TokenLogprob) -> Beam:
+        """The beam with one more token."""
+        return Beam(score, self, self.total + score.logprob, self.length + 1)
 
     def scores(self) -> list[TokenLogprob]:
         """Every token's score, from the first on."""
@@ -64,6 +64,7 @@ class BeamSearch:
             use_beam_search=False,
             detokenize=False,
         )
+        self._shown = first.params.logprobs or 0
         self._most = first.max_total - first.num_prompt
         self._key: tuple[int, ...] = ()
         self._numbers = count()
@@ -119,18 +120,25 @@ class BeamSearch:
             yield from self._answers()
 
     def _next_round(self, scheduler: Scheduler) -> None:
-        ways: list[tuple[Request, Beam]] = []
-        for request, beam in self._live:
-            top = self._found[request]
-            for token, logprob in top:
+        ways: list[tuple[float, int, int, float]] = []  # total, place of the beam, token, its log-probability
+        for place, (request, beam) in enumerate(self._live):
+            for token, logprob in self._found[request]:
                 if math.isfinite(logprob):
-                    longer = beam.then(token, logprob, top)
                     if token in request.stop_ids:
-                        self._ended.append(longer)
+                        self._ended.append(beam.then(self._score(request, token, logprob)))
                     else:
-                        ways.append((request, longer))
-        ways.sort(key=lambda way: -way[1].total)  # equal ones in the order of beams, then of their likeliest tokens
-        self._go_on(ways[: self._width], scheduler)
+                        ways.append((beam.total + logprob, place, token, logprob))
+        ways.sort(key=lambda way: -way[0])  # equal ones in the order of beams, then of their likeliest tokens
+        self._ended = self._best()
+        chosen = [(*self._live[place], token, logprob) for _, place, token, logprob in ways[: self._width]]
+        self._go_on(
+            [(request, beam.then(self._score(request, token, logprob))) for request, beam, token, logprob in chosen],
+            scheduler,
+        )
+
+    def _score(self, request: Request, token: int, logprob: float) -> TokenLogprob:
+        """The score of a token after ``request``, with as many others as the answers show."""
+        return TokenLogprob(token, logprob, self._found[request][: self._shown])
 
     def _go_on(self, ways: list[tuple[Request, Beam]], scheduler: Scheduler) -> None:
         """Make the beams of the next round; none when the search is at its end."""
@@ -158,8 +166,12 @@ class BeamSearch:
         """Whether nothing that these can become is better than the n best that have ended."""
         if len(self._ended) < self._width:
             return False
-        worst = sorted(map(self._worth, self._ended), reverse=True)[self._width - 1]
+        worst = self._worth(self._ended[-1])
         return all(worst >= self._most_worth(beam) for beam in beams)
+
+    def _best(self) -> list[Beam]:
+        """The n best that have ended."""
+        return sorted(self._ended, key=self._worth, reverse=True)[: self._width]
 
     def _worth(self, beam: Beam) -> float:
         return float(beam.total / beam.length**self._penalty)
@@ -193,21 +205,20 @@ class BeamSearch:
 
     def _answers(self) -> Iterator[tuple[Request, Delta]]:
         """What was found, best first."""
-        ranked = sorted(self._ended, key=self._worth, reverse=True)
+        ranked = self._best()
         for place, seat in enumerate(self.seats):
             seat.num_cached = self.seats[0].num_cached
             yield seat, _answer(seat, ranked[place]) if place < len(ranked) else _failed(seat, NO_TOKEN)
 
 
 def _answer(seat: Request, beam: Beam) -> Delta:
-    delta = delta_of(seat)
+    delta, scores = delta_of(seat), beam.scores()
     delta.prompt_logprobs = seat.prompt_scores
-    top = seat.params.logprobs
-    for score in beam.scores():
+    if seat.params.logprobs is not None:
+        delta.logprobs = scores
+    for score in scores:
         seat.append(score.token_id)
         delta.token_ids.append(score.token_id)
-        if top is not None:
-            delta.logprobs = [*(delta.logprobs or ()), replace(score, top=score.top[:top])]
         try:
             push_text(seat, delta, score.token_id)
         except Exception as error:
