@@ -1,4 +1,4 @@
-"""The commands of the tutorials and of the page on moving, typed as printed into one shell: small loads, a free port."""
+"""The commands of the tutorials and of the page on moving, typed as printed: small loads and a free port apart."""
 
 from __future__ import annotations
 
