@@ -104,6 +104,21 @@ def test_files_that_are_no_results(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"ttft_s": None}, {"sent_s": "soon"}, {"latency_s": 10**400}, {"command": [5]}, {"server": [1]}],
+)
+def test_results_that_were_changed_are_one_line(part: dict[str, object], results: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    for path in (results / "four").iterdir():
+        value = json.loads(path.read_text())
+        for one in value if isinstance(value, list) else [value]:
+            one["forerun"] |= part
+        (tmp_path / path.name).write_text(json.dumps(value))
+    assert main(["bench", "report", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "not as forerun bench load writes results" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_paths_without_results(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing", tmp_path / "x.json"):
         with pytest.raises(ForerunError):
