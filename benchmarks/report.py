@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from forerun.bench.files import replace_file
 from forerun.errors import ForerunError
 from forerun.host.machine import read_host
 
@@ -46,15 +46,8 @@ def output_file(text: str) -> Path:
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
     """Replace the file as a whole: whoever is cut off leaves the last complete report. None: nothing is written."""
-    if path is None:
-        return
-    made = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        made.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        made.replace(path)
-    except OSError as error:
-        made.unlink(missing_ok=True)
-        raise ForerunError(f"--json {path} cannot be written ({error.strerror})") from None
+    if path is not None:
+        replace_file(path, json.dumps(report, indent=2) + "\n", f"--json {path}")
 
 
 def say(text: str) -> None:

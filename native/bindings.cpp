@@ -4,8 +4,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cerrno>
+#include <exception>
 #include <map>
 #include <stdexcept>
+#include <system_error>
 
 #include "bindings_tools.hpp"
 #include "runtime/cpu.hpp"
@@ -246,9 +249,20 @@ void fused_step(BoundFused& self, const nb::dict& first, const nb::dict& drafts)
   self.fused.step(target.step, arrays, d);
 }
 
+// What the system refuses (a thread, above all) is an OSError, as it is everywhere in Python.
+void translate_system_error(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::system_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrno(PyExc_OSError);
+  }
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::register_exception_translator(translate_system_error, nullptr);
   m.doc() = "Forerun's native core: kernels, thread team and executor.";
   bind_tools(m);
   m.def("usable_isas", &usable_isas, "Instruction sets that this processor can run, lowest first.");

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import forerun
 from forerun import LLM, SamplingParams
+from forerun.engine.request_errors import RequestError
 from forerun.errors import ArtifactError, CheckpointError, ConfigError, ForerunError
 from forerun.opening import cache
 from tests.support.artifacts import tiny_artifact
@@ -96,6 +98,27 @@ def test_mistakes_are_one_line(
     with pytest.raises(kind, match=message) as caught:
         LLM(folder / model, **settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": None}, "a model is a path, a name or an executor, not NoneType"),
+        ({"speculative_config": 5}, "speculative_config must be a mapping"),
+        ({"max_num_batched_tokens": 10**400}, "max_num_batched_tokens must be at most"),
+        ({"max_num_batched_tokens": 1 << 32}, "max_num_batched_tokens must be at most"),
+    ],
+)
+def test_what_is_no_setting_is_one_line(folder: Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        LLM(**{"model": folder / "artifact", **settings})
+
+
+def test_parameters_of_another_kind_and_a_closed_model(folder: Path, own_cache: Path) -> None:
+    with LLM(folder / "artifact", threads=1) as llm, pytest.raises(RequestError, match="must be SamplingParams"):
+        llm.generate("a", {"max_tokens": 3})  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="this model is closed"):
+        llm.generate("a")
 
 
 def test_the_package_exports_nothing_else() -> None:

@@ -49,7 +49,11 @@ class LLM(Generator):
         engine = {name: settings.pop(name) for name in _ENGINE & settings.keys()}
         if isinstance(drafts := engine.get("speculative_config"), Mapping):
             engine["speculative_config"] = SpeculativeConfig.from_dict(drafts)
+        elif not isinstance(drafts, SpeculativeConfig | None):
+            raise ConfigError("speculative_config must be a mapping or a SpeculativeConfig")
         if not isinstance(model, str | os.PathLike):
+            if not hasattr(model, "step"):
+                raise ConfigError(f"a model is a path, a name or an executor, not {type(model).__name__}")
             if settings:
                 raise ConfigError(f"{', '.join(settings)}: settings of a model; this executor has its own")
             super().__init__(model, tokenizer, settings=EngineSettings(**engine))

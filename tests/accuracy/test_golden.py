@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,18 @@ def test_missing_truncated_and_other_files(tmp_path: Path) -> None:
     for name in ("cut.npz", "single.npy"):
         with pytest.raises(AccuracyError, match="it is no reference in"):
             load_golden(tmp_path / name)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_flipped_bytes(tmp_path: Path, seed: int) -> None:
+    """Whatever the libraries below make of them: a header that is no Python, an unknown or encrypted compression ..."""
+    save_golden(tmp_path / "good.npz", GOLDEN)
+    content, dice = bytearray((tmp_path / "good.npz").read_bytes()), random.Random(seed)
+    for _ in range(4):
+        content[dice.randrange(len(content))] = dice.choice((0, 1, 8, 12, 14, 0x7F, 0xFF))
+    (tmp_path / "bad.npz").write_bytes(content)
+    with contextlib.suppress(AccuracyError):
+        load_golden(tmp_path / "bad.npz")
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 from forerun.bench.datasets import DATASETS, Request, make_sessions, shared_share
 from forerun.bench.sonnets import Lengths, read_lines, sonnet_sessions
 from forerun.bench.texts import fit, words
+from forerun.bench.tokens import token_counter
 from forerun.errors import ForerunError
+from tests.support.tiny_checkpoints import write_tokenizer
 
 GENERATED = sorted(set(DATASETS) - {"humaneval", "sharegpt", "custom"})
 
@@ -141,6 +143,7 @@ def test_share_gpt(tmp_path: Path) -> None:
         ("custom", "{broken", "not JSON lines"), ("custom", '{"text": "x"}', "prompt"), ("custom", "[1]", "object"),
         ("sharegpt", "{}", "has no chat"), ("sharegpt", "[1]", "format"),
         ("sharegpt", '[{"conversations": [1, 2]}]', "format"),
+        ("custom", "[" * 100_000, "not JSON lines"), ("sharegpt", "[" * 100_000, "format"),
         ("sharegpt", "nope", "format"), ("humaneval", "", "no prompts"), ("sonett", None, "did you mean 'sonnet'"),
     ],
 )  # fmt: skip
@@ -152,6 +155,28 @@ def test_files_that_cannot_be_used_are_one_line(name: str, text: str | None, wor
     with pytest.raises(ForerunError, match=words_) as caught:
         make_sessions(name, request(1, path=path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_packed_file_that_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl.gz"
+    path.write_bytes(b"\x1f\x8b\x08\x00abcdefghijklmnopq")
+    with pytest.raises(ForerunError, match="cannot be read"):
+        make_sessions("custom", request(1, path=str(path)))
+
+
+def test_tokenizers_that_cannot_count(tmp_path: Path) -> None:
+    """Also those that make the library panic, when they are built or at a text."""
+    write_tokenizer(tmp_path, 300)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert token_counter(str(tmp_path), "m", "")("hello") > 0
+    circle = {**document["model"], "vocab": {"a": 0}, "merges": ["a a"]}
+    for broken in ("{", json.dumps({**document, "model": circle})):
+        (tmp_path / "tokenizer.json").write_text(broken)
+        with pytest.raises(ForerunError, match="is not a tokenizer"):
+            token_counter(str(tmp_path), "m", "")
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**document, "normalizer": {"type": "Prepend", "prepend": ""}}))
+    with pytest.raises(ForerunError, match="fails on a prompt"):
+        token_counter(str(tmp_path), "m", "")("hello")
 
 
 def test_a_file_that_is_not_there() -> None:

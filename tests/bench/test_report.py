@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -60,8 +61,9 @@ def test_the_report_of_some_runs(results: Path, tmp_path: Path, capsys) -> None:
 
 def test_the_page_in_a_browser(results: Path, tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
+    if chromium is None and os.environ.get("FORERUN_REQUIRE_BROWSER") != "1":
         pytest.skip("needs a browser")
+    assert chromium is not None, "FORERUN_REQUIRE_BROWSER=1, but there is no chromium"
     out = tmp_path / "out"
     assert main(["bench", "report", str(results), "--output", str(out)]) == 0
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
@@ -100,6 +102,21 @@ def test_files_that_are_no_results(text: str, tmp_path: Path) -> None:
     with pytest.raises(ForerunError) as caught:
         read_runs([str(tmp_path)])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"ttft_s": None}, {"sent_s": "soon"}, {"latency_s": 10**400}, {"command": [5]}, {"server": [1]}],
+)
+def test_results_that_were_changed_are_one_line(part: dict[str, object], results: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    for path in (results / "four").iterdir():
+        value = json.loads(path.read_text())
+        for one in value if isinstance(value, list) else [value]:
+            one["forerun"] |= part
+        (tmp_path / path.name).write_text(json.dumps(value))
+    assert main(["bench", "report", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "not as forerun bench load writes results" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_paths_without_results(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def test_variables_are_plain_values(files: dict[str, bytes], value: Any) -> None
         SafeTokenizer(files).apply_chat_template(CHAT, thing=value)
 
 
+def test_values_without_a_bottom_are_refused(files: dict[str, bytes]) -> None:
+    circle: list[Any] = []
+    circle.append({"role": "user", "content": circle})
+    with pytest.raises(ChatTemplateError, match="nested too deeply"):
+        SafeTokenizer(files).apply_chat_template(circle)
+
+
 def test_what_the_template_refuses(files: dict[str, bytes]) -> None:
     safe = SafeTokenizer(files)
     with pytest.raises(ChatTemplateError, match="refuses the messages: no"):

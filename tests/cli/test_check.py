@@ -118,6 +118,26 @@ def test_texts_that_cannot_be_read(folder: Path) -> None:
             check.run(parse("a", "--text", str(folder / name)), Opened(folder))
 
 
+@pytest.mark.parametrize("most", [None, 2, 3, 50, 1000])
+@pytest.mark.parametrize("text", ["ab " * 1000, ("a" * 500 + " ") * 30])
+def test_only_what_matters_of_a_long_text_is_tokenised(text: str, most: int | None) -> None:
+    """Also where tokens are longer than those of any text."""
+    seen = []
+
+    class Words:
+        def encode(self, text: str) -> list[int]:
+            seen.append(len(text))
+            return [len(word) for word in text.split()]
+
+    wanted = [len(word) for word in text.split()]
+    if most is not None and most > len(wanted):
+        with pytest.raises(AccuracyError, match=f"has only {len(wanted)} tokens"):
+            check.token_ids(Words(), text, most)  # type: ignore[arg-type]
+    else:
+        assert check.token_ids(Words(), text, most) == wanted[:most]  # type: ignore[arg-type]
+    assert text[0:3] != "ab " or most not in (2, 3) or seen == [32 * most]
+
+
 def test_another_checkpoint_is_said_to_be_another() -> None:
     facts = dict.fromkeys(("tokens", "context", "perplexity", "reference_perplexity", "mean_kl", "kl_p99"), 1)
     facts |= {"agreement": 1}

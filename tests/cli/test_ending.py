@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +113,64 @@ def test_missing_memory_is_one_line_and_warnings_are_none(capsys: pytest.Capture
     assert capsys.readouterr().err.splitlines() == [
         "error: out of memory: give it more, or use a smaller model, --seq-len or batch"
     ]
+
+
+STREAMS = {
+    "nowhere to write to": (
+        "print('x' * 100_000); return 0",
+        ">/dev/full",
+        1,
+        "error: No space left on device: make room",
+    ),
+    "found out at the end": ("print('x'); return 0", ">/dev/full", 1, "error: No space left on device: make room"),
+    "a closed output": ("print('x'); sys.stdout.write('y'); return 0", ">&-", 0, ""),
+    "closed streams": ("print('x'); sys.stderr.write('y'); return 0", "<&- >&- 2>&-", 0, ""),
+    "a reader that left": ("print('x' * 1_000_000); return 0", "| true", 0, ""),
+    "an alphabet without the letter": ("print(chr(0x20ac) + chr(0xdcff)); return 0", ">/dev/null", 0, ""),
+    "a library that meets a limit": (
+        "open('/proc/self/nothing'); return 0",
+        "",
+        1,
+        "error: /proc/self/nothing: No such",
+    ),
+    "too few open files": (
+        "[os.pipe() for _ in range(99)]; return 0",
+        "",
+        1,
+        "error: Too many open files: raise the limit (ul",
+    ),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("name", STREAMS)
+def test_what_the_system_refuses_is_one_line(name: str, encoding: str, tmp_path: Path) -> None:
+    body, where, status, line = STREAMS[name]
+    script = tmp_path / "program.py"
+    script.write_text(
+        f"import os, sys\nfrom forerun.cli import main, programs\nfrom forerun.cli.ending import run_command\n"
+        f"def command():\n    {body}\nmain.main = lambda: run_command(command)\nsys.exit(programs.forerun())"
+    )
+    shell = f"set -o pipefail; ulimit -n 64; {sys.executable} {script} {where}"
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=env)
+    assert done.returncode == status and done.stderr.startswith(line)
+    assert done.stderr.count("\n") == bool(line)
+
+
+def test_python_threads_that_cannot_be_started(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise RuntimeError("can't start new thread")
+
+    assert run_command(command) == 1
+    assert capsys.readouterr().err.startswith("error: can't start new thread: use fewer --threads")
+    with pytest.raises(RuntimeError):
+        run_command(lambda: (_ for _ in ()).throw(RuntimeError("a defect")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_standard_input_is_utf_8(encoding: str) -> None:
+    program = "import sys; from forerun.cli.generate import _standard_input; print(ascii(_standard_input()))"
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", program], input=b"\xc3\xa9\xff", capture_output=True, env=env)
+    assert done.stdout == b"'\\xe9\\ufffd'\n"

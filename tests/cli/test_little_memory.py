@@ -38,6 +38,13 @@ def test_a_small_limit_is_one_line(artifact: str, kilobytes: int, command: str) 
         assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stdout, done.stderr
 
 
+def test_threads_that_cannot_be_started(artifact: str) -> None:
+    done = run(450_000, "generate", artifact, "a", "--threads", "200")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    told = "error: Resource temporarily unavailable: use fewer --threads, or raise the limits (ulimit -u, -v)"
+    assert done.stderr.splitlines()[-1] == told
+
+
 def test_other_kinds_of_limits(tmp_path: Path) -> None:
     done = run(50_000, "info", kind="-d")
     assert done.returncode == 1 and "may have 48 MiB (ulimit -v, -d), and needs 400" in done.stderr
@@ -65,7 +72,7 @@ def test_libraries_that_cannot_be_loaded(
     assert forerun() == 1
     assert capsys.readouterr().err.startswith("error: out of memory: this process may have 500 MiB")
     monkeypatch.setattr(address_space, "limit", lambda: None)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | OSError):
         assert forerun() == 1
     else:
         with pytest.raises(type(error)):

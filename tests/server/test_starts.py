@@ -98,3 +98,12 @@ def test_unix_sockets_that_cannot_be(name: str, tmp_path: Path) -> None:
     path = str(tmp_path / name)
     text = refusal(ServerSettings(uds=path))
     assert text.startswith(f"--uds {path}: ") and text.endswith("; give a path in a folder that can be written")
+
+
+def test_connections_send_every_write_at_once() -> None:
+    with bound(ServerSettings(port=0)) as address:
+        address.listen()
+        with socket.create_connection(address.sockets[0].getsockname()):
+            accepted, _ = address.sockets[0].accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -112,6 +112,8 @@ def test_an_executor_that_fails_ends_requests_and_forgets_them() -> None:
     ("settings", "words"),
     [
         ({"method": "eagle3"}, "speculative method 'eagle3'"),
+        ({"method": None}, "speculative method 'None'"),
+        ({"method": ["suffix"]}, "speculative method"),
         ({"method": "sufix"}, "did you mean 'suffix'"),
         ({"tokens": 3}, "unknown key 'tokens'"),
         ({"row_costs": [[1, 1.0]]}, "unknown key 'row_costs'"),

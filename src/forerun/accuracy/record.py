@@ -9,14 +9,15 @@ from pathlib import Path
 
 from forerun.accuracy.golden import Golden, save_golden
 from forerun.accuracy.huggingface import HuggingFaceModel
-from forerun.checkpoint import Tokenizer, open_checkpoint
+from forerun.checkpoint import open_checkpoint
+from forerun.checkpoint.safe_tokenizer import SafeTokenizer
 from forerun.errors import ForerunError, one_line
 
 
 def record(model_path: str, prompts: Sequence[str], tokens: int, with_logits: bool = True) -> Golden:
     """Greedy answers of at most ``tokens`` tokens, as the checks expect them."""
     checkpoint = open_checkpoint(model_path)
-    tokenizer = Tokenizer(checkpoint.tokenizer_files, checkpoint.config.vocab_size)
+    tokenizer = SafeTokenizer(checkpoint.tokenizer_files, checkpoint.config.vocab_size)
     model = HuggingFaceModel.open(model_path)
     ends = frozenset(tokenizer.eos_token_ids)
     ids = [tokenizer.encode(prompt) for prompt in prompts]

@@ -1,10 +1,11 @@
-"""Prompts that stand in files: HumanEval's package, ShareGPT's JSON, JSON lines."""
+"""Files: prompts of HumanEval's package, of ShareGPT's JSON, of JSON lines; results written as a whole."""
 
 from __future__ import annotations
 
 import gzip
 import importlib.metadata
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,18 @@ from typing import Any
 from forerun.errors import ForerunError
 
 MOST_BYTES = 1 << 30
+
+
+def replace_file(path: Path, text: str, flag: str) -> None:
+    """Write a file as a whole or not at all. ``flag``: what named it, for the ForerunError."""
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text(text, "utf-8")
+        made.replace(path)
+    except OSError as error:
+        made.unlink(missing_ok=True)
+        raise ForerunError(f"{flag} cannot be written ({error.strerror})") from None
 
 
 def human_eval(path: str | None) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -11,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from forerun.bench.files import replace_file
 from forerun.bench.load import Result
 from forerun.bench.metrics import QUANTILES, llmperf_metrics, statistics, true_metrics
 from forerun.bench.tokens import Count
-from forerun.errors import ForerunError
 
 VERSION = "2023-08-31"
 """LLMPerf's own, of this layout."""
@@ -104,17 +103,5 @@ def write(folder: str, settings: Mapping[str, Any], figures: Mapping[str, Any], 
     }
     paths = Path(folder) / f"{name}_summary.json", Path(folder) / f"{name}_individual_responses.json"
     for path, value in zip(paths, (summary, each), strict=True):
-        _replace(path, json.dumps(value, indent=4) + "\n")
+        replace_file(path, json.dumps(value, indent=4) + "\n", f"--results-dir {folder}")
     return paths
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    made = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made.write_text(text, "utf-8")
-        made.replace(path)
-    except OSError as error:
-        made.unlink(missing_ok=True)
-        raise ForerunError(f"--results-dir {path.parent} cannot be written ({error.strerror})") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,26 +39,40 @@ def file_counter(path: Path) -> Count:
     """Count by a tokenizer.json. Raises ForerunError for a file that is none."""
     from tokenizers import Tokenizer
 
-    try:
-        return _of(Tokenizer.from_file(str(path)))
-    except Exception as error:  # the library raises plain Exception
-        raise ForerunError(f"{path} is not a tokenizer ({error})") from None
+    with _one_line(f"{path} is not a tokenizer"):
+        return _of(Tokenizer.from_file(str(path)), str(path))
 
 
 def hub_counter(name: str) -> Count:
     """Count by the tokenizer of a hub id, fetched once. Raises ForerunError."""
     from tokenizers import Tokenizer
 
-    try:
-        return _of(Tokenizer.from_pretrained(name))
-    except Exception as error:  # the library raises plain Exception
-        raise ForerunError(f"--tokenizer {name} cannot be fetched ({error}); give a folder with {FILE}") from None
+    with _one_line(f"--tokenizer {name} cannot be fetched; give a folder with {FILE}"):
+        return _of(Tokenizer.from_pretrained(name), name)
 
 
-def _of(tokenizer: Any) -> Count:
+def _of(tokenizer: Any, name: str) -> Count:
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return lru_cache(maxsize=4096)(lambda text: len(tokenizer.encode(text).ids))
+
+    @lru_cache(maxsize=4096)
+    def count(text: str) -> int:
+        with _one_line(f"the tokenizer {name} fails on a prompt"):
+            return len(tokenizer.encode(text).ids)
+
+    return count
+
+
+@contextmanager
+def _one_line(problem: str) -> Iterator[None]:
+    """Turn what the tokenizer library raises into a ForerunError: plain Exceptions, and panics, which are not even
+    those."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise ForerunError(f"{problem} ({error})") from None
 
 
 def server_counter(base_url: str, model: str) -> Count:

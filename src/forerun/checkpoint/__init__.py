@@ -57,6 +57,8 @@ def open_checkpoint(source: str) -> Checkpoint:
         from forerun.checkpoint.hf import open_hf_folder
 
         return open_hf_folder(hub.fetch(source), source)
+    if path.exists():
+        raise CheckpointError(f"'{source}' is neither a folder nor a file")
     hint = did_you_mean(source.lower(), default_model.NAMES) or _near(path)
     hub_form = f"the hub's model as {source}@main" if hub.is_hub_id(source) else "a hub id (org/name)"
     raise CheckpointError(

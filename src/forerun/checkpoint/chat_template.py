@@ -62,7 +62,9 @@ def render_chat(
             pieces.append(piece)
     except TemplateError as error:
         raise ChatTemplateError(f"chat template: {_one_line(error)}") from None
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError) as error:
+    except MemoryError:
+        raise ChatTemplateError("the chat template takes too much memory") from None
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
         raise ChatTemplateError(f"chat template failed: {type(error).__name__}: {_one_line(error)}") from None
     text = "".join(pieces)
     return _up_to_open_end(text) if continue_final_message else text

@@ -65,7 +65,11 @@ class SafeTokenizer(Tokenizer):
 
     def _value(self, what: str, **arguments: Any) -> Any:
         with self._turn:
-            answer = self._answer({"do": what, "with": _plain(arguments), "seconds": self._seconds})
+            try:
+                job = {"do": what, "with": _plain(arguments), "seconds": self._seconds}
+            except RecursionError:
+                raise ChatTemplateError("messages and variables of a chat are nested too deeply") from None
+            answer = self._answer(job)
         if "failed" in answer:
             raise CheckpointError(answer["failed"])
         if "refused" in answer:
@@ -90,7 +94,7 @@ class SafeTokenizer(Tokenizer):
         if origin.ended:
             return origin.refusal() or "tokenizer.json: the tokenizer library crashes on it; fetch it again"
         if seconds < self._seconds:
-            return "the tokenizer library crashes on this text; use another, or other tokenizer files"
+            return "the tokenizer library crashes on this text, or needs more than 1 GiB for it: use a shorter one"
         return f"preparing the prompt took longer than {self._seconds:g} s; use a shorter one, or correct chat_template"
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -193,17 +193,15 @@ def _one_line_for_panics() -> Iterator[None]:
 @contextmanager
 def _silent_library() -> Iterator[None]:
     """Keep what the library writes about its own panics from the terminal, unless other threads may write there too."""
-    if threading.active_count() > 1:
+    with ExitStack() as restored:
+        with suppress(OSError):  # no such stream, or no more of them
+            if threading.active_count() == 1:
+                kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+                restored.callback(os.close, kept)
+                restored.callback(os.dup2, kept, 2)
+                os.dup2(nowhere, 2)
+                os.close(nowhere)
         yield
-        return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _clean(text: str) -> str:

@@ -8,7 +8,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from forerun.bench.records import Session
 from forerun.bench.server_facts import server_facts
 from forerun.bench.sonnets import SEED, Lengths
 from forerun.bench.tokens import token_counter
+from forerun.cli.progress import progress
 from forerun.errors import ConfigError
 from forerun.host.machine import read_host
 
@@ -83,8 +85,8 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
 def run_load(args: argparse.Namespace) -> int:
     """Make the prompts, send them, print and write what came of them. 1 when nothing was completed."""
     prepared = prepare(args)
-    with _Progress() as progress:
-        result = run(prepared.target, prepared.sessions, prepared.plan, progress)
+    with requests_progress() as shown:
+        result = run(prepared.target, prepared.sessions, prepared.plan, shown)
     return _tell(args, result, prepared)
 
 
@@ -236,34 +238,23 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class _Progress:
-    """Requests done and time left: a bar in a terminal, a line every ten percent elsewhere."""
+@contextmanager
+def requests_progress() -> Iterator[Callable[[int, int], None]]:
+    """Yields what ``bench.load.run`` tells: a bar in a terminal, a line every ten percent elsewhere."""
+    if sys.stderr.isatty():
+        with progress("Requests") as bar:
+            yield lambda done, total: bar("", done, total)
+        return
+    told, began = 0, time.perf_counter()
 
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._told, self._began = 0, time.perf_counter()
-        self._bar = None
-        if console.is_terminal:
-            columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=console, transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("requests", total=None)
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total)
-        elif done * 10 // total > self._told:
-            self._told = done * 10 // total
-            left = (time.perf_counter() - self._began) / done * (total - done)
+    def show(done: int, total: int) -> None:
+        nonlocal told
+        if done * 10 // total > told:
+            told = done * 10 // total
+            left = (time.perf_counter() - began) / done * (total - done)
             say(f"{done} of {total} requests, {left:.0f} s left")
 
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    yield show
 
 
 def entry() -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from forerun.bench import tables
 from forerun.bench.charts import all_charts, drawn
 from forerun.bench.page import page
-from forerun.bench.runs import read_runs
+from forerun.bench.runs import Run, read_runs
 from forerun.errors import ForerunError
 
 
@@ -21,6 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Read, draw, write; prints the tables."""
     runs = read_runs(args.results)
+    try:
+        made, files = _made(runs)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ForerunError(f"{', '.join(args.results)}: not as forerun bench load writes results ({reason})") from None
+    _write(Path(args.output), files)
+    for title, table in made.items():
+        print(f"{title}\n\n{tables.as_markdown(table)}\n")
+    charts = sum(name.endswith(".png") for name in files)
+    print(f"{Path(args.output) / 'report.html'}: {len(runs)} runs, {charts} charts")
+    return 0
+
+
+def _made(runs: Sequence[Run]) -> tuple[dict[str, tables.Table], dict[str, bytes]]:
+    """The tables by their titles, and all files by their names."""
     made = {"Scenarios": tables.speculation_table(runs)}
     files: dict[str, bytes] = {tables.SPECULATION: tables.as_csv(made["Scenarios"]).encode()}
     pairs = tables.cache_pairs(runs)
@@ -30,11 +46,7 @@ def run_report(args: argparse.Namespace) -> int:
     charts = all_charts(runs)
     files |= {f"{name}.png": drawn(chart, "png") for name, chart in charts.items()}
     files["report.html"] = page(runs, made, {name: drawn(chart, "svg") for name, chart in charts.items()}).encode()
-    _write(Path(args.output), files)
-    for title, table in made.items():
-        print(f"{title}\n\n{tables.as_markdown(table)}\n")
-    print(f"{Path(args.output) / 'report.html'}: {len(runs)} runs, {len(charts)} charts")
-    return 0
+    return made, files
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 
-from forerun.errors import ConfigError, did_you_mean
+from forerun.errors import ConfigError, did_you_mean, one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,5 +40,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"{cache_folder()}: {len(found)} artifacts, {sum(entry.bytes for entry in found) / 1e6:.1f} MB")
     for entry in found:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.made))
-        print(f"  {entry.name}  {entry.bytes / 1e6:8.1f} MB  {made}  {entry.model}{entry.note and f' ({entry.note})'}")
+        print(
+            one_line(
+                f"  {entry.name}  {entry.bytes / 1e6:8.1f} MB  {made}  {entry.model}{entry.note and f' ({entry.note})'}"
+            )
+        )
     return 0

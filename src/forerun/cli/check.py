@@ -17,6 +17,9 @@ from forerun.errors import AccuracyError
 from forerun.runtime.step import Executor
 
 CONTEXT = 1024
+_MOST_CHARS = 64 << 20
+_CHARS_PER_TOKEN = 32
+"""More than any text has on average."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,11 @@ def compare(models: Models, ids: Sequence[int], context: int, tell: Progress) ->
 def read_text(path: Path) -> str:
     """The file's text. Raises AccuracyError with one line."""
     try:
-        return path.read_text("utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_CHARS + 1)
+        if len(text) > _MOST_CHARS:
+            raise AccuracyError(f"--text {path}: it has more than {_MOST_CHARS} characters; give a part of it")
+        return text
     except OSError as error:
         raise AccuracyError(f"--text {path}: it cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -107,7 +114,9 @@ def read_text(path: Path) -> str:
 
 def token_ids(tokenizer: Tokenizer, text: str, most: int | None) -> list[int]:
     """The text's first ``most`` tokens. Raises AccuracyError when there are not as many, or fewer than two."""
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text if most is None else text[: _CHARS_PER_TOKEN * most])
+    if most is not None and len(ids) <= most < len(text):  # a text of few, long tokens, or a short one
+        ids = tokenizer.encode(text)
     if most is not None and len(ids) < most:
         raise AccuracyError(f"--tokens {most}: the text has only {len(ids)} tokens")
     if len(ids) < 2:

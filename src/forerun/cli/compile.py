@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.cli.model_flags import add_model_flags, requested_settings
 from forerun.cli.progress import base_name, progress
+from forerun.errors import one_line
 from forerun.opening import ModelRequest, prepare
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compile and say what was chosen."""
     started = time.perf_counter()
-    request = ModelRequest(args.model, requested_settings(args), artifact=Path(args.output), compile="always")
+    output = Path(args.output).expanduser()
+    request = ModelRequest(args.model, requested_settings(args), artifact=output, compile="always")
     with progress(f"Compiling {base_name(args.model)}") as tell:
         artifact = prepare(request, progress=tell).artifact
     for line in (*artifact.notes, *quantization_lines(artifact)):
-        print(line)
+        print(one_line(line))
     size, seconds = artifact.weights_path().stat().st_size, time.perf_counter() - started
-    print(f"{args.output}: {size / 1e6:.1f} MB of weights, {seconds:.1f} s")
+    print(f"{one_line(args.output)}: {size / 1e6:.1f} MB of weights, {seconds:.1f} s")
     return 0
 
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from forerun.errors import ForerunError, one_line
 
 INTERRUPTED = 128 + signal.SIGINT
+_NO_THREAD = "can't start new thread"
+"""What Python says instead of an OSError."""
+_MEND = {
+    errno.EAGAIN: ": use fewer --threads, or raise the limits (ulimit -u, -v)",
+    errno.EMFILE: ": raise the limit (ulimit -n)",
+    errno.EFBIG: ": raise the limit (ulimit -f)",
+    errno.ENOSPC: ": make room",
+}
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run ``command``; returns its status, 1 after the line of a ForerunError or of missing memory, 130 after Ctrl-C.
+    """Run ``command``; returns its status, 1 after the line of a ForerunError or of what the system refuses (memory,
+    space, open files), 130 after Ctrl-C.
 
     What libraries warn of (an overflow in somebody's weights) is not for users: it is an error of ours, or nothing.
     """
@@ -25,12 +36,24 @@ def run_command(command: Callable[[], int]) -> int:
     with ctrl_c, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return command()
+            status = command()
+            sys.stdout.flush()
+            return status
         except ForerunError as error:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
             return 1
         except BrokenPipeError:  # the reader of our output has gone
+            _drop_output()
             return 0
+        except RuntimeError as error:
+            if str(error) != _NO_THREAD:
+                raise
+            print(f"error: {error}{_MEND[errno.EAGAIN]}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            _drop_output()
+            print(f"error: {one_line(refused_by_system(error))}", file=sys.stderr)
+            return 1
         except MemoryError:
             print("error: out of memory: give it more, or use a smaller model, --seq-len or batch", file=sys.stderr)
             return 1
@@ -40,6 +63,22 @@ def run_command(command: Callable[[], int]) -> int:
             # A library may have made another exception of it.
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
+
+
+def refused_by_system(error: OSError) -> str:
+    """What the system refused, and how that is mended where it is always the same."""
+    what = error.strerror or str(error)
+    if error.filename is not None:
+        what = f"{os.fsdecode(error.filename)}: {what}"
+    return f"{what}{_MEND.get(error.errno or 0, '')}"
+
+
+def _drop_output() -> None:
+    """Let what is still to be written go nowhere: Python would try once more at its end, and complain."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class _CtrlC:

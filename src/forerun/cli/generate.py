@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from forerun.errors import ConfigError
 
 if TYPE_CHECKING:
     from forerun.checkpoint.tokenizer import Tokenizer
+
+_MOST_CHARS = 64 << 20
+"""What standard input may have; any context has fewer."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         min_p=args.min_p, seed=args.seed,
     )  # fmt: skip
     prepared = prepare_model(args)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _standard_input() if prompt == "-" else prompt
     ids = prompt_ids(prepared.tokenizer, text, args.chat, args.system)
     model = prepared.load()
     with Generator(model.executor, model.tokenizer, settings=model.engine, draft=model.draft) as llm:
@@ -92,6 +96,16 @@ def _prompt(args: argparse.Namespace) -> str:
     if (args.text is None) == (args.prompt is None):
         raise ConfigError("give one prompt: forerun generate MODEL PROMPT, or --prompt PROMPT")
     return str(args.prompt if args.text is None else args.text)
+
+
+def _standard_input() -> str:
+    """As UTF-8, in every locale; what is none becomes replacement characters, as it does in an argument."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    text = sys.stdin.read(_MOST_CHARS + 1)
+    if len(text) > _MOST_CHARS:
+        raise ConfigError(f"standard input has more than {_MOST_CHARS} characters")
+    return text
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str, chat: bool | None, system: str | None) -> list[int]:

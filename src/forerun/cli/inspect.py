@@ -7,6 +7,8 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from forerun.errors import one_line
+
 if TYPE_CHECKING:
     from forerun.checkpoint import Checkpoint
     from forerun.compiler.artifact import Artifact
@@ -39,13 +41,14 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
         return 0
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts["tensors"].items())
-    print(f"Checkpoint: {args.model}, {checkpoint.config.family}, {checkpoint.config.num_hidden_layers} layers")
+    model = one_line(args.model)
+    print(f"Checkpoint: {model}, {checkpoint.config.family}, {checkpoint.config.num_hidden_layers} layers")
     print(f"  weights  {facts['parameters'] / 1e6:.1f} million in {len(checkpoint.tensors)} tensors: {kinds}")
     print(f"  context  {checkpoint.config.context_length} tokens")
     for note in checkpoint.notes:
-        print(f"  note     {note}")
+        print(f"  note     {one_line(note)}")
     if not compiled:
-        print(f"Not compiled yet: the first generate or serve does it, or forerun compile {args.model} --output FOLDER")
+        print(f"Not compiled yet: the first generate or serve does it, or forerun compile {model} --output FOLDER")
         return 0
     for entry in compiled[1:]:
         print(f"Also compiled, with other settings: {entry.path}")
@@ -100,13 +103,15 @@ def _show_artifact(args: argparse.Namespace, artifact: Artifact) -> int:
         print(json.dumps(document, indent=2))
         return 0
     model = artifact.config.model
+    family = one_line(model["family"])
     print(
-        f"Model: {model['family']}, {model['num_hidden_layers']} layers, hidden {model['hidden_size']}, "
+        f"Model: {family}, {model['num_hidden_layers']} layers, hidden {model['hidden_size']}, "
         f"vocabulary {model['vocab_size']}"
     )
-    print(f"Source: {artifact.manifest['source']} (compiled by forerun {artifact.manifest['forerun_version']})")
+    source, version = (one_line(artifact.manifest[key]) for key in ("source", "forerun_version"))
+    print(f"Source: {source} (compiled by forerun {version})")
     for note in artifact.notes:
-        print(f"Note: {note}")
+        print(f"Note: {one_line(note)}")
     print("\nQuantisation")
     for line in quantization_lines(artifact):
         print(f"  {line}")

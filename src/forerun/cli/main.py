@@ -33,17 +33,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         if words and not words[0].startswith("-"):
             overview.error(f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}")
-        if overview.parse_args(words).version:
-            from importlib.metadata import version
-
-            print(f"forerun {version('forerun')}")
-        else:
-            overview.print_help()
-        return 0
+        return run_command(lambda: _tell(overview, overview.parse_args(words).version))
     module = importlib.import_module(f"forerun.cli.{words[0]}")
     parser = Parser(prog=f"forerun {words[0]}", allow_abbrev=False, description=COMMANDS[words[0]])
     module.add_arguments(parser)
     return run_command(lambda: int(module.run(parser.parse_args(words[1:]))))
+
+
+def _tell(overview: Parser, version: bool) -> int:
+    if version:
+        from importlib import metadata
+
+        print(f"forerun {metadata.version('forerun')}")
+    else:
+        overview.print_help()
+    return 0
 
 
 if __name__ == "__main__":

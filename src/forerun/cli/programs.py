@@ -7,6 +7,7 @@ Imports as little as it can: until this module runs, Ctrl-C is answered by Pytho
 import sys
 
 try:
+    import os
     import signal
     from importlib import import_module
 except KeyboardInterrupt:
@@ -38,6 +39,7 @@ def _run(module: str, function: str) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from forerun.cli import address_space
 
+    _prepare_standard_streams()
     problem = "" if sys.argv[1:] == ["--version"] else address_space.refusal()
     if problem:
         return _fail(problem)
@@ -46,12 +48,24 @@ def _run(module: str, function: str) -> int:
         status: int = getattr(import_module(module), function)()
     except MemoryError:
         return _fail(address_space.failure() or "out of memory")
-    except (ImportError, OSError, SystemError):
+    except (ImportError, OSError, SystemError) as error:
         problem = address_space.failure()
+        if isinstance(error, OSError):
+            problem = problem or str(error)
         if not problem:
             raise
         return _fail(problem)
     return status
+
+
+def _prepare_standard_streams() -> None:
+    """Whoever closed one of them gets nothing there; no file of ours may take its number. Letters that a terminal does
+    not know are written as their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+    if getattr(sys.stdout, "errors", "") == "strict" or getattr(sys.stdout, "encoding", "") != "utf-8":
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _fail(line: str) -> int:

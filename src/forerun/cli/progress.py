@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forerun.errors import one_line
+
 if TYPE_CHECKING:
     import rich.progress
 
@@ -35,7 +37,7 @@ def progress(title: str) -> Iterator[Progress]:
 
 def base_name(model: str) -> str:
     """A model's name without the folders or the organisation before it."""
-    return Path(model).name or model
+    return one_line(Path(model).name or model)
 
 
 class _Lines:

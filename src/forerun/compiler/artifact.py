@@ -170,18 +170,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
+def new_artifact(path: Path, bytes_needed: int, elsewhere: str = "give another output folder") -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place when the block ends well, and vanishes otherwise.
 
-    Raises ArtifactError when the place is taken by something else, cannot be written, or lacks space.
+    Raises ArtifactError when the place is taken by something else, cannot be written, or lacks space; it ends with
+    ``elsewhere`` where another place would do.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))
     made: list[Path] = []
     part: Path | None = None
     claim = ExitStack()
     try:
         if path.exists() and not (path.is_dir() and (_is_artifact(path) or not any(path.iterdir()))):
-            raise ArtifactError(f"{path} exists and is no artifact; give another output folder")
+            raise ArtifactError(f"{path} exists and is no artifact; {elsewhere}")
         made = [folder for folder in path.parents if not folder.exists()]
         recover(path)
         remove_stale_folders(path.parent, _partial_prefix(path))
@@ -193,7 +194,7 @@ def new_artifact(path: Path, bytes_needed: int) -> Iterator[Path]:
         publish(part, path)
     except OSError as error:
         if part is None:
-            raise ArtifactError(f"{path}: cannot be written ({error.strerror}); give another output folder") from None
+            raise ArtifactError(f"{path}: cannot be written ({error.strerror}); {elsewhere}") from None
         reason = error.strerror or error
         raise ArtifactError(f"{path}: writing the artifact failed ({reason}); nothing was kept") from None
     finally:

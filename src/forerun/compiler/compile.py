@@ -32,7 +32,7 @@ from forerun.compiler.trace import trace
 from forerun.compiler.weights import StoredWeight, store_weight, stored_sizes
 from forerun.compiler.weights_file import WeightsFile
 from forerun.config import InferenceConfig, NeuronConfig
-from forerun.errors import CheckpointError, ConfigError
+from forerun.errors import CheckpointError, ConfigError, one_line
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, bytes done, bytes in all)"""
@@ -78,15 +78,21 @@ def _context(model: ModelConfig) -> str:
 
 def _model_json(checkpoint: Checkpoint) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(json.dumps(asdict(checkpoint.config)))
-    values["source"] = checkpoint.source
+    values["source"] = one_line(checkpoint.source)
     values["generation_config"] = dict(checkpoint.generation_config)
     return values
 
 
 def compile_checkpoint(
-    checkpoint: Checkpoint, config: NeuronConfig, output: Path, progress: Progress = lambda what, done, total: None
+    checkpoint: Checkpoint,
+    config: NeuronConfig,
+    output: Path,
+    progress: Progress = lambda what, done, total: None,
+    *,
+    elsewhere: str = "give another output folder",
 ) -> CompilePlan:
-    """Write the artifact to ``output``; on any error nothing is left there that was not there before.
+    """Write the artifact to ``output``; on any error nothing is left there that was not there before. ``elsewhere``:
+    what to do when that is no place to write to.
 
     Raises ConfigError, CheckpointError or ArtifactError with one line.
     """
@@ -97,7 +103,7 @@ def compile_checkpoint(
         )
     # A broken one is refused here, not by the artifact's first user.
     check_tokenizer(checkpoint.tokenizer_files, checkpoint.config.vocab_size)
-    with new_artifact(output, plan.weight_bytes + _ROOM) as folder:
+    with new_artifact(output, plan.weight_bytes + _ROOM, elsewhere) as folder:
         (folder / WEIGHTS).mkdir()
         for name, content in checkpoint.tokenizer_files.items():
             (folder / name).write_bytes(content)
@@ -161,7 +167,7 @@ def _manifest(
     return {
         "format_version": VERSION,
         "forerun_version": version("forerun"),
-        "source": checkpoint.source,
+        "source": one_line(checkpoint.source),
         "source_fingerprint": checkpoint.fingerprint,
         "tokenizer_files": sorted(checkpoint.tokenizer_files),
         "notes": list(checkpoint.notes),

@@ -8,6 +8,9 @@ from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.errors import ConfigError
 from forerun.runtime.step import Executor
 
+MOST = 1 << 24
+"""Of rows, sequences and tokens: more than any machine has."""
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -43,8 +46,9 @@ class EngineSettings:
             raise ConfigError(f"max_salt_share must be above 0 and at most 1, not {self.max_salt_share}")
         for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len", "prompt_logprobs_rows", "max_failures"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
+            if value is not None and not 1 <= value <= MOST:
+                bound = "at least 1" if value < 1 else f"at most {MOST}"
+                raise ConfigError(f"{name} must be {bound}, not {value}")
         if self.max_queued_requests < 0:
             raise ConfigError(f"max_queued_requests must not be negative, not {self.max_queued_requests}")
 

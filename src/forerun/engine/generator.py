@@ -54,6 +54,7 @@ class Generator:
             entropy=entropy,
         )
         self._numbers = count()
+        self._closed = False
 
     def generate(
         self,
@@ -78,6 +79,8 @@ class Generator:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         progress: Progress = lambda done, total: None,
     ) -> list[RequestOutput]:
+        if self._closed:
+            raise RequestError("this model is closed; open it again", "prompts")
         prompt_list = _as_list(prompts)
         param_list = _per_prompt(sampling_params, len(prompt_list))
         results: dict[str, RequestOutput] = {}
@@ -100,6 +103,7 @@ class Generator:
 
     def close(self) -> None:
         """Abort what is left and close the executor."""
+        self._closed = True
         self.engine.close()
 
     def __enter__(self) -> Generator:
@@ -148,4 +152,6 @@ def _per_prompt(
         return [params] * prompts
     if len(params) != prompts:
         raise RequestError(f"{len(params)} parameter sets for {prompts} prompts; give one, or one per prompt", "params")
+    if not all(each is None or isinstance(each, SamplingParams) for each in params):
+        raise RequestError("sampling_params must be SamplingParams, or a list of them", "params")
     return list(params)

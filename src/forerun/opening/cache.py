@@ -116,5 +116,5 @@ def cached_artifact(
         except ArtifactError:
             pass  # compiled again below, in one piece
     remove_left_overs()
-    compile_checkpoint(checkpoint, config, path, progress)
+    compile_checkpoint(checkpoint, config, path, progress, elsewhere="set FORERUN_CACHE to a folder of yours")
     return open_artifact(path, verify=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 from forerun.checkpoint import Checkpoint, open_checkpoint
 from forerun.checkpoint.safe_tokenizer import SafeTokenizer
+from forerun.checkpoint.tokenizer import Tokenizer
 from forerun.compiler.artifact import Artifact, open_artifact
 from forerun.compiler.compile import Progress, compile_checkpoint
 from forerun.config import NeuronConfig, difference_table, render_differences, require_match, with_run_time
@@ -75,9 +77,10 @@ def _with_draft(prepared: Prepared, drafts: SpeculativeConfig, say: Say, progres
     model = str(drafts.model)
     with about_draft(model):
         draft = prepare(draft_request(prepared.request, drafts, prepared.config), say, progress)
-    compare_tokenizers(prepared.tokenizer, draft.tokenizer, model)
+    prepared = replace(prepared, draft=draft)
+    compare_tokenizers(prepared.tokenizer, Tokenizer(*draft.tokenizer_parts()), model)
     say(f"Draft model {model}: up to {drafts.num_speculative_tokens} drafted + 1 tokens a step")
-    return replace(prepared, draft=draft)
+    return prepared
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,11 @@ class Prepared:
     @cached_property
     def tokenizer(self) -> SafeTokenizer:
         """The model's tokenizer, which no file of the model can hang or crash."""
-        return SafeTokenizer(self.artifact.tokenizer_files(), int(self.artifact.config.model["vocab_size"]))
+        return SafeTokenizer(*self.tokenizer_parts())
+
+    def tokenizer_parts(self) -> tuple[dict[str, bytes], int]:
+        """What the tokenizer is built from: its files, and how many tokens the model knows."""
+        return self.artifact.tokenizer_files(), int(self.artifact.config.model["vocab_size"])
 
     def executor(self) -> NativeExecutor:
         """Map the weights, reserve the cache, start the threads. Raises ArtifactError or ConfigError."""
@@ -171,8 +178,9 @@ def _find(request: ModelRequest, progress: Progress) -> Artifact:
     checkpoint = open_checkpoint(request.model)
     config = new_config(checkpoint, request)
     if named is not None:
-        compile_checkpoint(checkpoint, config, named, progress)
-        return open_artifact(named, verify=False)
+        place = Path(os.path.realpath(named))
+        compile_checkpoint(checkpoint, config, place, progress)
+        return open_artifact(place, verify=False)
     fixed = replace(request, settings=_without_run_time(request.settings))
     return cached_artifact(checkpoint, new_config(checkpoint, fixed), progress, recompile=request.compile == "always")
 

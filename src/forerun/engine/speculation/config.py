@@ -42,11 +42,10 @@ class SpeculativeConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
-        if self.method not in METHODS:
+        if not isinstance(self.method, str) or self.method not in METHODS:
             known = ", ".join(METHODS)
-            raise ConfigError(
-                f"speculative method '{self.method}': there is {known}{did_you_mean(self.method, METHODS)}"
-            )
+            hint = did_you_mean(str(self.method), METHODS)
+            raise ConfigError(f"speculative method '{self.method}': there is {known}{hint}")
         for name, high in (("num_speculative_tokens", MOST_TOKENS), ("prompt_lookup_min", 8), ("prompt_lookup_max", 8)):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= high:
