@@ -19,36 +19,7 @@ PORT=${PORT:-8000}
 REQUESTS=${REQUESTS:-10}
 INPUT_TOKENS=${INPUT_TOKENS:-1000}
 OUTPUT_TOKENS=${OUTPUT_TOKENS:-150}
-url="http://127.0.0.1:$PORT"
-server=""
-temporary=""
-
-stop_server() {
-    if [[ -n $server ]]; then
-        kill -TERM "$server" 2>/dev/null || true
-        wait "$server" 2>/dev/null || true
-        server=""
-    fi
-}
-
-clean_up() {
-    status=$?
-    trap - EXIT INT TERM
-    stop_server
-    if [[ -n $temporary ]]; then rm -rf "$temporary"; fi
-    exit "$status"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-if [[ $# -gt 0 ]]; then
-    folder=$1
-    mkdir -p "$folder"
-else
-    temporary=$(mktemp -d)
-    folder=$temporary
-fi
+source "$here/one_server.sh"
 
 # compile FLAGS...: what both scenarios share, and the flags of one.
 compile() {
@@ -98,18 +69,7 @@ serve() {
         --use-v2-block-manager \
         "$@" \
         --port "$PORT" >"$log" 2>&1 &
-    server=$!
-    until curl -sf -o /dev/null "$url/health"; do
-        if ! kill -0 "$server" 2>/dev/null; then
-            server=""
-            echo "the server did not start:" >&2
-            cat "$log" >&2
-            return 1
-        fi
-        sleep 0.1
-    done
-    # Something else may listen on the port, and ours may be about to say so.
-    grep -q "Application startup complete" "$log" || { echo "port $PORT belongs to another server" >&2; return 1; }
+    wait_for_server "$log"
 }
 
 # load NAME: the load test; its results go to the folder NAME.

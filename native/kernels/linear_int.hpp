@@ -180,8 +180,9 @@ void tile_panels(const LinearArgs& a, const PreparedRows& x, int panel) {
   const UnpackedPanels<F, Panels> w = {a.scratch + prepared_bytes(a.blocks), a.blocks};
   unpack_panels(a, panel, w);
   const int tiles = (a.rows + kTileRows - 1) / kTileRows;
-  const size_t coming = panel + Panels < a.panel_end ? FormatTraits<F>::bytes_of(a.blocks) * Panels : 0;
-  const uint8_t* ahead = a.weights + FormatTraits<F>::bytes_of(a.blocks) * (panel + Panels);
+  const size_t stride = FormatTraits<F>::bytes_of(a.blocks),
+               coming = panel + Panels < a.panel_end ? stride * Panels : 0;
+  const uint8_t* ahead = a.weights + stride * (panel + Panels);
   for (int tile = 0; tile < tiles; ++tile) {
     const int row = a.rows * tile / tiles, rows = a.rows * (tile + 1) / tiles - row;
     for (size_t at = coming * tile / tiles & ~size_t{63}; at < coming * (tile + 1) / tiles; at += 64)

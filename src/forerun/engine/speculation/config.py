@@ -54,7 +54,6 @@ class SpeculativeConfig:
                 )
         if self.prompt_lookup_min > self.prompt_lookup_max:
             raise ConfigError("prompt_lookup_min of --speculative-config must not exceed prompt_lookup_max")
-
         self._check_draft()
 
     def _check_draft(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 PRIOR: Mapping[int, float] = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.6, 16: 4.6, 32: 8.4, 64: 16.0}
 """Steps by rows over a step of one row, on a machine that nobody has measured yet."""
@@ -17,8 +17,8 @@ class LearntCosts:
     """Predicts the seconds of a step from its rows; every step that was run corrects it.
 
     The prediction is a level (seconds of one row, which moves with the context's length and the machine's mood) times a
-    shape (by rows, which is the machine's). ``shape``: measured ratios by rows, or PRIOR, which
-    also goes on where a measurement ends; ``level``: measured seconds of one row, if there are any.
+    shape (by rows, which is the machine's). ``shape``: measured ratios by rows, or PRIOR, which also goes on where a
+    measurement ends; ``level``: measured seconds of one row, if there are any.
     """
 
     def __init__(self, shape: Mapping[int, float] = PRIOR, level: float | None = None) -> None:
@@ -30,6 +30,11 @@ class LearntCosts:
         self._level = level
         self._seen: dict[int, int] = {}
         self._known = [self._shape(rows) for rows in range(_MOST + 1)]
+
+    @classmethod
+    def measured(cls, ratios: Sequence[tuple[int, float]]) -> LearntCosts:
+        """Begin with ``ratios`` by rows; with PRIOR where fewer than two say nothing of a shape."""
+        return cls(dict(ratios)) if len(ratios) > 1 else cls()
 
     @property
     def ready(self) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from forerun.engine.request import Request
 from forerun.engine.speculation.acceptance import Acceptance
 from forerun.engine.speculation.config import SpeculativeConfig
-from forerun.engine.speculation.costs import PRIOR as PRIOR_COSTS
 from forerun.engine.speculation.costs import LearntCosts, Price
 from forerun.engine.speculation.length import choose_lengths
 from forerun.engine.speculation.lookup import PRIOR, Draft, Lookup
@@ -20,7 +19,7 @@ class LookupDrafter:
     def __init__(self, config: SpeculativeConfig, costs: LearntCosts | None = None) -> None:
         """``costs``: what steps take; None: learnt, beginning with what ``config`` has measured."""
         self._config = config
-        self._costs = costs or LearntCosts(dict(config.row_costs) if len(config.row_costs) > 1 else PRIOR_COSTS)
+        self._costs = costs or LearntCosts.measured(config.row_costs)
         self._speakers: dict[Request, _Speaker] = {}
         self._price = Price()
 

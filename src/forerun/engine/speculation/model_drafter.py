@@ -12,7 +12,6 @@ from forerun.engine.request import Request
 from forerun.engine.sampling_rows import draft_rows
 from forerun.engine.speculation.acceptance import Acceptance
 from forerun.engine.speculation.config import SpeculativeConfig
-from forerun.engine.speculation.costs import PRIOR as PRIOR_COSTS
 from forerun.engine.speculation.costs import LearntCosts, Price
 from forerun.engine.speculation.draft_runs import DraftRuns, Piece
 from forerun.engine.speculation.length import choose_lengths
@@ -42,11 +41,10 @@ class ModelDrafter:
         costs: LearntCosts | None = None,
         fused: DraftingExecutor | None = None,
     ) -> None:
-        """``executor``: of the draft model; ``vocab_size``: of the target. ``fused``: the target, if it drafts itself.
-        ``costs``: what steps of the
-        target take; None: learnt, beginning with what ``config`` has measured."""
+        """``executor``: of the draft model; ``vocab_size``: of the target. ``costs``: what steps of the target take;
+        None: learnt, beginning with what ``config`` has measured. ``fused``: the target, if it drafts itself."""
         self._cap = config.num_speculative_tokens
-        self._costs = costs or LearntCosts(dict(config.row_costs) if len(config.row_costs) > 1 else PRIOR_COSTS)
+        self._costs = costs or LearntCosts.measured(config.row_costs)
         self._run_costs = _run_costs(config)
         self._price = Price()
         self._executor = executor
