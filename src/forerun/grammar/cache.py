@@ -12,7 +12,7 @@ from forerun.grammar.rules import rules_of
 if TYPE_CHECKING:
     from forerun.grammar.library import Compiler, Grammar, Vocabulary
 
-MOST_KEPT = 64
+MOST_KEPT = 32
 
 
 class Grammars:
@@ -50,6 +50,10 @@ class Grammars:
                     raise
                 self._keep(params, found)
         return found
+
+    def refuse(self, params: StructuredOutputsParams, reason: str) -> None:
+        """Remember why there is no such grammar."""
+        self._keep(params, GrammarError(reason))
 
     def _compiling(self) -> Compiler:
         if self._compiler is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import llguidance
@@ -62,7 +62,7 @@ class Vocabulary(Protocol):
         ...
 
     @property
-    def special_token_ids(self) -> Sequence[int]:
+    def special_token_ids(self) -> Collection[int]:
         """Tokens that are no text."""
         ...
 
