@@ -179,7 +179,8 @@ class StepReader {
 // Every array of a step: its name, its place, whose type is the array's, and its length.
 StepArrays read_step(StepReader& in, int vocab) {
   StepArrays s;
-  s.rows = s.seqs = s.table_width = s.sampled = s.adjust_count = s.allow_count = s.top_width = -1;
+  s.rows = s.seqs = s.table_width = s.sampled = s.adjust_count = s.allow_count = s.mask_count = s.mask_words =
+      s.top_width = -1;
   in.take("token_ids", s.token_ids, s.rows);
   in.take("positions", s.positions, s.rows);
   in.take_matrix("block_tables", s.block_tables, s.seqs, s.table_width);
@@ -197,6 +198,8 @@ StepArrays read_step(StepReader& in, int vocab) {
   in.take("adjust_rep", s.adjust_rep, s.adjust_count);
   in.take("allow_starts", s.allow_starts, s.sampled, 1);
   in.take("allow_ids", s.allow_ids, s.allow_count);
+  in.take("mask_rows", s.mask_rows, s.mask_count);
+  in.take_matrix("masks", s.masks, s.mask_count, s.mask_words);
   in.take("tokens", s.tokens, s.sampled);
   in.take("logprobs", s.logprobs, s.sampled);
   in.take_matrix("top_ids", s.top_ids, s.sampled, s.top_width);

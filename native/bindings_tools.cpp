@@ -35,8 +35,8 @@ void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t,
             In<int32_t, 1> top_k, In<float, 1> top_p, In<float, 1> min_p, In<uint64_t, 1> seed,
             In<int32_t, 1> num_logprobs, In<int32_t, 1> adjust_starts, In<int32_t, 1> adjust_ids,
             In<float, 1> adjust_add, In<float, 1> adjust_rep, In<int32_t, 1> allow_starts, In<int32_t, 1> allow_ids,
-            int global_topk, bool deterministic, Out<int32_t, 1> tokens, Out<float, 1> logprobs,
-            Out<int32_t, 2> top_ids, Out<float, 2> top_logprobs) {
+            In<int32_t, 1> mask_rows, In<uint32_t, 2> masks, int global_topk, bool deterministic,
+            Out<int32_t, 1> tokens, Out<float, 1> logprobs, Out<int32_t, 2> top_ids, Out<float, 2> top_logprobs) {
   const Kernels& kernels = kernels_for(isa);
   const size_t rows = logits.shape(0);
   need(vocab >= 1 && vocab <= 1 << 19 && logits.shape(1) >= static_cast<size_t>((vocab + 15) / 16 * 16),
@@ -54,6 +54,8 @@ void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t,
     need(adjust_ids.data()[i] >= 0 && adjust_ids.data()[i] < vocab, "adjust_ids");
   for (size_t i = 0; i < allow_ids.shape(0); ++i)
     need(allow_ids.data()[i] >= 0 && allow_ids.data()[i] < vocab, "allow_ids");
+  need(masks.shape(0) == mask_rows.shape(0), "masks need one row for each of mask_rows");
+  need(masks.shape(0) == 0 || masks.shape(1) == static_cast<size_t>((vocab + 31) / 32), "masks");
   const Pages memory(sample_scratch_bytes(vocab));
   SampleScratch scratch = carve_sample_scratch(memory.data(), vocab);
   for (size_t r = 0; r < rows; ++r) {
@@ -77,6 +79,8 @@ void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t,
     row.adjust_ids = adjust_ids.data() + adjust, row.adjust_add = adjust_add.data() + adjust;
     row.adjust_rep = adjust_rep.data() + adjust, row.adjust_count = adjust_count;
     row.allow_ids = allow_ids.data() + allow, row.allow_count = allow_count;
+    for (size_t m = 0; m < mask_rows.shape(0); ++m)
+      if (mask_rows.data()[m] == static_cast<int>(r)) row.mask = masks.data() + m * masks.shape(1);
     row.token = tokens.data() + r, row.logprob = logprobs.data() + r;
     row.top_width = static_cast<int>(top_ids.shape(1));
     row.top_ids = top_ids.data() + r * row.top_width, row.top_logprobs = top_logprobs.data() + r * row.top_width;
@@ -142,9 +146,9 @@ void bind_tools(nb::module_& m) {
   m.def("sample", &sample, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("vocab"), nb::arg("positions"),
         nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"), nb::arg("seed"),
         nb::arg("num_logprobs"), nb::arg("adjust_starts"), nb::arg("adjust_ids"), nb::arg("adjust_add"),
-        nb::arg("adjust_rep"), nb::arg("allow_starts"), nb::arg("allow_ids"), nb::arg("global_topk"),
-        nb::arg("deterministic"), nb::arg("tokens").noconvert(), nb::arg("logprobs").noconvert(),
-        nb::arg("top_ids").noconvert(), nb::arg("top_logprobs").noconvert(),
+        nb::arg("adjust_rep"), nb::arg("allow_starts"), nb::arg("allow_ids"), nb::arg("mask_rows"), nb::arg("masks"),
+        nb::arg("global_topk"), nb::arg("deterministic"), nb::arg("tokens").noconvert(),
+        nb::arg("logprobs").noconvert(), nb::arg("top_ids").noconvert(), nb::arg("top_logprobs").noconvert(),
         "Draw from given logits (changed in place); positions are those of the drawn tokens.");
   m.def(
       "read_bandwidth",

@@ -25,7 +25,7 @@ LAYERS = (
     ("compiler",),
     ("models",),
     ("checkpoint",),
-    ("config", "host"),
+    ("config", "grammar", "host"),
     ("json_text",),
     ("errors", "_native"),
 )

@@ -23,6 +23,16 @@ static void exclude_all_but_allowed(const SampleRow& row, float* kept) {
   for (int i = 0; i < row.allow_count; ++i) row.logits[row.allow_ids[i]] = kept[row.allow_ids[i]];
 }
 
+static void exclude_masked(const SampleRow& row) {
+  for (int begin = 0; begin < row.vocab; begin += 32) {
+    const uint32_t bits = row.mask[begin / 32];
+    const int n = row.vocab - begin < 32 ? row.vocab - begin : 32;
+    float* x = row.logits + begin;
+    if (bits == 0xffffffffu) continue;
+    for (int i = 0; i < n; ++i) x[i] = bits >> i & 1 ? x[i] : -kInfinity;
+  }
+}
+
 // Maxima of the row and of its blocks. False when there is a NaN or plus infinity, or nothing above minus infinity.
 static bool scan(const SampleRow& row, float* block_max, Logits& out) {
   const int padded = (row.vocab + 15) / 16 * 16, blocks = (row.vocab + kSampleBlock - 1) / kSampleBlock;
@@ -93,10 +103,9 @@ static void sample_row(const SampleRow& row, SampleScratch& scratch) {
   Logits l;
   adjust(row);
   if (!scan(row, scratch.block_max, l)) return;
-  if (row.allow_count > 0) {
-    exclude_all_but_allowed(row, scratch.weights);
-    if (!scan(row, scratch.block_max, l)) return;
-  }
+  if (row.allow_count > 0) exclude_all_but_allowed(row, scratch.weights);
+  if (row.mask != nullptr) exclude_masked(row);
+  if ((row.allow_count > 0 || row.mask != nullptr) && !scan(row, scratch.block_max, l)) return;
   int token = first_of_largest(l);
   const float top_scaled = l.top / row.temperature;  // beyond float32: the temperature is as good as 0
   if (row.temperature > 0.0f && top_scaled >= kLowest && top_scaled <= -kLowest)

@@ -25,6 +25,7 @@ struct SampleRow {
   int32_t adjust_count = 0;
   const int32_t* allow_ids = nullptr;  // [allow_count]; 0 allows every token
   int32_t allow_count = 0;
+  const uint32_t* mask = nullptr;  // bit i % 32 of word i / 32 is set where token i is possible; null: all are
   // Results
   int32_t* token = nullptr;       // -1 when the logits are not finite
   float* logprob = nullptr;       // NaN when not asked for or not finite

@@ -212,6 +212,8 @@ void Executor::sample(const Instruction& i, Rows rows, int thread) {
     row.adjust_count = s.adjust_starts[at + 1] - adjust;
     row.allow_ids = s.allow_ids + allow;
     row.allow_count = s.allow_starts[at + 1] - allow;
+    const int mask = first_mask(s, at);
+    if (mask < s.mask_count && s.mask_rows[mask] == at) row.mask = s.masks + static_cast<size_t>(mask) * s.mask_words;
     row.token = s.tokens + at;
     row.logprob = s.logprobs + at;
     row.top_width = s.top_width;

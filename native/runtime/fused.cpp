@@ -47,8 +47,8 @@ void FusedStep::check() const {
   check_step(f, draft_.limits());
   require(drafts_.rows == verify_->rows && drafts_.token_ids == verify_->token_ids,
           "drafts: token_ids are not those of the step");
-  require(drafts_.seqs == f.seqs && f.sampled == f.seqs && f.adjust_count == 0 && f.top_width == 0,
-          "drafts: the first run must sample one row of each sequence, without adjustments");
+  require(drafts_.seqs == f.seqs && f.sampled == f.seqs && f.adjust_count == 0 && f.mask_count == 0 && f.top_width == 0,
+          "drafts: the first run must sample one row of each sequence, without adjustments and masks");
   for (int s = 0; s < f.seqs; ++s) {
     const int last = f.query_starts[s + 1] - 1, length = drafts_.lengths[s];
     require(f.sample_rows[s] == last && f.num_logprobs[s] == -1,

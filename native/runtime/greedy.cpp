@@ -10,6 +10,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 bool only_greedy(const StepArrays& s, int first, int rows) {
   if (s.logits) return false;
+  const int mask = first_mask(s, first);
+  if (mask < s.mask_count && s.mask_rows[mask] < first + rows) return false;
   for (int r = first; r < first + rows; ++r)
     if (s.temperature[r] > 0.0f || s.num_logprobs[r] >= 0 || s.adjust_starts[r + 1] > s.adjust_starts[r] ||
         s.allow_starts[r + 1] > s.allow_starts[r])

@@ -1,5 +1,6 @@
 #include "runtime/step.hpp"
 
+#include <algorithm>
 #include <limits>
 
 namespace forerun {
@@ -45,9 +46,17 @@ void check_sampling(const StepArrays& s, const ExecutorLimits& l) {
   }
   for (int i = 0; i < s.allow_count; ++i)
     require(s.allow_ids[i] >= 0 && s.allow_ids[i] < l.vocab, "step: an allowed token is outside the vocabulary");
+  require(s.mask_count == 0 || s.mask_words == (l.vocab + 31) / 32, "step: masks must have a bit for every token");
+  for (int i = 0; i < s.mask_count; ++i)
+    require(s.mask_rows[i] >= 0 && s.mask_rows[i] < s.sampled && (i == 0 || s.mask_rows[i] > s.mask_rows[i - 1]),
+            "step: mask_rows must ascend within the sampled rows");
 }
 
 }  // namespace
+
+int first_mask(const StepArrays& s, int row) {
+  return static_cast<int>(std::lower_bound(s.mask_rows, s.mask_rows + s.mask_count, row) - s.mask_rows);
+}
 
 void check_step(const StepArrays& s, const ExecutorLimits& l) {
   require(s.rows >= 1 && s.rows <= l.max_rows,

@@ -34,6 +34,9 @@ struct StepArrays {
   const int32_t *adjust_starts = nullptr, *adjust_ids = nullptr, *allow_starts = nullptr, *allow_ids = nullptr;
   const float *adjust_add = nullptr, *adjust_rep = nullptr;
   int adjust_count = 0, allow_count = 0;
+  const int32_t* mask_rows = nullptr;  // [mask_count] sampled rows that have a mask, ascending
+  const uint32_t* masks = nullptr;     // [mask_count, mask_words]
+  int mask_count = 0, mask_words = 0;
   // results
   int32_t* tokens = nullptr;
   float* logprobs = nullptr;
@@ -45,6 +48,9 @@ struct StepArrays {
 
 // Throws std::invalid_argument when a size, index or value of the step lies outside the limits or its own arrays.
 void check_step(const StepArrays& s, const ExecutorLimits& limits);
+
+// The first mask of a row that is not before `row`, as an index of mask_rows.
+int first_mask(const StepArrays& s, int row);
 
 inline void require(bool ok, const std::string& message) {
   if (!ok) throw std::invalid_argument(message);

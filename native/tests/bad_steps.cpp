@@ -21,6 +21,8 @@ Step valid(Random& random, const Shape& shape) {
   step.sample_randomly(random, shape.vocab);
   if (step.adjust_ids.empty()) step.adjust_ids.push_back(1), step.adjust_add.push_back(0), step.adjust_rep.push_back(1);
   if (step.allow_ids.empty()) step.allow_ids.push_back(1);
+  step.mask_rows = {0, 2};
+  step.masks.assign(2 * ((shape.vocab + 31) / 32), 0x5a5a5a5au);
   step.adjust_starts.back() = static_cast<int32_t>(step.adjust_ids.size());
   step.allow_starts.back() = static_cast<int32_t>(step.allow_ids.size());
   return step;
@@ -73,6 +75,10 @@ std::vector<Fault> faults() {
       {"allow_starts that fall", [](Step& s, StepArrays&) { s.allow_starts[1] = INT_MAX; }},
       {"adjusted token outside", [](Step& s, StepArrays&) { s.adjust_ids[0] = 300; }},
       {"allowed token outside", [](Step& s, StepArrays&) { s.allow_ids[0] = INT_MIN; }},
+      {"mask of no row", [](Step& s, StepArrays&) { s.mask_rows[0] = -1; }},
+      {"mask behind the rows", [](Step& s, StepArrays&) { s.mask_rows.back() = 3; }},
+      {"two masks of a row", [](Step& s, StepArrays&) { s.mask_rows[1] = s.mask_rows[0]; }},
+      {"narrow masks", [](Step&, StepArrays& s) { --s.mask_words; }},
       {"adjust_rep 0", [](Step& s, StepArrays&) { s.adjust_rep[0] = 0; }},
   };
   for (int far : {INT_MAX, INT_MAX - 1, INT_MAX - 10, INT_MIN, -1})
@@ -117,11 +123,11 @@ void test_random_faults(Results& results, Executor& executor, const Shape& shape
     const StepArrays arrays = step.arrays(shape.vocab);
     std::vector<int32_t>* ints[] = {&step.token_ids,   &step.positions,    &step.query_starts, &step.block_tables,
                                     &step.sample_rows, &step.top_k,        &step.num_logprobs, &step.adjust_starts,
-                                    &step.adjust_ids,  &step.allow_starts, &step.allow_ids};
+                                    &step.adjust_ids,  &step.allow_starts, &step.allow_ids,    &step.mask_rows};
     std::vector<float>* floats[] = {&step.temperature, &step.top_p, &step.min_p, &step.adjust_add, &step.adjust_rep};
     for (int n = 1 + random.below(3); n > 0; --n) {
       if (random.below(3)) {
-        auto& array = *ints[random.below(11)];
+        auto& array = *ints[random.below(12)];
         array[random.below(static_cast<int>(array.size()))] = edges[random.below(16)];
       } else {
         auto& array = *floats[random.below(5)];

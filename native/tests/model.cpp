@@ -184,6 +184,7 @@ void Step::sample_greedy(int row) {
 
 void Step::sample_randomly(Random& random, int vocab) {
   adjust_ids.clear(), adjust_add.clear(), adjust_rep.clear(), allow_ids.clear();
+  mask_rows.clear(), masks.clear();
   const float temperatures[] = {0.0f, 0.3f, 1.0f, 4.0f}, shares[] = {1.0f, 0.9f, 0.2f, 1e-6f}, least[] = {0.0f, 0.1f};
   const int tops[] = {0, 1, 5, 1 << 30};
   for (size_t r = 0; r < sample_rows.size(); ++r) {
@@ -197,6 +198,9 @@ void Step::sample_randomly(Random& random, int vocab) {
     for (int n = random.below(3) * 3; n > 0; --n) allow_ids.push_back(random.below(vocab));
     adjust_starts[r + 1] = static_cast<int32_t>(adjust_ids.size());
     allow_starts[r + 1] = static_cast<int32_t>(allow_ids.size());
+    if (random.below(3)) continue;
+    mask_rows.push_back(static_cast<int32_t>(r));
+    for (int w = 0; w < (vocab + 31) / 32; ++w) masks.push_back(static_cast<uint32_t>(random.next()));
   }
 }
 
@@ -215,6 +219,8 @@ StepArrays Step::arrays(int vocab, int top_width) {
   s.adjust_add = adjust_add.data(), s.adjust_rep = adjust_rep.data();
   s.allow_starts = allow_starts.data(), s.allow_ids = allow_ids.data();
   s.adjust_count = static_cast<int>(adjust_ids.size()), s.allow_count = static_cast<int>(allow_ids.size());
+  s.mask_rows = mask_rows.data(), s.masks = masks.data();
+  s.mask_count = static_cast<int>(mask_rows.size()), s.mask_words = (vocab + 31) / 32;
   s.tokens = tokens.data(), s.logprobs = logprobs.data(), s.top_width = top_width;
   s.top_ids = top_ids.data(), s.top_logprobs = top_logprobs.data(), s.logits = logits.data();
   return s;

@@ -60,7 +60,8 @@ class Model {
 struct Step {
   std::vector<int32_t> token_ids, positions, query_starts{0}, block_tables, sample_rows;
   std::vector<float> temperature, top_p, min_p, adjust_add, adjust_rep;
-  std::vector<int32_t> top_k, num_logprobs, adjust_starts{0}, adjust_ids, allow_starts{0}, allow_ids;
+  std::vector<int32_t> top_k, num_logprobs, adjust_starts{0}, adjust_ids, allow_starts{0}, allow_ids, mask_rows;
+  std::vector<uint32_t> masks;
   std::vector<uint64_t> seed;
   int table_width = Model::kBlocks;
   std::vector<int32_t> tokens, top_ids;

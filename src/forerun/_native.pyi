@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
 UInt64 = NDArray[np.uint64]
+UInt32 = NDArray[np.uint32]
 Float32 = NDArray[np.float32]
 
 def usable_isas() -> list[str]:
@@ -42,6 +43,8 @@ def sample(
     adjust_rep: Float32,
     allow_starts: Int32,
     allow_ids: Int32,
+    mask_rows: Int32,
+    masks: UInt32,
     global_topk: int,
     deterministic: bool,
     tokens: Int32,

@@ -40,10 +40,10 @@ def test_tokens_are_those_of_the_logits(
 
 
 def test_company_that_wants_more(packed_model: MakeModel, start: Callable[..., NativeExecutor]) -> None:
-    """One row with log-probabilities, a temperature or a list sends the whole batch through logits."""
+    """One row with log-probabilities, a temperature, a list or a mask sends the whole batch through logits."""
     executor = start(packed_model("llama", "int4_f16_min"), threads=2)
     expected = executor.step(_greedy(12)).tokens
-    for change in ("num_logprobs", "temperature", "adjust", "allow"):
+    for change in ("num_logprobs", "temperature", "adjust", "allow", "mask"):
         batch = _greedy(12)
         rows = batch.sampling
         if change == "num_logprobs":
@@ -53,12 +53,16 @@ def test_company_that_wants_more(packed_model: MakeModel, start: Callable[..., N
         elif change == "adjust":
             rows.adjust_starts[6:] = 1
             rows = replace(rows, adjust_ids=expected[5:6], adjust_add=np.float32([-9]), adjust_rep=np.float32([1]))
+        elif change == "mask":
+            masks = np.full((1, -(-executor.vocab_size // 32)), 2**32 - 1, np.uint32)
+            masks[0, expected[5] // 32] ^= np.uint32(1 << expected[5] % 32)
+            rows = replace(rows, mask_rows=np.int32([5]), masks=masks)
         else:
             rows.allow_starts[6:] = 1
             rows = replace(rows, allow_ids=np.int32([7]))
         tokens = executor.step(replace(batch, sampling=rows)).tokens
         np.testing.assert_array_equal(np.delete(tokens, 5), np.delete(expected, 5))
-        if change in ("adjust", "allow"):
+        if change in ("adjust", "allow", "mask"):
             assert tokens[5] != expected[5]
 
 

@@ -76,6 +76,10 @@ def random_sampling(rng: np.random.Generator, rows: int, vocab: int) -> Sampling
 
     adjusted = rng.integers(0, 20, rows) * (rng.random() < 0.4)
     allowed = rng.integers(0, max(2, min(vocab, 200)), rows) * (rng.random() < 0.3)
+    masked = np.flatnonzero(rng.random(rows) < rng.choice([0, 0.5, 1])).astype(np.int32)
+    masks = rng.integers(0, 2**32, (len(masked), -(-vocab // 32)), dtype=np.uint32)
+    masks &= rng.integers(0, 2**32, masks.shape, dtype=np.uint32)
+    masks[rng.random(masks.shape) < rng.choice([0, 0.5, 0.99])] = rng.choice(np.array([0, 2**32 - 1], np.uint32))
     return SamplingRows(
         temperature=pick(np.float32, 0, 1e-38, 1e-3, 0.5, 1, 1, 2, 50),
         top_k=pick(np.int32, 0, 0, 1, 2, 50, vocab - 1, vocab, vocab + 3, int(rng.integers(vocab + 1))),
@@ -89,6 +93,8 @@ def random_sampling(rng: np.random.Generator, rows: int, vocab: int) -> Sampling
         adjust_rep=rng.choice([1, 1.3, 0.5, 2], adjusted.sum()).astype(np.float32),
         allow_starts=starts(allowed),
         allow_ids=rng.integers(0, vocab, allowed.sum()).astype(np.int32),
+        mask_rows=masked,
+        masks=masks,
     )
 
 

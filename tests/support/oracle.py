@@ -10,8 +10,8 @@ right tokens are follows from the prompt alone (``predict``). All arithmetic is 
   0x9E3779B97F4A7C15))``, token_j and position_j (int32, taken as uint32) as stored in the slot of position j. An
   empty slot stores -1, -1.
 - logit of token v: ``8 * float(mix(state + (v + 1) * 0x9E3779B97F4A7C15) >> 40) / 2^24``, exact in float32.
-- adjustments, allowed tokens and log-probabilities as in StepInput's contract; greedy is the largest logit, lowest
-  id on a tie.
+- adjustments, allowed tokens, masks and log-probabilities as in StepInput's contract; greedy is the largest logit,
+  lowest id on a tie.
 - temperature > 0: every surviving token's logit (float64) is divided by the temperature, and noise in [0, 8) is added:
   ``8 * (mix(key + (v + 1) * 0x9E3779B97F4A7C15) >> 40) / 2^24`` with ``key = mix(mix(seed + position) ^ cuts)``,
   position that of the drawn token, ``cuts`` = mix over the bit patterns of (temperature, top_p, min_p as float32,
@@ -189,6 +189,8 @@ def _sample(logits: Float32, rows: SamplingRows, positions: Int32) -> StepOutput
         allowed = rows.allow_ids[int(rows.allow_starts[r]) : int(rows.allow_starts[r + 1])]
         row = logits[r]
         _adjust(row, rows.adjust_ids[entries], rows.adjust_add[entries], rows.adjust_rep[entries], allowed)
+        for mask in rows.masks[rows.mask_rows == r]:
+            row[[not mask[t // 32] >> np.uint32(t % 32) & 1 for t in range(len(row))]] = -np.inf
         draw = Draw(
             float(rows.temperature[r]),
             int(rows.top_k[r]),
@@ -286,6 +288,10 @@ def _check_sampling(executor: Executor, rows: SamplingRows, count: int) -> None:
         _require(len(getattr(rows, name)) == count, f"{name} needs one entry per sampled row")
     for starts, ids in ((rows.adjust_starts, rows.adjust_ids), (rows.allow_starts, rows.allow_ids)):
         _check_lists(starts, ids, count, executor.vocab_size)
+    masked = rows.mask_rows.tolist()
+    _require(masked == sorted(set(masked) & set(range(count))), "mask_rows must ascend within the sampled rows")
+    words = -(-executor.vocab_size // 32)
+    _require(not masked or rows.masks.shape == (len(masked), words), "masks must have a bit for every token")
     _require(len(rows.adjust_add) == len(rows.adjust_rep) == len(rows.adjust_ids), "adjustment columns differ")
     _require(bool((rows.temperature >= 0).all()), "temperature must not be negative")
     _require(bool((rows.num_logprobs >= -1).all()), "num_logprobs must be at least -1")

@@ -24,8 +24,8 @@ class Tokenizer:
     generation_config.json.
 
     Attributes: vocab_size (highest id + 1), bos_token_id, eos_token_id, pad_token_id (int or None), eos_token_ids (all
-    ids that end a generation), special_tokens ("bos_token" -> text ...), generation_config (dict), files and rows
-    (what it was built from).
+    ids that end a generation), special_tokens ("bos_token" -> text ...), special_token_ids (which are no text),
+    generation_config (dict), files and rows (what it was built from).
     """
 
     def __init__(self, files: Mapping[str, bytes], rows: int | None = None) -> None:
@@ -54,7 +54,7 @@ class Tokenizer:
         state = {} if decoder is None else json.loads(decoder.__getstate__())
         self._pieces = TokenPieces(read_decoder(state), self._backend.id_to_token)
         added = self._backend.get_added_tokens_decoder()
-        self._special_ids = frozenset(number for number, token in added.items() if token.special)
+        self.special_token_ids = frozenset(number for number, token in added.items() if token.special)
         self.vocab_size = self._count(max(added, default=-1))
         self.bos_token_id = self._id_of("bos_token")
         self.eos_token_id = self._id_of("eos_token")
@@ -87,7 +87,7 @@ class Tokenizer:
 
     def detokenizer(self, skip_special_tokens: bool = True, context: Sequence[int] = ()) -> IncrementalDetokenizer:
         """Return a fresh detokenizer for one stream of tokens, which goes on where ``context`` (a prompt) ends."""
-        skipped = self._special_ids if skip_special_tokens else frozenset()
+        skipped = self.special_token_ids if skip_special_tokens else frozenset()
         return IncrementalDetokenizer(self._pieces, skipped, context)
 
     def token_bytes(self, token: int) -> bytes:

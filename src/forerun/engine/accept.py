@@ -9,7 +9,7 @@ from forerun.engine.drafts import DraftDesk, count_accepted
 from forerun.engine.outputs import FINISH_ERROR, FINISH_LENGTH, FINISH_STOP, Delta, TokenLogprob
 from forerun.engine.params import SamplingParams
 from forerun.engine.request import Request
-from forerun.engine.request_errors import NO_TOKEN
+from forerun.engine.request_errors import NO_TOKEN, TOO_COMPLEX
 from forerun.engine.scheduler import Scheduled
 from forerun.engine.scores import score_among, score_token
 from forerun.engine.stats import EngineCounters
@@ -64,10 +64,12 @@ class Acceptor:
         for place in range(right + 1):
             token = drawn[place]
             if token < 0:
-                stuck = nothing_left(request.params, request.stop_ids, request.output)
-                self._fail(request, delta, NO_TOKEN if stuck else _NOT_FINITE)
+                self._fail(request, delta, NO_TOKEN if _stuck(request) else _NOT_FINITE)
                 return delta
             request.append(token)
+            if request.constraint is not None and request.constraint.failure is not None:
+                self._fail(request, delta, f"{TOO_COMPLEX}: {request.constraint.failure}")
+                return delta
             self._counters.generation_tokens += 1
             delta.token_ids.append(token)
             if request.params.scores_answer:
@@ -118,14 +120,17 @@ def delta_of(request: Request, error: str | None = None) -> Delta:
 def push_text(request: Request, delta: Delta, token: int) -> None:
     """Add the text of ``token``, already appended, and find out whether it ends the request."""
     params, text = request.params, request.text
-    if request.ends_with(token):
+    stopped = request.ends_with(token)
+    if stopped:
         delta.finish_reason = FINISH_STOP
         delta.stop_reason = None if token in request.eos_ids else token
+    elif request.complete:
+        delta.finish_reason = FINISH_STOP
     elif request.num_tokens == request.max_total:
         delta.finish_reason = FINISH_LENGTH
     if text is None:
         return
-    if delta.finish_reason != FINISH_STOP or params.include_stop_str_in_output:
+    if not stopped or params.include_stop_str_in_output:
         piece, stop = text.push(token)
         delta.text += piece
         if stop is not None:
@@ -136,6 +141,12 @@ def push_text(request: Request, delta: Delta, token: int) -> None:
         delta.text += rest
         if stop is not None and delta.finish_reason == FINISH_LENGTH:
             delta.finish_reason, delta.stop_reason = FINISH_STOP, stop
+
+
+def _stuck(request: Request) -> bool:
+    """Whether nothing that is finite could have been drawn: parameters and form exclude each other."""
+    possible = None if request.constraint is None else request.constraint.behind()
+    return nothing_left(request.params, request.stop_ids, request.output, possible=possible)
 
 
 def _add_logprob(delta: Delta, params: SamplingParams, token: int, output: StepOutput, row: int) -> None:

@@ -15,10 +15,17 @@ Entries = tuple[Int32, Float32, Float32]  # token ids, what is added, repetition
 
 
 def nothing_left(
-    params: SamplingParams, stop_ids: Iterable[int], output: Sequence[int], vocab_size: int = 2**31
+    params: SamplingParams,
+    stop_ids: Iterable[int],
+    output: Sequence[int],
+    vocab_size: int = 2**31,
+    possible: NDArray[np.uint32] | None = None,
 ) -> bool:
-    """Whether the parameters forbid every token that could follow ``output``."""
+    """Whether the parameters forbid every token that could follow ``output``; ``possible``: a mask of those."""
     forbidden = forbidden_tokens(params, stop_ids, output)
+    if possible is not None:
+        left = set(np.flatnonzero(np.unpackbits(possible.view(np.uint8), bitorder="little")).tolist()) - forbidden
+        return left.isdisjoint(params.allowed_token_ids) if params.allowed_token_ids is not None else not left
     if params.allowed_token_ids is not None:
         return forbidden.issuperset(params.allowed_token_ids)
     return len(forbidden) >= vocab_size

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forerun.engine.adjust import nothing_left
+from forerun.engine.constraint import Form
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.request_errors import NO_TOKEN, ContextOverflowError, QueueFullError, RequestError
 from forerun.engine.text import DetokenizerFactory, TextStream
+from forerun.grammar import GrammarError, Grammars
 from forerun.kvcache import SequenceBlocks
 from forerun.runtime.step import Executor
 
@@ -22,11 +24,13 @@ PromptIds = Sequence[int] | NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Admitted:
-    """A prompt that was found servable: ids int32 [tokens]; ``max_total``: the most tokens, prompt and output."""
+    """A prompt that was found servable: ids int32 [tokens]; ``max_total``: the most tokens, prompt and output;
+    ``form``: the grammar of its answers."""
 
     ids: NDArray[np.int32]
     params: SamplingParams
     max_total: int
+    form: Form | None = None
 
 
 class Admission:
@@ -47,6 +51,7 @@ class Admission:
         entropy: Callable[[int], bytes] = os.urandom,
         max_model_len: int | None = None,
         capacity: int,
+        grammars: Grammars | None = None,
     ) -> None:
         """``max_model_len``: a limit below the executor's own."""
         self.limits = limits
@@ -57,6 +62,7 @@ class Admission:
         self._eos_ids = frozenset(token for token in eos_token_ids if 0 <= token < limits.vocab_size)
         self._detokenizer = detokenizer
         self._entropy = entropy
+        self.grammars = grammars or Grammars(None, executor.vocab_size)
 
     def check_room(self, unfinished: int, answers: int = 1) -> None:
         """Raise QueueFullError when ``answers`` more do not fit beside ``unfinished`` ones now, RequestError when they
@@ -75,7 +81,7 @@ class Admission:
         if nothing_left(params, stop_ids, (), self.limits.vocab_size):
             raise RequestError(NO_TOKEN, "allowed_token_ids")
         ids = self.prompt_ids(prompt)
-        return Admitted(ids, params, self._max_total(len(ids), params.max_tokens))
+        return Admitted(ids, params, self._max_total(len(ids), params.max_tokens), self._form(params))
 
     def requests(self, admitted: Admitted, request_id: str, arrival: float) -> list[Request]:
         """One request for each of the prompt's ``n`` answers."""
@@ -99,6 +105,7 @@ class Admission:
             kv=SequenceBlocks(params.cache_salt, self.table_width),
             text=self._text(admitted.ids.tolist(), params),
             arrival=arrival,
+            form=admitted.form,
         )
 
     def prompt_ids(self, prompt: PromptIds) -> NDArray[np.int32]:
@@ -115,6 +122,15 @@ class Admission:
             last = self.limits.vocab_size - 1
             raise RequestError(f"the prompt's token id {wrong} is out of vocabulary: ids are 0 to {last}", "prompt")
         return ids.astype(np.int32)
+
+    def _form(self, params: SamplingParams) -> Form | None:
+        """The grammar of the answers, compiled now unless it is known."""
+        if params.structured_outputs is None:
+            return None
+        try:
+            return self.grammars.compile(params.structured_outputs)
+        except GrammarError as error:
+            raise RequestError(f"structured output: {error}", "structured_outputs") from None
 
     def _check_length(self, length: int) -> None:
         if length < self.max_total:

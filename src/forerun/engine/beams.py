@@ -124,7 +124,7 @@ class BeamSearch:
         for place, (request, beam) in enumerate(self._live):
             for token, logprob in self._found[request]:
                 if math.isfinite(logprob):
-                    if token in request.stop_ids:
+                    if token in request.stop_ids or _completes(request, token):
                         self._ended.append(beam.then(self._score(request, token, logprob)))
                     else:
                         ways.append((beam.total + logprob, place, token, logprob))
@@ -196,6 +196,7 @@ class BeamSearch:
             kv=SequenceBlocks(params.cache_salt, len(first.kv.row)),
             text=None,
             arrival=first.times.arrival,
+            form=first.form,
         )
         beam.search, beam.times, beam.drafts, beam.status = self, first.times, False, Status.RESTING
         beam.was_admitted = bool(output)  # the prompt was looked up once
@@ -209,6 +210,11 @@ class BeamSearch:
         for place, seat in enumerate(self.seats):
             seat.num_cached = self.seats[0].num_cached
             yield seat, _answer(seat, ranked[place]) if place < len(ranked) else _failed(seat, NO_TOKEN)
+
+
+def _completes(beam: Request, token: int) -> bool:
+    """Whether the form lets nothing follow ``token``."""
+    return beam.constraint is not None and beam.constraint.ends_after(token)
 
 
 def _answer(seat: Request, beam: Beam) -> Delta:

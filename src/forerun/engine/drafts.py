@@ -148,6 +148,8 @@ class DraftDesk:
             self._refuse([request], f"token {wrong} is outside the vocabulary of {self._vocab_size}")
         elif len(ids) > length:
             self._refuse([request], f"{len(ids)} tokens where {length} were asked for")
+        if request.constraint is not None:
+            ids = request.constraint.cut(ids)
         return ids if request.drafts else []
 
     def _ask(self, requests: Sequence[Request], question: Callable[[Drafter], list[T]]) -> list[T] | None:

@@ -23,6 +23,7 @@ from forerun.engine.scheduler import Scheduled, Scheduler
 from forerun.engine.speculation.sources import make_drafter
 from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
+from forerun.grammar import Grammars
 from forerun.kvcache import KVCache, PrefixStats
 from forerun.runtime.step import Executor, StepInput, StepOutput
 
@@ -35,6 +36,7 @@ class Engine:
     Every request that ``add`` accepted ends with exactly one delta whose ``finish_reason`` is set: "stop",
     "length", "abort" or "error". ``clock`` (seconds, monotonic) and ``entropy`` (n -> n random bytes, for seeds
     that are not given) can be replaced. ``draft``: the draft model of the settings' speculation; the engine closes it.
+    ``grammars``: compiles the forms of answers; None: there are none.
     ``before_call`` runs when a step is ready, right before the executor gets it.
     """
 
@@ -50,6 +52,7 @@ class Engine:
         draft: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
+        grammars: Grammars | None = None,
     ) -> None:
         settings = settings or EngineSettings()
         self.settings = replace(settings, enable_prefix_caching=settings.enable_prefix_caching is not False)
@@ -62,6 +65,7 @@ class Engine:
             entropy=entropy,
             max_model_len=self.settings.max_model_len,
             capacity=self.step_limits.seqs + self.settings.max_queued_requests,
+            grammars=grammars,
         )
         self.clock = clock
         self.counters = EngineCounters()

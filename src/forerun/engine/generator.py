@@ -16,6 +16,7 @@ from forerun.engine.outputs import RequestOutput
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request_errors import RequestError
 from forerun.engine.text import Tokenizer
+from forerun.grammar import Grammars
 from forerun.runtime.step import Executor
 
 Prompt = str | Sequence[int]
@@ -52,6 +53,7 @@ class Generator:
             draft=draft,
             clock=clock,
             entropy=entropy,
+            grammars=None if tokenizer is None else Grammars(tokenizer, executor.vocab_size),
         )
         self._numbers = count()
         self._closed = False

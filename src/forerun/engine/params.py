@@ -9,6 +9,7 @@ from typing import Any
 
 from forerun.engine.request_errors import RequestError
 from forerun.errors import did_you_mean
+from forerun.grammar import StructuredOutputsParams
 
 _INT32_MAX = 2**31 - 1
 _GREEDY_BELOW = 1e-5
@@ -41,6 +42,8 @@ _OTHER_NAMES = {
     "top_logprobs": "logprobs",
     "random_seed": "seed",
     "num_beams": "use_beam_search",
+    "guided_decoding": "structured_outputs",
+    "response_format": "structured_outputs",
 }
 """What other libraries call them."""
 _FLAGS = ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens", "use_beam_search")
@@ -69,6 +72,7 @@ class SamplingParams:
     - ``use_beam_search``: nothing is drawn; the answers are the ``n`` likeliest ones that a search with ``n`` beams
       finds, best first (engine/beams.py). ``length_penalty``: what the length is raised to that a sum of
       log-probabilities is divided by; above 0 favours long answers.
+    - ``structured_outputs``: the form of the answer (forerun.grammar.StructuredOutputsParams).
     - ``priority``: lower is served earlier, under the "priority" policy. ``cache_salt``: prefixes are shared only
       between requests of the same salt.
     - ``detokenize`` False: token ids only, no text.
@@ -101,6 +105,7 @@ class SamplingParams:
     logprob_token_ids: tuple[int, ...] | None = None
     use_beam_search: bool = False
     length_penalty: float = 1.0
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __new__(cls, *_: Any, **settings: Any) -> SamplingParams:
         """Refuse names that are none, with the one that may be meant."""
@@ -125,6 +130,8 @@ class SamplingParams:
             raise RequestError("stop must be a non-empty string or a list of them", "stop")
         if not isinstance(self.cache_salt, str):
             raise RequestError("cache_salt must be a string", "cache_salt")
+        if not isinstance(self.structured_outputs, StructuredOutputsParams | None):
+            raise RequestError("structured_outputs must be StructuredOutputsParams", "structured_outputs")
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise RequestError("allowed_token_ids is empty: nothing could be drawn; leave it out", "allowed_token_ids")
         if self.use_beam_search:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forerun.engine.adjust import Adjustments
+from forerun.engine.constraint import Constraint, Form
 from forerun.engine.outputs import RequestTimes, TokenLogprob
 from forerun.engine.params import SamplingParams
 from forerun.engine.text import TextStream
@@ -33,10 +34,11 @@ class Request:
     ``tokens`` int32 [max_total] holds prompt and output, ``num_tokens`` of them known and final; the KV of the
     first ``num_computed`` is in ``kv``. ``stop_ids`` end it ("stop"), as does ``max_total`` ("length"). ``drafts``:
     whether speculative tokens are asked for. ``search``: the beam search that it is an answer or a beam of.
+    ``form``: the compiled grammar that it keeps to, ``constraint`` where it is in it.
     """
 
     __slots__ = (
-        "_min_total", "adjust", "drafts", "eos_ids", "finish_reason", "index", "kv", "max_total",
+        "_min_total", "adjust", "constraint", "drafts", "eos_ids", "finish_reason", "form", "index", "kv", "max_total",
         "num_accepted", "num_cached", "num_computed", "num_drafted",
         "num_prompt", "num_tokens", "output", "params", "prompt_scores",
         "request_id", "search", "seed", "sort_key", "status", "stop_ids", "text", "times", "tokens", "was_admitted",
@@ -55,6 +57,7 @@ class Request:
         kv: SequenceBlocks,
         text: TextStream | None,
         arrival: float,
+        form: Form | None = None,
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -74,6 +77,8 @@ class Request:
         self.kv = kv
         self.text = text
         self.adjust = Adjustments(params, prompt, self.stop_ids) if Adjustments.needed(params) else None
+        self.form = form
+        self.constraint = None if form is None else Constraint(form, self.stop_ids)
         self.prompt_scores: list[TokenLogprob | None] | None = None if params.prompt_logprobs is None else [None]
         self.times = RequestTimes(arrival)
         self.sort_key: tuple[int, ...] = (0, 0)
@@ -100,6 +105,8 @@ class Request:
         self.output.append(token)
         if self.adjust is not None:
             self.adjust.observe(token)
+        if self.constraint is not None:
+            self.constraint.accept(token)
 
     def retract(self) -> int:
         """Take the last drawn token back, whose KV is not computed yet, and return it."""
@@ -107,11 +114,18 @@ class Request:
         token = self.output.pop()
         if self.adjust is not None:
             self.adjust.forget(token)
+        if self.constraint is not None:
+            self.constraint.retract(token)
         return token
 
     def ends_with(self, token: int) -> bool:
         """Whether ``token``, just appended, is a stop token that counts."""
         return token in self.stop_ids and self.num_tokens > self._min_total
+
+    @property
+    def complete(self) -> bool:
+        """Whether its form lets nothing follow."""
+        return self.constraint is not None and self.constraint.ended
 
     def finish(self, reason: str) -> None:
         """End the request. It ends once: a second end is a defect of the engine."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from forerun.errors import ForerunError
 
-NO_TOKEN = "allowed_token_ids, bad words and min_tokens leave no token that could be drawn"
+NO_TOKEN = "allowed_token_ids, bad words, min_tokens and structured output leave no token that could be drawn"
 """Said of a request that forbids every token, at once or after some of its answer."""
+TOO_COMPLEX = "the form that is asked for became too complex"
+"""Said of a grammar that is too much work on the way."""
 
 
 class RequestError(ForerunError):

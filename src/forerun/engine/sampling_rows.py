@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from forerun.engine.adjust import Entries
 from forerun.engine.request import Request
 from forerun.engine.scheduler import Scheduled
-from forerun.runtime.step import SamplingRows
+from forerun.runtime.step import Int32, SamplingRows, UInt32
 
 _NO_ENTRIES: Entries = (np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))
 
@@ -31,6 +31,8 @@ class SamplingBuilder:
         if self._rows is None or drawing != self._last:
             self._last = drawing
             self._rows = _rows([request for request, draws in drawing for _ in range(draws)], None)
+            self._rows.mask_rows, self._rows.masks = _room_for_masks(plan)
+        _fill_masks(plan, self._rows.masks)
         return self._rows
 
     def _general(self, plan: list[Scheduled]) -> SamplingRows:
@@ -42,12 +44,15 @@ class SamplingBuilder:
             if item.draws:
                 owners += [item.request] * item.draws
                 entries += _draw_entries(item)
-        return _rows(owners, entries)
+        rows = _rows(owners, entries)
+        rows.mask_rows, rows.masks = _room_for_masks(plan)
+        _fill_masks(plan, rows.masks)
+        return rows
 
 
-def draft_rows(requests: Sequence[Request], drafted: Sequence[Sequence[int]]) -> SamplingRows:
-    """How a draft model draws: as the target will draw behind the same drafted tokens. Log-probabilities are not asked
-    for."""
+def draft_rows(requests: Sequence[Request], drafted: Sequence[Sequence[int]], vocab_size: int) -> SamplingRows:
+    """How a draft model of ``vocab_size`` tokens draws: as the target will draw behind the same drafted tokens.
+    Log-probabilities are not asked for."""
     entries: list[Entries | None] = []
     for request, draft in zip(requests, drafted, strict=True):
         adjust = request.adjust
@@ -62,7 +67,34 @@ def draft_rows(requests: Sequence[Request], drafted: Sequence[Sequence[int]]) ->
             adjust.forget(token)
     rows = _rows(list(requests), entries)
     rows.num_logprobs.fill(-1)
+    held = [place for place, request in enumerate(requests) if request.constraint is not None]
+    rows.mask_rows, rows.masks = np.array(held, np.int32), np.zeros((len(held), -(-vocab_size // 32)), np.uint32)
+    for place, row in zip(held, rows.masks, strict=True):
+        constraint = requests[place].constraint
+        assert constraint is not None
+        mask = constraint.behind(drafted[place])
+        row[: len(mask)] = mask[: len(row)]
     return rows
+
+
+def _room_for_masks(plan: list[Scheduled]) -> tuple[Int32, UInt32]:
+    """Which sampled rows have masks, and memory for these."""
+    held: list[int] = []
+    row = words = 0
+    for item in plan:
+        row += item.scores + item.draws
+        if item.draws and item.request.constraint is not None:
+            held += range(row - item.draws, row)
+            words = item.request.constraint.words
+    return np.array(held, np.int32), np.zeros((len(held), words), np.uint32)
+
+
+def _fill_masks(plan: list[Scheduled], masks: UInt32) -> None:
+    row = 0
+    for item in plan if len(masks) else ():
+        if item.draws and item.request.constraint is not None:
+            item.request.constraint.fill(item.draft, masks[row : row + item.draws])
+            row += item.draws
 
 
 def _draw_entries(item: Scheduled) -> list[Entries | None]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
 UInt64 = NDArray[np.uint64]
+UInt32 = NDArray[np.uint32]
 Float32 = NDArray[np.float32]
 
 
@@ -23,6 +24,8 @@ class SamplingRows:
     Adjustments (penalties, logit_bias, forbidden tokens) are lists in compressed rows: entries
     ``adjust_starts[r]:adjust_starts[r+1]`` apply ``l = l / rep if l > 0 else l * rep`` and then ``l += add`` to token
     ``adjust_ids``. Allowed lists (``allow_starts``, ``allow_ids``) exclude every other token; an empty list allows all.
+    Masks do the same bit by bit, for the sampled rows ``mask_rows`` (int32 [M], ascending) alone: ``masks`` uint32
+    [M, ceil(vocab / 32)], bit ``t % 32`` of word ``t // 32`` set where token t is possible.
     """
 
     temperature: Float32
@@ -37,6 +40,8 @@ class SamplingRows:
     adjust_rep: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
     allow_starts: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
     allow_ids: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    mask_rows: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    masks: UInt32 = field(default_factory=lambda: np.zeros((0, 0), np.uint32))
 
     @staticmethod
     def greedy(rows: int, num_logprobs: int = -1) -> SamplingRows:

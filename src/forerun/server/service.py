@@ -12,6 +12,7 @@ from dataclasses import asdict
 from itertools import count
 
 from forerun.engine import AsyncEngine, Engine
+from forerun.grammar import Grammars
 from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor
 from forerun.server.api_error import ApiError
@@ -51,6 +52,7 @@ class Service:
             limits=settings.caps.for_engine(executor.vocab_size),
             draft=model.draft,
             entropy=entropy,
+            grammars=Grammars(tokenizer, executor.vocab_size),
         )
         self.engine = AsyncEngine(engine, max_pending_deltas=settings.pending_deltas)
         self.max_model_len = self.engine.admission.max_model_len

@@ -77,18 +77,18 @@ class ModelDrafter:
         return Choice(lengths, choice.profit)
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
-        """All requests together, one run of the draft model a token; or later, within the step. Adjustments that follow
-        the drafted tokens are made here, between two runs."""
+        """All requests together, one run of the draft model a token; or later, within the step. Adjustments and
+        masks that follow the drafted tokens are made here, between two runs."""
         began = time.perf_counter()
-        pieces = self._pieces(requests)
-        if self._fused is not None and all(request.adjust is None for request in requests):
-            rows = draft_rows(requests, [[] for _ in requests])
+        pieces, vocab_size = self._pieces(requests), self._executor.vocab_size
+        if self._fused is not None and all(_draws_freely(request) for request in requests):
+            rows = draft_rows(requests, [[] for _ in requests], vocab_size)
             self._inner = _Inner(list(requests), lengths, self._runs.first(pieces, rows))
             self._seconds = time.perf_counter() - began
             return [[0] * length for length in lengths]
 
         def next_rows(places: Sequence[int], drafted: Sequence[Sequence[int]]) -> SamplingRows:
-            return draft_rows([requests[place] for place in places], drafted)
+            return draft_rows([requests[place] for place in places], drafted, vocab_size)
 
         running = time.perf_counter()
         drafts = self._runs.draft(pieces, lengths, next_rows)
@@ -219,6 +219,11 @@ class _Voice:
         if self._waited >= self._patience:
             self._patience = _PATIENCE // 4 if accepted else min(_MOST_PATIENCE, 2 * self._patience)
             self._waited = 0
+
+
+def _draws_freely(request: Request) -> bool:
+    """Whether what can be drawn does not depend on what was."""
+    return request.adjust is None and request.constraint is None
 
 
 def _buckets(length: int) -> list[int]:

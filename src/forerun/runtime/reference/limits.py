@@ -76,10 +76,23 @@ def check_sampling(sampling: SamplingRows, rows: int, vocab_size: int) -> None:
         _within(f"{kind}_ids", ids, vocab_size)
     for name in ("adjust_add", "adjust_rep"):
         _length(name, _array(name, getattr(sampling, name), np.float32, 1), len(sampling.adjust_ids))
+    check_masks(sampling, rows, vocab_size)
     if np.isnan(sampling.adjust_add).any() or (sampling.adjust_add == np.inf).any():
         raise ValueError("adjust_add must not be NaN or infinity")
     if not (np.isfinite(sampling.adjust_rep) & (sampling.adjust_rep > 0)).all():
         raise ValueError("adjust_rep must be finite and positive")
+
+
+def check_masks(sampling: SamplingRows, rows: int, vocab_size: int) -> None:
+    """Raise ValueError unless there is a mask of the whole vocabulary for each of ``mask_rows``."""
+    masked = _array("mask_rows", sampling.mask_rows, np.int32, 1)
+    _within("mask_rows", masked, rows)
+    if (np.diff(masked) <= 0).any():
+        raise ValueError("mask_rows must ascend")
+    _length("masks", _array("masks", sampling.masks, np.uint32, 2), len(masked))
+    words = -(-vocab_size // 32)
+    if len(masked) and sampling.masks.shape[1] != words:
+        raise ValueError(f"masks have {sampling.masks.shape[1]} words, expected {words}")
 
 
 def _array(name: str, value: object, dtype: type, dimensions: int) -> NDArray[Any]:

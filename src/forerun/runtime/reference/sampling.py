@@ -68,13 +68,16 @@ def adjust(logits: Float32, sampling: SamplingRows, row: int) -> Float32:
 
 
 def restrict(logits: Float32, sampling: SamplingRows, row: int) -> Float32:
-    """The row with minus infinity for every token that its allow list lacks; an empty list allows all."""
+    """The row with minus infinity for every token that its allow list or its mask lacks; an empty list allows all."""
     allowed = sampling.allow_ids[sampling.allow_starts[row] : sampling.allow_starts[row + 1]]
-    if not len(allowed):
-        return logits
-    kept = np.full_like(logits, _EXCLUDED)
-    kept[allowed] = logits[allowed]
-    return kept
+    if len(allowed):
+        kept = np.full_like(logits, _EXCLUDED)
+        kept[allowed] = logits[allowed]
+        logits = kept
+    for mask in sampling.masks[sampling.mask_rows == row]:
+        bits = np.unpackbits(mask.astype("<u4").view(np.uint8), bitorder="little")[: len(logits)]
+        logits = np.where(bits == 1, logits, _EXCLUDED)
+    return logits
 
 
 def possible(logits: Float32) -> Order:

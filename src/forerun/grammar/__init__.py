@@ -1,0 +1,12 @@
+"""The form of an answer: what is asked for, compiled to a grammar that says token by token what may come next.
+
+params   StructuredOutputsParams, in vLLM's names
+rules    from these to the rules of a grammar
+library  the grammar library: compiled grammars, and the state of one answer
+cache    compiled grammars by what they say
+"""
+
+from forerun.grammar.cache import Grammars
+from forerun.grammar.params import GrammarError, StructuredOutputsParams
+
+__all__ = ["GrammarError", "Grammars", "StructuredOutputsParams"]

@@ -1,0 +1,95 @@
+"""From the form that is asked for to the rules of a grammar, in Lark's language with JSON schemas as a part of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from forerun.grammar.params import GrammarError, StructuredOutputsParams, as_object
+
+WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
+"""Between the parts of JSON. Bounded: small models may otherwise never come to the next part."""
+_FORMATS = frozenset(
+    (
+        "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6",
+        "uri", "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer",
+        "relative-json-pointer", "regex",
+    )
+)  # fmt: skip
+"""Those of JSON Schema. All others are notes to readers."""
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_VALUES = ("enum", "const", "default", "examples")
+_IN_ONE_STEP = re.compile(r"\[[^\]\n]*\b(max_tokens|temperature|stop)\b[^\]\n]*\]\s*:")
+
+
+def rules_of(params: StructuredOutputsParams) -> str:
+    """Rules whose first symbol is ``start``. Raises GrammarError."""
+    kind = params.kind
+    if kind == "json":
+        assert params.json is not None
+        return f"start: {json_rule(as_object(params.json, 'json'), params)}"
+    if kind == "json_object":
+        return f"start: {json_rule({'type': 'object'}, params)}"
+    if kind == "regex":
+        assert params.regex is not None
+        return f"start: {regex_rule(params.regex)}"
+    if kind == "choice":
+        assert params.choice is not None
+        return "start: " + " | ".join(map(text_rule, dict.fromkeys(params.choice)))
+    assert params.grammar is not None
+    return lark_of(params.grammar)
+
+
+def json_rule(schema: Mapping[str, Any] | bool, params: StructuredOutputsParams) -> str:
+    """A symbol for JSON of a schema."""
+    if not isinstance(schema, Mapping):
+        schema = {} if schema else {"not": {}}
+    whole = _known(schema, params.disable_additional_properties)
+    pattern = {"whitespace_pattern": params.whitespace_pattern or WHITESPACE}
+    whole["x-guidance"] = {"whitespace_flexible": False} if params.disable_any_whitespace else pattern
+    return "%json " + json.dumps(whole)
+
+
+def text_rule(text: str) -> str:
+    """A symbol for exactly this text."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def regex_rule(regex: str) -> str:
+    """A symbol for what a regular expression matches as a whole."""
+    from forerun.grammar.library import regex_between_slashes
+
+    body = regex.removeprefix("^")
+    if body.endswith("$") and (len(body) - len(body[:-1].rstrip("\\"))) % 2:  # a sign, and not a character
+        body = body[:-1]
+    return f"/{regex_between_slashes(body)}/"
+
+
+def lark_of(grammar: str) -> str:
+    """The rules of a request's own grammar. Raises GrammarError for what is no grammar, or would look ahead."""
+    from forerun.grammar.library import lark_of_any
+
+    rules = lark_of_any(grammar)
+    found = _IN_ONE_STEP.search(rules)
+    if found:
+        raise GrammarError(f"grammar: rules with {found[1]} are not supported")
+    return rules
+
+
+def _known(schema: Any, closed: bool) -> Any:
+    """The schema without the formats that say nothing; ``closed``: objects have no more properties than named."""
+    if not isinstance(schema, Mapping):
+        return [_known(one, closed) for one in schema] if isinstance(schema, list | tuple) else schema
+    found: dict[str, Any] = {}
+    for name, value in schema.items():
+        if name in _VALUES:
+            found[name] = value
+        elif name in _MAPS and isinstance(value, Mapping):
+            found[name] = {key: _known(one, closed) for key, one in value.items()}
+        elif name != "format" or not isinstance(value, str) or value in _FORMATS:
+            found[name] = _known(value, closed)
+    if closed and "properties" in found:
+        found.setdefault("additionalProperties", False)
+    return found

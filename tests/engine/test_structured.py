@@ -1,0 +1,222 @@
+"""Answers of a given form: the same tokens however they are computed, and always of that form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import pytest
+
+from forerun.engine import CompletionOutput, Engine, RequestError, SamplingParams
+from forerun.engine.request import Request
+from forerun.engine.request_errors import NO_TOKEN
+from forerun.grammar import GrammarError, Grammars, StructuredOutputsParams
+from tests.engine.harness import EOS, ByteDetokenizer, QuietDrafter, run
+from tests.support.oracle import OracleExecutor
+
+VOCAB = 128
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "n": {"type": "integer", "minimum": -5, "maximum": 500},
+        "on": {"type": "boolean"},
+        "of": {"type": "array", "items": {"enum": ["x", "yy", None]}, "minItems": 1, "maxItems": 3},
+    },
+    "required": ["n", "on", "of"],
+    "additionalProperties": False,
+}
+FORMS = {
+    "json": StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True),
+    "regex": StructuredOutputsParams(regex="[ab]{3}(c|dd){2,9}e?"),
+    "choice": StructuredOutputsParams(choice=["yes", "no", "yes, but not yet"]),
+    "grammar": StructuredOutputsParams(grammar='root ::= "(" root ")" | [0-9]+ "."'),
+}
+PROMPTS = {name: [7 * place + k for k in range(5 + place)] for place, name in enumerate(FORMS)}
+
+
+class ByteVocabulary:
+    """Token id = byte value; EOS is no text."""
+
+    vocab_size = VOCAB
+    eos_token_ids: Sequence[int] = (EOS,)
+    special_token_ids: Sequence[int] = (EOS,)
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token])
+
+
+GRAMMARS = Grammars(ByteVocabulary(), VOCAB)
+
+
+def engine(executor: OracleExecutor | None = None, **others: Any) -> Engine:
+    return Engine(
+        executor or OracleExecutor(max_model_len=400, num_blocks=400),
+        eos_token_ids=(EOS,),
+        detokenizer=lambda skip, context: ByteDetokenizer(),
+        grammars=GRAMMARS,
+        **others,
+    )
+
+
+def params(name: str, **others: Any) -> SamplingParams:
+    return SamplingParams(
+        **{"max_tokens": 60, "temperature": 1.0, "seed": 3, "logprobs": 2, "structured_outputs": FORMS.get(name)}
+        | others
+    )
+
+
+def answer(asked: SamplingParams, prompt: Sequence[int] = (1, 2, 3), **others: Any) -> CompletionOutput:
+    made = engine(**others)
+    made.add("r", prompt, asked)
+    return run(made)["r"].outputs[0]
+
+
+def check(name: str, text: str) -> None:
+    if name == "json":
+        jsonschema.validate(json.loads(text), SCHEMA)
+    elif name == "regex":
+        assert re.fullmatch("[ab]{3}(c|dd){2,9}e?", text)
+    elif name == "choice":
+        assert text in ("yes", "no", "yes, but not yet")
+    else:
+        inner = text.strip("()")
+        assert inner[:-1].isdigit() and text == "(" * text.count("(") + inner + ")" * text.count("(")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("name", FORMS)
+def test_answers_have_their_form(name: str, temperature: float) -> None:
+    ends = []
+    for seed in range(12):
+        found = answer(params(name, temperature=temperature, seed=seed, max_tokens=80), [seed, 1])
+        ends.append(found.finish_reason)
+        if found.finish_reason == "stop":
+            check(name, found.text)
+            assert found.stop_reason is None
+    assert "stop" in ends and set(ends) <= {"stop", "length"}
+
+
+class Guesses(QuietDrafter):
+    """Guesses what the answers will be, now and then something else, and goes on past their ends."""
+
+    def __init__(self, truths: Mapping[str, Sequence[int]]) -> None:
+        super().__init__()
+        self._truths = truths
+
+    def guess(self, request: Request) -> Sequence[int]:
+        at = len(request.output)
+        draft = [*self._truths[request.request_id][at : at + 3], EOS, ord("{")]
+        if at % 5 == 4:
+            draft[at % 3] = (draft[at % 3] + 1) % VOCAB
+        return draft
+
+
+def answers(made: Engine, n: int = 1) -> dict[str, CompletionOutput]:
+    """Of requests with a form and without."""
+    for name, prompt in PROMPTS.items():
+        made.add(name, prompt, params(name))
+        made.add(f"free {name}", prompt, params("free"))
+    found = {name: output.outputs[0] for name, output in run(made).items()}
+    made.check()
+    return found
+
+
+def test_tokens_depend_on_nobody_and_on_no_way_to_compute_them() -> None:
+    alone = {name: answer(params(name), PROMPTS[name]) for name in FORMS}
+    alone |= {f"free {name}": answer(params("free"), PROMPTS[name]) for name in FORMS}
+    assert answers(engine()) == alone
+    tight = engine(OracleExecutor(num_blocks=30, block_size=4, max_rows=9, max_seqs=6, max_model_len=100))
+    assert answers(tight) == alone and tight.counters.preemptions > 0
+    again = engine(OracleExecutor(num_blocks=400, block_size=2, max_model_len=400))
+    assert answers(again) == alone and answers(again) == alone and again.stats().prefix_hits > 0
+    drafter = Guesses({name: output.token_ids for name, output in alone.items()})
+    for executor in (None, OracleExecutor(num_blocks=40, block_size=4, max_rows=17, max_seqs=6, max_model_len=100)):
+        drafting = engine(executor, drafter=drafter)
+        assert answers(drafting) == alone and drafting.counters.accepted_draft_tokens > 20
+
+
+def test_drafts_end_where_they_leave_the_form() -> None:
+    form = FORMS["choice"]
+    drafter = Guesses({"r": [ord(letter) for letter in "yes!"]})
+    made = engine(drafter=drafter)
+    made.add("r", [1], params("choice", structured_outputs=form, logit_bias={ord("n"): -100.0}))
+    found = run(made)["r"].outputs[0]
+    assert found.text.startswith("yes") and made.counters.draft_tokens == 2, "of e, s, !, and the rest"
+
+
+def test_every_answer_of_several_and_of_a_search_has_the_form() -> None:
+    made = engine()
+    made.add("n", [5], params("regex", n=5))
+    made.add("search", [5], params("choice", n=3, use_beam_search=True, logprobs=None))
+    texts: dict[tuple[str, int], str] = {}
+    while made.busy:
+        for delta in made.step():
+            key = (delta.request_id, delta.index)
+            texts[key] = texts.get(key, "") + delta.text
+            assert delta.finish_reason in (None, "stop")
+    assert len(texts) == 8
+    for (name, _), text in texts.items():
+        check("regex" if name == "n" else "choice", text)
+    assert sorted(text for (name, _), text in texts.items() if name == "search") == ["no", "yes", "yes, but not yet"]
+
+
+def test_ends_come_exactly_where_the_form_is_complete() -> None:
+    for name in FORMS:
+        complete = answer(params(name, ignore_eos=True, max_tokens=90))
+        assert EOS not in complete.token_ids
+    bias = {EOS: 100.0}
+    check("regex", answer(params("regex", logit_bias=bias)).text)
+    assert answer(params("choice", logit_bias={**bias, ord("n"): -100.0})).text == "yes"
+    longer = answer(params("choice", logit_bias={**bias, ord("n"): -100.0}, min_tokens=5))
+    assert longer.text == "yes, but not yet"
+    assert answer(params("choice", logit_bias={ord("y"): -100.0}, min_tokens=30)).text == "no", "nothing can follow"
+    stop = answer(params("choice", stop_token_ids=[ord(",")], logit_bias={ord("n"): -100.0, ord(","): 100.0}))
+    assert (stop.text, stop.stop_reason) == ("yes", ord(","))
+    early = answer(params("choice", stop_token_ids=[ord("s")]))
+    assert early.text == "no" or early.finish_reason == "error"
+
+
+def test_log_probabilities_are_those_of_what_may_come() -> None:
+    scores = answer(params("choice", logprobs=3)).logprobs
+    assert scores is not None
+    assert {token for token, _ in scores[0].top if token >= 0} >= {ord("n"), ord("y")}
+    assert scores[1].logprob == 0.0 and scores[1].top[0][0] == scores[1].token_id
+
+
+def test_parameters_that_leave_nothing_are_said_to() -> None:
+    found = answer(params("choice", allowed_token_ids=[ord("q")]))
+    assert (found.finish_reason, found.error) == ("error", NO_TOKEN)
+    made = engine()
+    made.add("good", [1], params("choice"))
+    made.add("bad", [1], params("choice", bad_words_ids=[[ord("n")], [ord("y")]]))
+    ended = {name: output.outputs[0].finish_reason for name, output in run(made).items()}
+    assert ended == {"good": "stop", "bad": "error"}
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"json": {"type": "nonsense"}}, "nonsense"),
+        ({"json": {"type": "integer", "minimum": 5, "maximum": 4}}, "minimum"),
+        ({"json": False}, "json"),
+        ({"regex": "("}, "regex"),
+        ({"regex": "(?=a)b"}, "look-around"),
+        ({"grammar": "root = 5"}, "grammar"),
+        ({"grammar": 'start: a "x"\na: a "y"'}, "form"),
+        ({"regex": ""}, "non-empty"),
+    ],
+)
+def test_forms_that_no_answer_can_have_are_refused(form: Mapping[str, Any], words: str) -> None:
+    with pytest.raises((RequestError, GrammarError), match=words) as caught:
+        engine().add("r", [1], replace(params("free"), structured_outputs=StructuredOutputsParams(**form)))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_vocabulary_every_form_is_refused() -> None:
+    made = Engine(OracleExecutor())
+    with pytest.raises(RequestError, match="structured output needs a tokenizer"):
+        made.add("r", [1], params("choice"))
