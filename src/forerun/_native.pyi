@@ -99,9 +99,9 @@ def suffix_draft(
     """Up to ``limit`` guesses of what comes after the sequence of ``sources[0]``: tokens, buckets and chances.
 
     Every source answers with what most often followed the longest context of at least ``min_order`` tokens that it
-    knows; the answer with the largest chance counts. ``chances``: float32 [len(sources) * SUFFIX_BUCKETS], how often
-    guesses of a bucket (source * SUFFIX_BUCKETS + suffix_bucket) are right, times ``scales`` [len(sources)]. Ends where nobody answers, or where the
-    draft so far is right less often than ``least``."""
+    knows; the answer with the largest chance counts: ``chances``, float32 [len(sources) * SUFFIX_BUCKETS], how often
+    guesses of a bucket (source * SUFFIX_BUCKETS + suffix_bucket) are right, times ``scales`` [len(sources)], at most
+    0.99. Ends where nobody answers, or where the draft so far is right less often than ``least``."""
 
 class ThreadTeam:
     """Threads that run a step together, the caller among them; executors may share a team."""

@@ -61,9 +61,8 @@ def test_a_file_gives_the_same_table(tmp_path: Path) -> None:
         assert np.array_equal(getattr(again, name), getattr(table, name))
     own = SuffixIndex(8, 100)
     own.extend(np.array([9, 1, 2], np.int32))
-    guess = suffix_draft(
-        [own, None, again.index()], np.ones(3 * SUFFIX_BUCKETS, np.float32), np.ones(3, np.float32), 1, 1, 0.0
-    )
+    chances, scales = np.ones(3 * SUFFIX_BUCKETS, np.float32), np.ones(3, np.float32)
+    guess = suffix_draft([own, None, again.index()], chances, scales, 1, 1, 0.0)
     assert guess[0] == [3]
 
 

@@ -35,9 +35,9 @@ class SpeculativeConfig:
     ``suffix_decoding_max_cached_requests``: answers that later requests of the same cache salt look drafts up in.
     ``table``: a file of the model's frequent continuations; None: the one that comes with the model, if one does;
     NO_TABLE: none. ``model``: the draft model (a checkpoint or an artifact), ``compiled``: the folder of its artifact,
-    ``quantization``: its format, ``fused``: draft and verify in one native call; ``lookup``: take drafts from words that
-    were said before as well, where they promise more. No keys of the JSON, as measured on this host: ``row_costs``,
-    steps by rows over a step of one row, and ``draft_costs``, seconds of the draft model's runs by rows.
+    ``quantization``: its format, ``fused``: draft and verify in one native call; ``lookup``: take drafts from words
+    that were said before as well, where they promise more. No keys of the JSON, as measured on this host:
+    ``row_costs``, steps by rows over a step of one row, and ``draft_costs``, seconds of the draft model's runs by rows.
     """
 
     method: str = "suffix"

@@ -46,6 +46,5 @@ class Lookup:
 
     def draft(self, limit: int, acceptance: Acceptance) -> Draft:
         """At most ``limit`` guesses."""
-        return Draft(
-            *suffix_draft(self._sources, acceptance.blended, acceptance.scales, limit, self._min_order, _LEAST)
-        )
+        chances, scales = acceptance.blended, acceptance.scales
+        return Draft(*suffix_draft(self._sources, chances, scales, limit, self._min_order, _LEAST))
