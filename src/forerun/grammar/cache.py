@@ -7,7 +7,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, cast
 
 from forerun.grammar.params import GrammarError, StructuredOutputsParams
-from forerun.grammar.rules import rules_of
 
 if TYPE_CHECKING:
     from forerun.grammar.library import Compiler, Grammar, Vocabulary
@@ -44,7 +43,7 @@ class Grammars:
             found = self.known(params)
             if found is None:
                 try:
-                    found = self._compiling().compile(rules_of(params))
+                    found = self._compiling().compile(params)
                 except GrammarError as error:
                     self._keep(params, error)
                     raise

@@ -9,7 +9,6 @@ from typing import Any
 
 from forerun.grammar.library import Compiler, Vocabulary
 from forerun.grammar.params import GrammarError, StructuredOutputsParams
-from forerun.grammar.rules import rules_of
 
 SECONDS = 8.0
 """For one compilation, and for preparing the vocabulary before the first."""
@@ -26,7 +25,7 @@ def refusal(vocabulary: Vocabulary, asked: Mapping[str, Any], rows: int) -> str 
         _compilers[rows] = Compiler(vocabulary, rows)
     before = _memory()
     try:
-        grammar = _compilers[rows].compile(rules_of(StructuredOutputsParams(**asked)))
+        grammar = _compilers[rows].compile(StructuredOutputsParams(**asked))
     except GrammarError as error:
         return str(error)
     grown = _memory() - before
