@@ -132,12 +132,12 @@ class Executor:
     def add(self, instruction: Mapping[str, object], /) -> None:
         """Append one instruction."""
 
-    def bind_step(self, arrays: Mapping[str, object]) -> None:
-        """Remember the arrays of a step by their names in forerun.runtime.step: those of StepInput, SamplingRows and
+    def bind_step(self, arrays: Mapping[str, object]) -> BoundStep:
+        """Take the arrays of a step by their names in forerun.runtime.step: those of StepInput, SamplingRows and
         StepOutput. ``logits`` may be None. Raises TypeError or ValueError for types and lengths that do not fit."""
 
-    def step(self) -> None:
-        """One engine step with the bound arrays, as their contents are now."""
+    def step(self, bound: BoundStep) -> None:
+        """One engine step with these arrays, as their contents are now."""
 
     @property
     def slots_used(self) -> int:
@@ -163,14 +163,17 @@ class Executor:
     def kv_bytes(self) -> int:
         """Memory of the KV pool."""
 
+class BoundStep:
+    """The arrays of a step, checked against an executor's sizes and kept alive."""
+
 class FusedStep:
     """Drafts with one executor and verifies with another, in one call."""
 
     def __init__(self, target: Executor, draft: Executor, /) -> None:
         """Raises ValueError unless both work with one team."""
 
-    def step(self, first: Mapping[str, object], drafts: Mapping[str, object]) -> None:
-        """The step bound to the target, behind the runs of the draft: ``first``, the arrays of its first run, and
+    def step(self, bound: BoundStep, first: Mapping[str, object], drafts: Mapping[str, object]) -> None:
+        """The target's step ``bound``, behind the runs of the draft: ``first``, the arrays of its first run, and
         ``drafts``: lengths and places of forerun.runtime.step.DraftRows, and the target's token_ids, which are
         written."""
 

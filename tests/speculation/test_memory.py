@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from forerun._native import SUFFIX_BUCKETS, SuffixIndex, suffix_draft
-from forerun.engine import Engine, EngineSettings, SamplingParams
+from forerun.engine import Engine, SamplingParams
+from forerun.engine.request import Request
 from forerun.engine.speculation import memory
 from forerun.engine.speculation.config import SpeculativeConfig
+from forerun.engine.speculation.drafter import LookupDrafter
+from forerun.engine.speculation.length import Choice
 from forerun.engine.speculation.memory import Memory
 from tests.engine.harness import ScriptedExecutor, run
+from tests.speculation.test_lookup_drafter import FreeRows
 
 EVERY, ONES = np.full(2 * SUFFIX_BUCKETS, 0.75, np.float32), np.ones(2, np.float32)
 
@@ -62,12 +68,19 @@ def test_nothing_is_kept() -> None:
     assert kept.words("") is None
 
 
+class Eager(LookupDrafter):
+    """Looks in each step: those of a scripted executor are shorter than a look."""
+
+    def weigh(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Choice:
+        return self._look(requests, limits, most)
+
+
 def test_the_second_answer_takes_fewer_steps() -> None:
     script = np.random.default_rng(5).permutation(60).tolist()
 
     def steps(answers: int, salts: list[str]) -> list[int]:
         config = SpeculativeConfig(suffix_decoding_max_cached_requests=answers)
-        engine = Engine(ScriptedExecutor(script), settings=EngineSettings(speculative_config=config))
+        engine = Engine(ScriptedExecutor(script), drafter=Eager(config, FreeRows()))
         taken = []
         for number, salt in enumerate(salts):
             before = engine.counters.steps

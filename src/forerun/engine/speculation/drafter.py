@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from forerun._native import SuffixIndex
@@ -16,8 +17,10 @@ from forerun.engine.speculation.priors import PRIOR, SOURCES
 from forerun.runtime.step import DraftRows
 
 _PATIENCE, _MOST_REST = 8, 16
-"""Looks in vain after which one step more is left out for each further one, and how many at most: looking costs time
-too."""
+"""Looks that do not earn their own time, after which one step more is left out for each further one, and how many at
+most."""
+_GAIN_RATE = 0.1
+_LEAST = 0.02
 
 
 class LookupDrafter:
@@ -34,6 +37,7 @@ class LookupDrafter:
         self._memory = Memory(config.suffix_decoding_max_cached_requests)
         self._speakers: dict[Request, _Speaker] = {}
         self._price = Price()
+        self._gain = 0.0  # seconds that a look wins, lately
         self._vain = self._rest = 0
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
@@ -48,15 +52,21 @@ class LookupDrafter:
         if self._rest:
             self._rest -= 1
             return nothing
-        speakers = [self._speaker(request) for request in requests]
-        cap = self._config.num_speculative_tokens
-        for speaker, limit in zip(speakers, limits, strict=True):
-            speaker.look(min(limit, cap))
-        chances = [speaker.draft.chances for speaker in speakers]
-        choice = choose_lengths(chances, len(requests), self._costs, self._price.value, most)
-        self._vain = 0 if choice.profit else min(self._vain + 1, _PATIENCE + _MOST_REST)
+        began = time.perf_counter()
+        choice = self._look(requests, limits, most)
+        gain = choice.profit - (time.perf_counter() - began)
+        self._gain += _GAIN_RATE * (gain - self._gain)
+        self._vain = 0 if self._gain > 0.0 else min(self._vain + 1, _PATIENCE + _MOST_REST)
         self._rest = max(0, self._vain - _PATIENCE)
         return choice
+
+    def _look(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Choice:
+        speakers = [self._speaker(request) for request in requests]
+        cap, price = self._config.num_speculative_tokens, self._price.value
+        least = _worthless(self._costs, len(requests), price)
+        for speaker, limit in zip(speakers, limits, strict=True):
+            speaker.look(min(limit, cap), least)
+        return choose_lengths([speaker.draft.chances for speaker in speakers], len(requests), self._costs, price, most)
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
         """The beginnings of the drafts that were looked up."""
@@ -121,6 +131,12 @@ class _Speaker:
             self._lookup.append(said[self._heard :])
             self._heard = len(said)
 
-    def look(self, limit: int) -> None:
-        """Draft up to ``limit`` tokens."""
-        self.draft = self._lookup.draft(limit, self.acceptance)
+    def look(self, limit: int, least: float) -> None:
+        """Draft up to ``limit`` tokens, as long as the draft is right more often than ``least``."""
+        self.draft = self._lookup.draft(limit, self.acceptance, least)
+
+
+def _worthless(cost: LearntCosts, rows: int, price: float) -> float:
+    """Chance below which no drafted token pays, however many share the cost of the next rows."""
+    cheapest = min((cost(rows + more) - cost(rows)) / more for more in (1, 3, 7, 15))
+    return min(0.5, max(_LEAST, cheapest / price / 2)) if price else _LEAST

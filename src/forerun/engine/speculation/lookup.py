@@ -13,8 +13,6 @@ from forerun.runtime.step import Int32
 MAX_ORDER = 8
 MOST_ENTRIES = 1 << 18
 """Of one request: 12 MiB at most."""
-_LEAST = 0.02
-"""A draft ends where it is right less often than this: no row is cheap enough for more."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Lookup:
         for token in tokens:
             self._index.append(token)
 
-    def draft(self, limit: int, acceptance: Acceptance) -> Draft:
-        """At most ``limit`` guesses."""
+    def draft(self, limit: int, acceptance: Acceptance, least: float) -> Draft:
+        """At most ``limit`` guesses, that together are right more often than ``least``."""
         chances, scales = acceptance.blended, acceptance.scales
-        return Draft(*suffix_draft(self._sources, chances, scales, limit, self._min_order, _LEAST))
+        return Draft(*suffix_draft(self._sources, chances, scales, limit, self._min_order, least))
