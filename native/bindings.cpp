@@ -49,13 +49,22 @@ const std::map<std::string, BufferType> kTypes = {{"f32", BufferType::F32}, {"q1
 const std::map<std::string, Epilogue> kEpilogues = {
     {"store", Epilogue::Store}, {"add", Epilogue::Add}, {"silu_mul", Epilogue::SiluMul}, {"gate", Epilogue::Gate}};
 
-// Executor plus the Python objects that it needs: its team, the arrays of the model, and those of the bound step.
+// The arrays of a step, kept alive for any number of calls: their contents may change in between.
+struct BoundStep {
+  StepArrays step{};
+  std::vector<nb::ndarray<>> kept;
+  int vocab = 0;  // that the arrays were checked against
+
+  void check(const Executor& executor) const {
+    if (executor.limits().vocab != vocab) throw std::invalid_argument("step: the arrays are another executor's");
+  }
+};
+
+// Executor plus the Python objects that it needs: its team and the arrays of the model.
 struct BoundExecutor {
   nb::object team;
   std::unique_ptr<Executor> executor;
   std::vector<nb::object> kept;
-  StepArrays step{};
-  std::vector<nb::ndarray<>> step_kept;
 
   std::span<const float> keep_vector(const nb::dict& d, const char* key) {
     if (!d.contains(key)) return {};
@@ -208,22 +217,21 @@ StepArrays read_step(StepReader& in, int vocab) {
   return s;
 }
 
-// Remembers the arrays of a step, for any number of calls of `step`: their contents may change in between.
-void bind_step(BoundExecutor& self, const nb::dict& arrays) {
-  self.step_kept.clear();
-  std::vector<nb::ndarray<>> kept;
-  StepReader reader(arrays, kept);
-  self.step = read_step(reader, self.executor->limits().vocab);
-  self.step_kept = std::move(kept);
+BoundStep bind_step(const BoundExecutor& self, const nb::dict& arrays) {
+  BoundStep bound;
+  StepReader reader(arrays, bound.kept);
+  bound.vocab = self.executor->limits().vocab;
+  bound.step = read_step(reader, bound.vocab);
+  return bound;
 }
 
-void step(BoundExecutor& self) {
-  if (self.step_kept.empty()) throw std::invalid_argument("step: no arrays are bound");
+void step(BoundExecutor& self, const BoundStep& bound) {
+  bound.check(*self.executor);
   nb::gil_scoped_release release;
-  self.executor->step(self.step);
+  self.executor->step(bound.step);
 }
 
-// Two executors with one team; the arrays of the step that verifies are bound to the target.
+// Two executors with one team.
 struct BoundFused {
   nb::object target, draft;
   FusedStep fused;
@@ -236,9 +244,8 @@ struct BoundFused {
   }
 };
 
-void fused_step(BoundFused& self, const nb::dict& first, const nb::dict& drafts) {
-  const BoundExecutor& target = nb::cast<BoundExecutor&>(self.target);
-  if (target.step_kept.empty()) throw std::invalid_argument("step: no arrays are bound");
+void fused_step(BoundFused& self, const BoundStep& bound, const nb::dict& first, const nb::dict& drafts) {
+  bound.check(*nb::cast<BoundExecutor&>(self.target).executor);
   std::vector<nb::ndarray<>> kept;
   StepReader run(first, kept);
   const StepArrays arrays = read_step(run, nb::cast<BoundExecutor&>(self.draft).executor->limits().vocab);
@@ -249,7 +256,7 @@ void fused_step(BoundFused& self, const nb::dict& first, const nb::dict& drafts)
   more.take("places", d.places, d.seqs);
   more.take("token_ids", d.token_ids, d.rows);
   nb::gil_scoped_release release;
-  self.fused.step(target.step, arrays, d);
+  self.fused.step(bound.step, arrays, d);
 }
 
 // What the system refuses (a thread, above all) is an OSError, as it is everywhere in Python.
@@ -280,7 +287,7 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](BoundExecutor* self, const std::string& isa, const nb::dict& limits, nb::object team) {
              auto made = std::make_unique<Executor>(kernels_for(isa), read_limits(limits), nb::cast<ThreadTeam&>(team));
-             new (self) BoundExecutor{std::move(team), std::move(made), {}, {}, {}};
+             new (self) BoundExecutor{std::move(team), std::move(made), {}};
            })
       .def("add_buffer",
            [](BoundExecutor& self, const std::string& type, int width, bool sampled) {
@@ -294,7 +301,7 @@ NB_MODULE(_native, m) {
            })
       .def("add", &add_instruction)
       .def("bind_step", &bind_step, nb::arg("arrays"))
-      .def("step", &step)
+      .def("step", &step, nb::arg("bound"))
       .def("set_repeat_rows", [](BoundExecutor& self, int rows) { self.executor->set_repeat_rows(rows); })
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })
       .def(
@@ -308,11 +315,12 @@ NB_MODULE(_native, m) {
       .def_prop_ro("reserved_bytes", [](BoundExecutor& self) { return self.executor->reserved_bytes(); })
       .def_prop_ro("slots_used", [](BoundExecutor& self) { return self.executor->slots_used(); })
       .def_prop_ro("kv_bytes", [](BoundExecutor& self) { return self.executor->kv_bytes(); });
+  nb::class_<BoundStep>(m, "BoundStep");
   nb::class_<BoundFused>(m, "FusedStep")
       .def("__init__",
            [](BoundFused* self, nb::object target, nb::object draft) {
              new (self) BoundFused{target, draft, BoundFused::make(target, draft)};
            })
-      .def("step", &fused_step, nb::arg("first"), nb::arg("drafts"))
+      .def("step", &fused_step, nb::arg("bound"), nb::arg("first"), nb::arg("drafts"))
       .def_prop_ro("drafting_seconds", [](BoundFused& self) { return self.fused.drafting_ns() / 1e9; });
 }

@@ -5,6 +5,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <tuple>
 
@@ -12,6 +13,7 @@
 #include "runtime/cpu.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/mix_rate.hpp"
+#include "runtime/suffix_draft.hpp"
 #include "runtime/suffix_index.hpp"
 
 namespace nb = nanobind;
@@ -86,15 +88,34 @@ void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t,
   }
 }
 
-// (tokens, orders, counts, follows) of a draft, as lists.
-auto draft(const SuffixIndex& self, int limit, int min_order) {
-  std::vector<int32_t> tokens, orders;
-  std::vector<uint32_t> counts, follows;
-  for (const SuffixIndex::Guess& g : self.draft(limit, min_order)) {
-    tokens.push_back(g.token), orders.push_back(g.order);
-    counts.push_back(g.count), follows.push_back(g.follow);
+// (tokens, buckets, chances) of a draft, as lists.
+auto draft(const std::vector<const SuffixIndex*>& sources, In<float, 1> chances, In<float, 1> scales, int limit,
+           int min_order, float least) {
+  if (sources.empty() || sources[0] == nullptr) throw std::invalid_argument("draft: no sequence to go on from");
+  if (chances.shape(0) < sources.size() * kBuckets || scales.shape(0) < sources.size())
+    throw std::invalid_argument("draft: a chance for every bucket");
+  if (min_order < 1) throw std::invalid_argument("draft: min_order must be at least 1");
+  std::vector<int32_t> tokens, buckets;
+  std::vector<float> likely;
+  for (const Guess& g : suffix_draft(sources, chances.data(), scales.data(), limit, min_order, least))
+    tokens.push_back(g.token), buckets.push_back(g.bucket), likely.push_back(g.chance);
+  return std::tuple{tokens, buckets, likely};
+}
+
+// Contexts, [n, max_order] with -1 behind short ones, and what followed them.
+void put_all(SuffixIndex& self, In<int32_t, 2> contexts, In<int32_t, 1> best, In<int32_t, 1> count,
+             In<int32_t, 1> follow) {
+  const size_t n = contexts.shape(0), width = contexts.shape(1);
+  if (best.shape(0) != n || count.shape(0) != n || follow.shape(0) != n)
+    throw std::invalid_argument("put: arrays need one entry per context");
+  for (size_t i = 0; i < n; ++i) {
+    const int32_t* context = contexts.data() + i * width;
+    const size_t order = std::find(context, context + width, -1) - context;
+    if (order < 1 || order > static_cast<size_t>(self.max_order()) || count.data()[i] < 1 ||
+        follow.data()[i] < count.data()[i])
+      throw std::invalid_argument("put: a context without tokens, or of too many, or counts that cannot be");
+    self.put(context, order, best.data()[i], count.data()[i], follow.data()[i]);
   }
-  return std::tuple{tokens, orders, counts, follows};
 }
 
 void bind_suffix_index(nb::module_& m) {
@@ -108,9 +129,14 @@ void bind_suffix_index(nb::module_& m) {
           nb::arg("max_order"), nb::arg("max_entries"))
       .def("extend", [](SuffixIndex& self, In<int32_t, 1> tokens) { self.extend(tokens.data(), tokens.shape(0)); })
       .def("append", [](SuffixIndex& self, int32_t token) { self.extend(&token, 1); })
-      .def("draft", &draft, nb::arg("limit"), nb::arg("min_order") = 1)
+      .def("cut", &SuffixIndex::cut)
+      .def("put", &put_all, nb::arg("contexts"), nb::arg("best"), nb::arg("count"), nb::arg("follow"))
       .def_prop_ro("size", &SuffixIndex::size)
       .def_prop_ro("entries", &SuffixIndex::entries);
+  m.attr("SUFFIX_BUCKETS") = kBuckets;
+  m.def("suffix_bucket", &suffix_bucket, nb::arg("order"), nb::arg("count"), nb::arg("follow"));
+  m.def("suffix_draft", &draft, nb::arg("sources").none(), nb::arg("chances"), nb::arg("scales"), nb::arg("limit"),
+        nb::arg("min_order"), nb::arg("least"));
 }
 
 }  // namespace

@@ -13,8 +13,9 @@ uint64_t longer(uint64_t key, int32_t token) {
   return h ? h : 1;
 }
 
-// Keys of the runs of the latest 1, 2, ... tokens; `last` has the latest first.
-void keys_of(const std::vector<int32_t>& last, size_t most, std::vector<uint64_t>& keys) {
+}  // namespace
+
+void context_keys(const std::vector<int32_t>& last, size_t most, std::vector<uint64_t>& keys) {
   keys.clear();
   uint64_t key = 0x243f6a8885a308d3ull;
   for (size_t n = 0; n < std::min(last.size(), most); ++n) keys.push_back(key = longer(key, last[n]));
@@ -24,8 +25,6 @@ void push_latest(std::vector<int32_t>& last, int32_t token, size_t most) {
   last.insert(last.begin(), token);
   if (last.size() > most) last.pop_back();
 }
-
-}  // namespace
 
 SuffixIndex::SuffixIndex(int max_order, size_t max_entries)
     : max_order_(max_order), max_entries_(max_entries), table_(256) {}
@@ -56,11 +55,16 @@ SuffixIndex::Entry* SuffixIndex::find_or_add(uint64_t key) {
   return e;
 }
 
+const SuffixIndex::Entry* SuffixIndex::find(uint64_t key) const {
+  const Entry& e = table_[place_of(key)];
+  return e.key != 0 && e.best_count > 0 ? &e : nullptr;
+}
+
 void SuffixIndex::extend(const int32_t* tokens, size_t count) {
   std::vector<uint64_t> runs;
   for (size_t i = 0; i < count; ++i) {
     push_latest(last_, tokens[i], static_cast<size_t>(max_order_) + 1);
-    keys_of(last_, static_cast<size_t>(max_order_) + 1, runs);
+    context_keys(last_, static_cast<size_t>(max_order_) + 1, runs);
     // A run of n + 1 tokens is a context of n, known before, and what followed it.
     for (size_t n = 0; n < runs.size(); ++n) {
       Entry* run = find_or_add(runs[n]);
@@ -77,26 +81,16 @@ void SuffixIndex::extend(const int32_t* tokens, size_t count) {
   }
 }
 
-std::vector<SuffixIndex::Guess> SuffixIndex::draft(int limit, int min_order) const {
-  std::vector<Guess> guesses;
-  std::vector<int32_t> last = last_;
+void SuffixIndex::cut() {
+  last_.clear();
+  contexts_.clear();
+}
+
+void SuffixIndex::put(const int32_t* context, size_t order, int32_t best, uint32_t count, uint32_t follow) {
   std::vector<uint64_t> keys;
-  while (static_cast<int>(guesses.size()) < limit) {
-    keys_of(last, max_order_, keys);
-    const Entry* found = nullptr;
-    int order = static_cast<int>(keys.size());
-    for (; order >= min_order; --order) {
-      const Entry& e = table_[place_of(keys[order - 1])];
-      if (e.key != 0 && e.best_count > 0) {
-        found = &e;
-        break;
-      }
-    }
-    if (found == nullptr) break;
-    guesses.push_back({found->best, order, found->best_count, found->follow});
-    push_latest(last, found->best, max_order_);
-  }
-  return guesses;
+  context_keys(std::vector<int32_t>(std::reverse_iterator(context + order), std::reverse_iterator(context)), order,
+               keys);
+  if (Entry* e = find_or_add(keys.back())) e->best = best, e->best_count = count, e->follow = follow;
 }
 
 }  // namespace forerun

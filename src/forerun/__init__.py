@@ -1,6 +1,7 @@
 """Forerun: compile a language model for this machine, then serve it with exact, reproducible tokens.
 
-``forerun.LLM`` and ``forerun.SamplingParams`` are the library; they are loaded when they are first used.
+``forerun.LLM``, ``SamplingParams`` and ``StructuredOutputsParams`` are the library; they are loaded when they are first
+used.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from forerun.engine.params import SamplingParams
+    from forerun.grammar import StructuredOutputsParams
     from forerun.library import LLM
 
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "SamplingParams", "StructuredOutputsParams", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from forerun.engine.params import SamplingParams
 
         return SamplingParams
+    if name == "StructuredOutputsParams":
+        from forerun.grammar import StructuredOutputsParams
+
+        return StructuredOutputsParams
     if name == "__version__":
         from importlib.metadata import version
 

@@ -3,7 +3,8 @@
 Arrays are C-contiguous; those that are written must have exactly the given type. Wrong input raises ValueError.
 """
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +66,12 @@ class SuffixIndex:
     def append(self, token: int, /) -> None:
         """Append one token."""
 
-    def draft(self, limit: int, min_order: int = 1) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Up to ``limit`` guesses of what comes next: tokens, the length of the context that each was found by, how
-        often the token followed that context, and how often anything did. Ends where no context is known."""
+    def cut(self) -> None:
+        """The next tokens begin another sequence."""
+
+    def put(self, contexts: Int32, best: Int32, count: Int32, follow: Int32) -> None:
+        """Take contexts over as counted: int32 [n, width], the tokens of each in order and -1 behind them; ``best`` [n]
+        followed ``count`` [n] of ``follow`` [n] times. Raises ValueError."""
 
     @property
     def size(self) -> int:
@@ -76,6 +80,28 @@ class SuffixIndex:
     @property
     def entries(self) -> int:
         """Contexts and runs that are counted."""
+
+SUFFIX_BUCKETS: int
+"""Kinds of guesses of one source."""
+
+def suffix_bucket(order: int, count: int, follow: int) -> int:
+    """The kind of a guess: length of its context, and whether the token followed it (``count`` of ``follow`` times)
+    once, more often, always or among others; within 0..SUFFIX_BUCKETS."""
+
+def suffix_draft(
+    sources: Sequence[SuffixIndex | None],
+    chances: Float32 | array[float],
+    scales: Float32 | array[float],
+    limit: int,
+    min_order: int,
+    least: float,
+) -> tuple[list[int], list[int], list[float]]:
+    """Up to ``limit`` guesses of what comes after the sequence of ``sources[0]``: tokens, buckets and chances.
+
+    Every source answers with what most often followed the longest context of at least ``min_order`` tokens that it
+    knows; the answer with the largest chance counts: ``chances``, float32 [len(sources) * SUFFIX_BUCKETS], how often
+    guesses of a bucket (source * SUFFIX_BUCKETS + suffix_bucket) are right, times ``scales`` [len(sources)], at most
+    0.99. Ends where nobody answers, or where the draft so far is right less often than ``least``."""
 
 class ThreadTeam:
     """Threads that run a step together, the caller among them; executors may share a team."""
@@ -106,12 +132,12 @@ class Executor:
     def add(self, instruction: Mapping[str, object], /) -> None:
         """Append one instruction."""
 
-    def bind_step(self, arrays: Mapping[str, object]) -> None:
-        """Remember the arrays of a step by their names in forerun.runtime.step: those of StepInput, SamplingRows and
+    def bind_step(self, arrays: Mapping[str, object]) -> BoundStep:
+        """Take the arrays of a step by their names in forerun.runtime.step: those of StepInput, SamplingRows and
         StepOutput. ``logits`` may be None. Raises TypeError or ValueError for types and lengths that do not fit."""
 
-    def step(self) -> None:
-        """One engine step with the bound arrays, as their contents are now."""
+    def step(self, bound: BoundStep) -> None:
+        """One engine step with these arrays, as their contents are now."""
 
     @property
     def slots_used(self) -> int:
@@ -137,14 +163,17 @@ class Executor:
     def kv_bytes(self) -> int:
         """Memory of the KV pool."""
 
+class BoundStep:
+    """The arrays of a step, checked against an executor's sizes and kept alive."""
+
 class FusedStep:
     """Drafts with one executor and verifies with another, in one call."""
 
     def __init__(self, target: Executor, draft: Executor, /) -> None:
         """Raises ValueError unless both work with one team."""
 
-    def step(self, first: Mapping[str, object], drafts: Mapping[str, object]) -> None:
-        """The step bound to the target, behind the runs of the draft: ``first``, the arrays of its first run, and
+    def step(self, bound: BoundStep, first: Mapping[str, object], drafts: Mapping[str, object]) -> None:
+        """The target's step ``bound``, behind the runs of the draft: ``first``, the arrays of its first run, and
         ``drafts``: lengths and places of forerun.runtime.step.DraftRows, and the target's token_ids, which are
         written."""
 

@@ -61,7 +61,7 @@ def drafts(*words: str) -> SpeculativeConfig | None:
         ),
         (
             "--speculative-model [ngram] --num-speculative-tokens 5 --ngram-prompt-lookup-max 4",
-            SpeculativeConfig("ngram", 5, 2, 4),
+            SpeculativeConfig("ngram", 5, 2, 4, 0, "none"),
         ),
         ("--num-speculative-tokens 5", None),
         ("--draft-model-path D --speculation-length 1", None),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
+import pydantic
 import pytest
 
 from tests.server.harness import MODEL, Running
@@ -52,6 +53,20 @@ def test_batches_and_coroutines(server: Running) -> None:
 def test_scores(server: Running) -> None:
     answer = model(server, logprobs=True, top_logprobs=2).invoke("hi")
     assert len(answer.response_metadata["logprobs"]["content"]) == 6
+
+
+class Weather(pydantic.BaseModel):
+    """What the weather is like."""
+
+    sky: Literal["clear", "cloudy"]
+    degrees: int
+
+
+def test_answers_become_objects(server: Running) -> None:
+    chat = model(server, max_tokens=200, extra_body={})
+    assert isinstance(chat.with_structured_output(Weather).invoke("hi"), Weather)
+    choices = {"structured_outputs": {"choice": ["red", "green"]}}
+    assert model(server, extra_body=choices).invoke("hi").content in ("red", "green")
 
 
 def test_a_chain_can_fall_back_when_the_context_is_too_short(server: Running) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
+import pydantic
 import pytest
 
 from tests.server.harness import MODEL, Running, answer_ids, tiny_tokenizer
@@ -37,6 +38,7 @@ def test_a_conversation_with_the_objects_that_come_back(client: openai.OpenAI) -
 
 
 def test_a_stream_is_the_whole_answer(client: openai.OpenAI) -> None:
+    ask(client)  # so that the prompt is cached for both
     whole = ask(client)
     options = {"include_usage": True}
     chunks = list(ask(client, stream=True, stream_options=options))
@@ -100,6 +102,35 @@ def test_errors_have_classes_codes_and_params(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as long:
         ask(client, {"role": "user", "content": "x" * 2000})
     assert long.value.code == "context_length_exceeded" and "maximum context length is 512" in long.value.message
+
+
+class Step(pydantic.BaseModel):
+    kind: Literal["add", "take"]
+    amount: int
+
+
+class Plan(pydantic.BaseModel):
+    steps: list[Step]
+    certain: bool
+    rest: int | None
+
+
+def test_answers_become_objects(client: openai.OpenAI) -> None:
+    body: dict[str, Any] = {"model": MODEL, "messages": [USER], "max_tokens": 300, "temperature": 0.2}
+    for seed in range(3):
+        found = client.chat.completions.parse(**body, seed=seed, response_format=Plan)
+        message = found.choices[0].message
+        assert isinstance(message.parsed, Plan) and message.refusal is None
+        with client.chat.completions.stream(**body, seed=seed, response_format=Plan) as stream:
+            stream.until_done()
+            assert stream.get_final_completion().choices[0].message.parsed == message.parsed
+    extra = {"structured_outputs": {"choice": ["red", "green"]}}
+    assert ask(client, extra_body=extra).choices[0].message.content in ("red", "green")
+    guided = client.completions.create(model=MODEL, prompt="a", extra_body={"guided_regex": "[ab]{3}"})
+    assert set(guided.choices[0].text) <= {"a", "b"} and len(guided.choices[0].text) == 3
+    with pytest.raises(openai.BadRequestError) as wrong:
+        ask(client, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "n"}}})
+    assert wrong.value.param == "response_format"
 
 
 def test_patience_has_an_end(stuck: Running) -> None:

@@ -15,7 +15,10 @@ from forerun.engine import CompletionOutput, Engine, RequestError, SamplingParam
 from forerun.engine.request import Request
 from forerun.engine.request_errors import NO_TOKEN
 from forerun.grammar import GrammarError, Grammars, StructuredOutputsParams
+from forerun.runtime.reference.fused import ReferenceFused
+from forerun.runtime.step import Executor
 from tests.engine.harness import EOS, ByteDetokenizer, QuietDrafter, run
+from tests.speculation.test_model_drafter import FreeDrafts, config
 from tests.support.oracle import OracleExecutor
 
 VOCAB = 128
@@ -52,7 +55,7 @@ class ByteVocabulary:
 GRAMMARS = Grammars(ByteVocabulary(), VOCAB)
 
 
-def engine(executor: OracleExecutor | None = None, **others: Any) -> Engine:
+def engine(executor: Executor | None = None, **others: Any) -> Engine:
     return Engine(
         executor or OracleExecutor(max_model_len=400, num_blocks=400),
         eos_token_ids=(EOS,),
@@ -146,6 +149,20 @@ def test_drafts_end_where_they_leave_the_form() -> None:
     made.add("r", [1], params("choice", structured_outputs=form, logit_bias={ord("n"): -100.0}))
     found = run(made)["r"].outputs[0]
     assert found.text.startswith("yes") and made.counters.draft_tokens == 2, "of e, s, !, and the rest"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("limits", [{}, {"num_blocks": 40, "block_size": 4, "max_rows": 17, "max_seqs": 6}])
+def test_a_draft_model_draws_with_the_masks(fused: bool, limits: dict[str, int]) -> None:
+    """It is the target's own model, so every draft is right if it sees the masks that the target sees."""
+    sizes = {"max_model_len": 100, **limits}
+    alone = answers(engine(OracleExecutor(**sizes)))
+    draft, target = OracleExecutor(**sizes), OracleExecutor(**sizes)
+    both = ReferenceFused(target, draft) if fused else None
+    drafting = engine(both or target, drafter=FreeDrafts(draft, config(3), VOCAB, both))
+    assert answers(drafting) == alone
+    tried, right = drafting.counters.draft_tokens, drafting.counters.accepted_draft_tokens
+    assert right > 40 and tried - right <= len(alone) * 4, "but for what was drafted past the ends"
 
 
 def test_every_answer_of_several_and_of_a_search_has_the_form() -> None:

@@ -21,6 +21,7 @@ LIMITS = {"num_blocks": 6, "max_model_len": 70, "max_rows": 48, "max_seqs": 4, "
 REFUSALS = (ValueError, TypeError)
 FUZZ = settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 WITNESS = list(range(30, 50))
+WORDS = -(-tiny_model("mistral", seed=1).program().vocab_size // 32)
 
 
 @pytest.fixture(scope="module", params=["bfloat16", "int8"])
@@ -79,6 +80,9 @@ def sampling(rng: np.random.Generator, rows: int) -> SamplingRows:
         setattr(s, f"{kind}_ids", rng.integers(0, 257, counts.sum()).astype(np.int32))
     s.adjust_add = rng.normal(0, 3, len(s.adjust_ids)).astype(np.float32)
     s.adjust_rep = rng.uniform(0.5, 2, len(s.adjust_ids)).astype(np.float32)
+    masked = (rng.random(rows) < rng.choice([0, 0.5, 1])) & (np.diff(s.allow_starts) == 0)
+    s.mask_rows = np.flatnonzero(masked).astype(np.int32)
+    s.masks = rng.integers(0, 2**32, (len(s.mask_rows), WORDS), dtype=np.uint32) | np.uint32(2**20)
     return s
 
 

@@ -30,7 +30,7 @@ def test_rows_of_one_sequence(
 
     def run(rows: int) -> Trace:
         batch = one_sequence(ids[:rows], table=range(5))
-        batch = replace(batch, sampling=sampling_at(batch.positions))
+        batch = replace(batch, sampling=sampling_at(batch.positions, executor.vocab_size))
         return Trace.of([executor.step(batch)])
 
     expected = run(max(COUNTS))
@@ -52,7 +52,7 @@ def test_decoding_batches(form: str, isa: str, packed_model: MakeModel, start: C
 
     def run(members: range) -> Trace:
         batch = many_sequences([(sequences[i][-1:], len(sequences[i]) - 1, tables[i]) for i in members])
-        batch = replace(batch, sampling=sampling_at(batch.positions))
+        batch = replace(batch, sampling=sampling_at(batch.positions, executor.vocab_size))
         return Trace.of([executor.step(batch)])
 
     expected = run(range(len(sequences)))

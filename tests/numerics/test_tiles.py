@@ -40,7 +40,7 @@ def test_single_rows_around_borders(window: int | None, kv_dtype: str, packed_mo
     table = range(20, 20 + 19)
     whole = start(model, **options(kv_dtype, 1, block_size=16))
     batch = one_sequence(ids, table=range(38))
-    batch = replace(batch, sampling=sampling_at(batch.positions))
+    batch = replace(batch, sampling=sampling_at(batch.positions, whole.vocab_size))
     expected = Trace.of([whole.step(batch)])
     for threads, isa in [(2, ""), (3, ""), (2, "portable")]:
         executor = start(model, **options(kv_dtype, threads, isa, 16 if threads == 3 else 32) | {"num_blocks": 64})
@@ -50,7 +50,7 @@ def test_single_rows_around_borders(window: int | None, kv_dtype: str, packed_mo
             for rows in (1, 3, 8):
                 begin = max(0, keys - rows + 1)
                 again = one_sequence(ids[begin : keys + 1], start=begin, table=blocks)
-                again = replace(again, sampling=sampling_at(again.positions))
+                again = replace(again, sampling=sampling_at(again.positions, executor.vocab_size))
                 part = Trace.of([executor.step(again)])
                 wanted = Trace(*(getattr(expected, n)[begin : keys + 1] for n in Trace.__dataclass_fields__))
                 assert_same(part, wanted, f"{rows} rows up to key {keys}, {threads} threads {isa}")
@@ -83,7 +83,7 @@ def test_long_and_short_contexts_in_one_step(threads: int, packed_model: MakeMod
     parts = [(ids[-1:], len(ids) - 1, table) for ids, table in zip(sequences[:3], tables[:3], strict=True)]
     parts.append((sequences[3], 0, tables[3]))
     batch = many_sequences(parts)
-    batch = replace(batch, sampling=sampling_at(batch.positions))
+    batch = replace(batch, sampling=sampling_at(batch.positions, executor.vocab_size))
     trace = Trace.of([executor.step(batch)])
     for row, single in enumerate(singles[:3]):
         assert (trace.logits[row] == single.logits[-1]).all()
@@ -103,7 +103,7 @@ def test_more_tiles_than_are_merged_at_once(window: int | None, packed_model: Ma
         for keys in (17 * 256 + 2, len(ids)):
             executor.step(one_sequence(ids[: keys - 5], table=table, sampled=[]))
             rows = one_sequence(ids[keys - 5 : keys], start=keys - 5, table=table)
-            outputs.append(executor.step(replace(rows, sampling=sampling_at(rows.positions))))
+            outputs.append(executor.step(replace(rows, sampling=sampling_at(rows.positions, executor.vocab_size))))
     for one, two in zip(outputs[:2], outputs[2:], strict=True):
         assert_same(Trace.of([two]), Trace.of([one]))
 

@@ -120,7 +120,7 @@ def test_sampled_rows_alone_or_all(packed_model: MakeModel, start: Start) -> Non
     expected = alone(executor, ids).first(47)
     for rows in ([46], [0, 19, 20, 45, 46], list(range(3, 41)), []):
         batch = one_sequence(ids[:47], table=range(4), sampled=rows)
-        batch = replace(batch, sampling=sampling_at(batch.positions[rows]))
+        batch = replace(batch, sampling=sampling_at(batch.positions[rows], executor.vocab_size))
         output = executor.step(batch)
         assert output.logits is not None
         assert np.array_equal(output.tokens, expected.tokens[rows])

@@ -22,8 +22,8 @@ DECODED = 3
 """Rows at the end of every trace that run one by one: they read all keys and values that were written before."""
 
 
-def sampling_at(positions: NDArray[np.int32]) -> SamplingRows:
-    """Greedy, mild and wild rows in turn, with cuts; a function of the position."""
+def sampling_at(positions: NDArray[np.int32], vocab_size: int) -> SamplingRows:
+    """Greedy, mild and wild rows in turn, with cuts, some with masks; a function of the position."""
     rows = SamplingRows.greedy(len(positions), LOGPROBS)
     kind = positions % 4
     rows.temperature = np.choose(kind, [0.0, 0.7, 1.3, 1.0]).astype(np.float32)
@@ -31,6 +31,9 @@ def sampling_at(positions: NDArray[np.int32]) -> SamplingRows:
     rows.top_p = np.choose(kind, [1.0, 0.9, 1.0, 0.95]).astype(np.float32)
     rows.min_p = np.choose(kind, [0.0, 0.0, 0.02, 0.0]).astype(np.float32)
     rows.seed = (positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) ^ np.uint64(7)
+    rows.mask_rows = np.flatnonzero(positions % 3 == 1).astype(np.int32)
+    words = [np.random.default_rng(int(at)).bytes(-(-vocab_size // 32) * 4) for at in positions[rows.mask_rows]]
+    rows.masks = np.frombuffer(b"".join(words), np.uint32).reshape(len(words), -(-vocab_size // 32))
     return rows
 
 
@@ -109,7 +112,7 @@ def together(
 
 def _step(executor: Executor, parts: Sequence[tuple[Sequence[int], int, int, Sequence[int]]]) -> StepOutput:
     batch = many_sequences([(ids[begin:end], begin, table) for ids, begin, end, table in parts])
-    batch = replace(batch, sampling=sampling_at(batch.positions))
+    batch = replace(batch, sampling=sampling_at(batch.positions, executor.vocab_size))
     return executor.step(batch)
 
 

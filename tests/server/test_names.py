@@ -131,7 +131,7 @@ def test_neutral_values_in_streams_and_for_tokenizing(server: Running) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
         ({"chat_template_kwargs": {"custom": True}}, "chat_template_kwargs.custom"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"json_schema": {"type": "object"}}, "json_schema"),
         ({"best_of": 2}, "best_of"),
         ({"suffix": "x"}, "suffix"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),

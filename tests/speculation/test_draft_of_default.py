@@ -10,14 +10,25 @@ from forerun.engine import CompletionOutput, SamplingParams
 from forerun.engine.engine_settings import EngineSettings
 from forerun.engine.generator import Generator
 from forerun.engine.speculation.config import SpeculativeConfig
+from forerun.grammar import StructuredOutputsParams
 from forerun.opening import ModelRequest, open_model
 from forerun.runtime.loader import RunSettings
 from tests.support.default_model import require_default_model
 
 PROMPTS = ["The capital of France is", "def quicksort(values):", "One, two, three, four,"]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "numbers": {"type": "array", "items": {"type": "integer"}, "minItems": 3},
+    },
+    "required": ["name", "numbers"],
+}
 PARAMS = [
     SamplingParams(temperature=0, max_tokens=40, logprobs=2),
     SamplingParams(temperature=0.7, top_p=0.9, seed=5, max_tokens=40, logprobs=0, stop=["zzzz"]),
+    SamplingParams(temperature=0, max_tokens=40, logprobs=2, structured_outputs=StructuredOutputsParams(json=SCHEMA)),
+    SamplingParams(temperature=0.9, seed=2, max_tokens=40, structured_outputs={"regex": "([A-Z][a-z ]+[,.] ){2,9}"}),
     SamplingParams(temperature=0.7, seed=5, max_tokens=30, repetition_penalty=1.2, logit_bias={30: 2.0}, min_tokens=8),
 ]
 

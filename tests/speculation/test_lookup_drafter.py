@@ -121,6 +121,8 @@ def test_an_executor_that_fails_ends_requests_and_forgets_them() -> None:
         ({"num_speculative_tokens": 0}, "within 1..64"),
         ({"num_speculative_tokens": True}, "whole number"),
         ({"num_speculative_tokens": "4"}, "whole number"),
+        ({"suffix_decoding_max_cached_requests": -1}, "within 0..1000000"),
+        ({"table": 3}, "table of --speculative-config must be a text"),
         ({"prompt_lookup_min": 5, "prompt_lookup_max": 3}, "must not exceed"),
     ],
 )

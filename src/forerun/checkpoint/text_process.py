@@ -96,6 +96,13 @@ def _chat(
     return {"chars": len(text), "ids": tokenizer.encode(kept, special)}
 
 
+def _form(tokenizer: Tokenizer, asked: Message, rows: int) -> str | None:
+    """Why a form cannot be compiled, or None; whether the process survives that is a part of the answer."""
+    from forerun.grammar.trial import refusal
+
+    return refusal(tokenizer, asked, rows)
+
+
 def _check(tokenizer: Tokenizer, text: str) -> None:
     tokenizer.check_chat_templates()
     tokenizer.decode(tokenizer.encode(text))
@@ -106,6 +113,7 @@ _JOBS: Mapping[str, Callable[..., Any]] = {
     "decode": _decode,
     "render": _render,
     "chat": _chat,
+    "form": _form,
     "check": _check,
 }
 

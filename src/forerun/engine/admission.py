@@ -15,7 +15,7 @@ from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.request_errors import NO_TOKEN, ContextOverflowError, QueueFullError, RequestError
 from forerun.engine.text import DetokenizerFactory, TextStream
-from forerun.grammar import GrammarError, Grammars
+from forerun.grammar import GrammarError, Grammars, StructuredOutputsParams
 from forerun.kvcache import SequenceBlocks
 from forerun.runtime.step import Executor
 
@@ -72,8 +72,9 @@ class Admission:
         if unfinished + answers > self.capacity:
             raise QueueFullError(f"the queue is full: {unfinished} of {self.capacity} requests; try again later")
 
-    def check(self, prompt: PromptIds, params: SamplingParams) -> Admitted:
-        """The prompt as it will be served. Raises RequestError for what can never be."""
+    def check(self, prompt: PromptIds, params: SamplingParams, form: Form | None = None) -> Admitted:
+        """The prompt as it will be served. Raises RequestError for what can never be. ``form``: the grammar of
+        ``params.structured_outputs``, where it is compiled already."""
         self.limits.check(params)
         if params.stop and not self._has_text(params):
             raise RequestError("stop strings need text: leave detokenize on and give the engine a tokenizer", "stop")
@@ -81,7 +82,7 @@ class Admission:
         if nothing_left(params, stop_ids, (), self.limits.vocab_size):
             raise RequestError(NO_TOKEN, "allowed_token_ids")
         ids = self.prompt_ids(prompt)
-        return Admitted(ids, params, self._max_total(len(ids), params.max_tokens), self._form(params))
+        return Admitted(ids, params, self._max_total(len(ids), params.max_tokens), form or self._form(params))
 
     def requests(self, admitted: Admitted, request_id: str, arrival: float) -> list[Request]:
         """One request for each of the prompt's ``n`` answers."""
@@ -125,7 +126,7 @@ class Admission:
 
     def _form(self, params: SamplingParams) -> Form | None:
         """The grammar of the answers, compiled now unless it is known."""
-        if params.structured_outputs is None:
+        if not isinstance(params.structured_outputs, StructuredOutputsParams):
             return None
         try:
             return self.grammars.compile(params.structured_outputs)

@@ -12,6 +12,9 @@ from forerun.engine.sampling_rows import SamplingBuilder
 from forerun.engine.scheduler import Scheduled
 from forerun.runtime.step import StepInput
 
+_KEPT = 8
+"""Numbers of rows that steps of the same requests have in turns, as long as drafts have other lengths."""
+
 
 class BatchBuilder:
     """Writes StepInputs. The arrays of one are overwritten by the next.
@@ -28,25 +31,29 @@ class BatchBuilder:
         self._sample_rows = np.zeros(samples, np.int32)
         self._count_up = np.arange(limits.rows, dtype=np.int32)
         self._sampling = SamplingBuilder()
-        self._decoded: list[Request] | None = None  # whom the last step decoded, when it did nothing else,
-        self._rows: list[int] = []  # with how many rows each
+        self._decoded: list[Request] = []  # whom the last step decoded, when it did nothing else
         self._blocks: list[tuple[list[int], int]] = []  # the blocks in its tables: each list, and how long it was
-        self._input: StepInput | None = None
+        self._inputs: dict[tuple[int, ...], StepInput] = {}  # steps of these requests, by how many rows each had
 
     def build(self, plan: list[Scheduled]) -> StepInput:
         """The step that computes ``plan``; sampled rows come in its order, scored rows before drawn ones."""
         if any(item.rows != item.draws or item.scores for item in plan):
-            self._decoded = None
+            self._decoded = []
             return self._general(plan)
-        requests, rows = [item.request for item in plan], [item.rows for item in plan]
-        if self._input is None or requests != self._decoded or rows != self._rows:
-            self._decoded, self._rows, self._input = requests, rows, self._general(plan)
-            self._blocks = [_blocks_of(request) for request in requests]
-            return self._input
-        return self._again(plan, self._input)
+        requests, rows = [item.request for item in plan], tuple(item.rows for item in plan)
+        if requests != self._decoded or len(self._inputs) == _KEPT:
+            self._decoded = requests
+            self._inputs.clear()
+        if (known := self._inputs.get(rows)) is not None:
+            return self._again(plan, known)
+        batch = self._general(plan)
+        starts, samples = batch.query_starts.copy(), batch.sample_rows.copy()  # others have other ones
+        self._inputs[rows] = batch = replace(batch, query_starts=starts, sample_rows=samples)
+        self._blocks = [_blocks_of(request) for request in requests]
+        return batch
 
     def _again(self, plan: list[Scheduled], batch: StepInput) -> StepInput:
-        """The next step of the same requests with as many rows each: a token, and perhaps a draft behind it."""
+        """One more step of the same requests with as many rows each: a token, and perhaps a draft behind it."""
         token_ids, positions = self._token_ids, self._positions
         row = 0
         for place, item in enumerate(plan):
@@ -64,7 +71,7 @@ class BatchBuilder:
                 self._blocks[place] = _blocks_of(request)
         sampling = self._sampling.build(plan)
         if sampling is not batch.sampling:
-            self._input = batch = replace(batch, sampling=sampling)
+            batch = replace(batch, sampling=sampling)
         return batch
 
     def _general(self, plan: list[Scheduled]) -> StepInput:

@@ -54,7 +54,8 @@ class Drafter(Protocol):
         ...
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
-        """Told after each step without prompts: its rows, drafted ones included, the tokens that it gave, its time."""
+        """Told after each step without prompts: its rows, drafted ones included, the tokens that it gave, and the
+        seconds that it took, from its planning and drafting to its last row."""
         ...
 
     def preempted(self, request: Request) -> None:

@@ -132,6 +132,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Run one step, if there is anything to run, and return what is new since the last call."""
+        began = time.perf_counter()
         plan = self._scheduler.schedule()
         if not plan and sum(search.make_room(self._scheduler) for search in self._searches.values()):
             plan = self._scheduler.schedule()
@@ -142,7 +143,6 @@ class Engine:
             try:
                 batch = self._inner_drafts.asked(plan, self._builder.build(plan))
                 self.before_call()
-                began = time.perf_counter()
                 output = self._inner_drafts.run(self._executor, plan, batch)
                 seconds = time.perf_counter() - began
                 drawn = self._drawn(batch, output)

@@ -9,7 +9,7 @@ from typing import Any
 
 from forerun.engine.request_errors import RequestError
 from forerun.errors import did_you_mean
-from forerun.grammar import StructuredOutputsParams
+from forerun.grammar import GrammarError, StructuredOutputsParams
 
 _INT32_MAX = 2**31 - 1
 _GREEDY_BELOW = 1e-5
@@ -105,7 +105,7 @@ class SamplingParams:
     logprob_token_ids: tuple[int, ...] | None = None
     use_beam_search: bool = False
     length_penalty: float = 1.0
-    structured_outputs: StructuredOutputsParams | None = None
+    structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
 
     def __new__(cls, *_: Any, **settings: Any) -> SamplingParams:
         """Refuse names that are none, with the one that may be meant."""
@@ -222,6 +222,11 @@ def _normalise(params: SamplingParams) -> None:
     if not isinstance(params.logit_bias, Mapping):
         raise RequestError("logit_bias must map token ids to numbers", "logit_bias")
     put(params, "logit_bias", dict(params.logit_bias))
+    if isinstance(params.structured_outputs, Mapping):
+        try:
+            put(params, "structured_outputs", StructuredOutputsParams(**params.structured_outputs))
+        except GrammarError as error:
+            raise RequestError(f"structured_outputs: {error}", "structured_outputs") from None
     if params.top_k == -1:
         put(params, "top_k", 0)
     if _is_number(params.temperature) and 0 <= params.temperature < _GREEDY_BELOW:

@@ -15,25 +15,33 @@ from forerun.runtime.step import Int32, SamplingRows, UInt32
 _NO_ENTRIES: Entries = (np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 
+_KEPT = 8
+"""Numbers of rows that the same requests draw in turns."""
+
+
 class SamplingBuilder:
     """Builds SamplingRows; rows that stay the same from one step to the next are not built again."""
 
     def __init__(self) -> None:
-        self._last: list[tuple[Request, int]] | None = None  # who drew how many rows, when that says everything
-        self._rows: SamplingRows | None = None
+        self._drawing: list[Request] = []  # who drew in the last step, when that says everything
+        self._known: dict[tuple[int, ...], SamplingRows] = {}  # parameters of these, by how many rows each drew
 
     def build(self, plan: list[Scheduled]) -> SamplingRows:
         """Parameters of all sampled rows of ``plan``, in its order. Valid until the next call."""
         if any(item.scores or (item.draws and item.request.adjust is not None) for item in plan):
-            self._last = None
             return self._general(plan)
-        drawing = [(item.request, item.draws) for item in plan if item.draws]
-        if self._rows is None or drawing != self._last:
-            self._last = drawing
-            self._rows = _rows([request for request, draws in drawing for _ in range(draws)], None)
-            self._rows.mask_rows, self._rows.masks = _room_for_masks(plan)
-        _fill_masks(plan, self._rows.masks)
-        return self._rows
+        drawing = [item.request for item in plan if item.draws]
+        draws = tuple(item.draws for item in plan if item.draws)
+        if drawing != self._drawing or len(self._known) == _KEPT:
+            self._drawing = drawing
+            self._known.clear()
+        rows = self._known.get(draws)
+        if rows is None:
+            rows = _rows([request for request, count in zip(drawing, draws, strict=True) for _ in range(count)], None)
+            rows.mask_rows, rows.masks = _room_for_masks(plan)
+            self._known[draws] = rows
+        _fill_masks(plan, rows.masks)
+        return rows
 
     def _general(self, plan: list[Scheduled]) -> SamplingRows:
         owners: list[Request | None] = []  # None: a row that is read for prompt log-probabilities only

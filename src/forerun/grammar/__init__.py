@@ -7,6 +7,6 @@ cache    compiled grammars by what they say
 """
 
 from forerun.grammar.cache import Grammars
-from forerun.grammar.params import GrammarError, StructuredOutputsParams
+from forerun.grammar.params import NAMES, GrammarError, StructuredOutputsParams
 
-__all__ = ["GrammarError", "Grammars", "StructuredOutputsParams"]
+__all__ = ["NAMES", "GrammarError", "Grammars", "StructuredOutputsParams"]

@@ -7,12 +7,11 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, cast
 
 from forerun.grammar.params import GrammarError, StructuredOutputsParams
-from forerun.grammar.rules import rules_of
 
 if TYPE_CHECKING:
     from forerun.grammar.library import Compiler, Grammar, Vocabulary
 
-MOST_KEPT = 64
+MOST_KEPT = 32
 
 
 class Grammars:
@@ -44,12 +43,16 @@ class Grammars:
             found = self.known(params)
             if found is None:
                 try:
-                    found = self._compiling().compile(rules_of(params))
+                    found = self._compiling().compile(params)
                 except GrammarError as error:
                     self._keep(params, error)
                     raise
                 self._keep(params, found)
         return found
+
+    def refuse(self, params: StructuredOutputsParams, reason: str) -> None:
+        """Remember why there is no such grammar."""
+        self._keep(params, GrammarError(reason))
 
     def _compiling(self) -> Compiler:
         if self._compiler is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import llguidance
@@ -12,7 +12,8 @@ from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from forerun.errors import one_line
-from forerun.grammar.params import GrammarError
+from forerun.grammar.params import GrammarError, StructuredOutputsParams
+from forerun.grammar.rules import rules_of
 
 UInt32 = NDArray[np.uint32]
 
@@ -62,7 +63,7 @@ class Vocabulary(Protocol):
         ...
 
     @property
-    def special_token_ids(self) -> Sequence[int]:
+    def special_token_ids(self) -> Collection[int]:
         """Tokens that are no text."""
         ...
 
@@ -125,11 +126,14 @@ class Compiler:
         known = min(rows, vocabulary.vocab_size)
         self._eos_ids = tuple(token for token in vocabulary.eos_token_ids if token < rows) or (rows - 1,)
         self._words = -(-rows // 32)
+        spelled = {token: vocabulary.token_bytes(token) for token in vocabulary.special_token_ids if token < known}
+        self._special = {text.decode("utf-8", "replace"): token for token, text in spelled.items() if text}
         wrapped = llguidance.TokenizerWrapper(_Tokens(vocabulary, known, rows, self._eos_ids[0]))
         self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=rows, eos_token=list(self._eos_ids))
 
-    def compile(self, rules: str) -> Grammar:
+    def compile(self, params: StructuredOutputsParams) -> Grammar:
         """Raises GrammarError with the library's reason in one line."""
+        rules = rules_of(params, self._special)
         # Without forcing: every way to spell the text in tokens stays open, and no tokenizer is asked.
         text = '%llguidance {"no_forcing": true}\n' + rules
         matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)

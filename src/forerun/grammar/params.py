@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from forerun.errors import ForerunError, did_you_mean
 
 KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+NAMES = (*KINDS, "whitespace_pattern", "disable_any_whitespace", "disable_additional_properties")
 MOST_BYTES = 1 << 17
 """Of a grammar, as JSON."""
 MOST_DEPTH = 64
@@ -20,7 +21,7 @@ class GrammarError(ForerunError):
     """A form that no answer can have, or that is not supported, or is too large."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StructuredOutputsParams:
     """The form of an answer: exactly one of six kinds. Raises GrammarError.
 
@@ -42,12 +43,14 @@ class StructuredOutputsParams:
     whitespace_pattern: str | None = None
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
+    content: str = field(init=False, repr=False, default="")
+    """Everything that it says, as JSON: equal ones ask for the same."""
 
     def __new__(cls, *_: Any, **settings: Any) -> StructuredOutputsParams:
         """Refuse names that are none."""
         for name in settings:
-            if name not in cls.__dataclass_fields__:
-                hint = did_you_mean(name, cls.__dataclass_fields__)
+            if name not in NAMES:
+                hint = did_you_mean(name, NAMES)
                 raise GrammarError(f"StructuredOutputsParams has no '{name}'{hint}")
         return super().__new__(cls)
 
@@ -64,6 +67,9 @@ class StructuredOutputsParams:
         _check(asked[0], getattr(self, asked[0]))
         if self.whitespace_pattern is not None and not isinstance(self.whitespace_pattern, str):
             raise GrammarError("whitespace_pattern must be a string")
+        found = {name: getattr(self, name) for name in NAMES}
+        said = {name: value for name, value in found.items() if value not in (None, False)}
+        object.__setattr__(self, "content", json.dumps(said, default=dict))
         if len(self.content) > MOST_BYTES:
             raise GrammarError(f"{asked[0]} has more than {MOST_BYTES} bytes")
 
@@ -72,11 +78,8 @@ class StructuredOutputsParams:
         """Which of KINDS it is."""
         return next(name for name in KINDS if getattr(self, name) not in (None, False))
 
-    @property
-    def content(self) -> str:
-        """Everything that it says, as text: equal ones ask for the same."""
-        asked = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.dumps({name: value for name, value in asked.items() if value not in (None, False)})
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StructuredOutputsParams) and self.content == other.content
 
     def __hash__(self) -> int:
         return hash(self.content)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from forerun.grammar.params import GrammarError, StructuredOutputsParams, as_object
+from forerun.grammar.structural import tag_rules
 
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 """Between the parts of JSON. Bounded: small models may otherwise never come to the next part."""
@@ -24,8 +26,9 @@ _VALUES = ("enum", "const", "default", "examples")
 _IN_ONE_STEP = re.compile(r"\[[^\]\n]*\b(max_tokens|temperature|stop)\b[^\]\n]*\]\s*:")
 
 
-def rules_of(params: StructuredOutputsParams) -> str:
-    """Rules whose first symbol is ``start``. Raises GrammarError."""
+def rules_of(params: StructuredOutputsParams, special: Mapping[str, int]) -> str:
+    """Rules whose first symbol is ``start``; ``special``: ids of tokens that are no text, by their spelling. Raises
+    GrammarError."""
     kind = params.kind
     if kind == "json":
         assert params.json is not None
@@ -38,6 +41,10 @@ def rules_of(params: StructuredOutputsParams) -> str:
     if kind == "choice":
         assert params.choice is not None
         return "start: " + " | ".join(map(text_rule, dict.fromkeys(params.choice)))
+    if kind == "structural_tag":
+        assert params.structural_tag is not None
+        tag = as_object(params.structural_tag, kind)
+        return tag_rules({} if isinstance(tag, bool) else tag, partial(json_rule, params=params), regex_rule, special)
     assert params.grammar is not None
     return lark_of(params.grammar)
 

@@ -24,6 +24,7 @@ from forerun.opening.draft import about_draft, beside, compare_tokenizers, draft
 from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
+from forerun.opening.tables import with_table
 from forerun.opening.words import in_words
 from forerun.runtime.fused import FusedExecutor
 from forerun.runtime.loader import open_executor
@@ -140,6 +141,7 @@ class Prepared:
                 draft, runs = self.draft._beside(executor)
                 step = FusedExecutor(executor, draft) if drafts.fused else executor
                 drafts = replace(drafts, draft_costs=tuple(runs.seconds.items()))
+            drafts = with_table(drafts, tokenizer)
             engine = replace(engine, speculative_config=drafts)
         return OpenedModel(
             self.request.model,

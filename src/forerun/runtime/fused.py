@@ -41,7 +41,7 @@ class FusedExecutor:
         }
         arrays = {**vars(first), **vars(first.sampling), **outputs}
         places = {"lengths": drafts.lengths, "places": drafts.places, "token_ids": batch.token_ids}
-        output = self._target.step(batch, lambda: fused.step(arrays, places))
+        output = self._target.step(batch, lambda bound: fused.step(bound, arrays, places))
         self.drafting_seconds = fused.drafting_seconds
         return output
 

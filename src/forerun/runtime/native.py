@@ -22,6 +22,8 @@ CHUNK_ROWS = 256
 """Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
 
 HEAD_ROWS = 16
+_KEPT = 8
+"""Inputs whose arrays stay bound: the numbers of rows that steps of the same requests have in turns."""
 LOWEST_BLOCK_SIZE = 16
 MOST_REPEAT_ROWS = 8
 """What ``set_repeat_rows`` takes at most."""
@@ -94,27 +96,31 @@ class NativeExecutor:
         self._layout = layout
         self._last_step = LastStep()
         self._populators: list[weakref.finalize[[], NativeExecutor]] = []
-        self._bound: tuple[StepInput, StepOutput] | None = None  # whose arrays the core has
+        self._bound: dict[int, _Bound] = {}  # by the input's id, which nobody else has as long as it is kept
 
-    def step(self, batch: StepInput, run: Callable[[], None] | None = None) -> StepOutput:
+    def step(self, batch: StepInput, run: Callable[[_native.BoundStep], None] | None = None) -> StepOutput:
         """Run one step. Raises ValueError for input outside the limits; nothing is changed then.
 
-        The same input given again costs no conversion of its arrays, and its results are in the same output. ``run``
-        replaces the native call, once the arrays are bound.
+        One of the last inputs given again costs no conversion of its arrays, and its results are in the same output.
+        ``run`` replaces the native call.
         """
-        core, bound = self._core(), self._bound
-        if bound is None or bound[0] is not batch:
-            self._bound = None
-            self._bound = bound = (batch, self._bind(core, batch))
+        core = self._core()
+        bound = self._bound.get(id(batch)) or self._remember(batch, self._bind(core, batch))
         self._last_step.time = math.inf  # as long as it lasts
         try:
-            (run or core.step)()
+            (run or core.step)(bound.arrays)
         finally:
             self._last_step.time = time.monotonic()
-        return bound[1]
+        return bound.output
 
-    def _bind(self, core: _native.Executor, batch: StepInput) -> StepOutput:
-        """Hand the arrays of ``batch`` over; returns the arrays that its results will be in."""
+    def _remember(self, batch: StepInput, bound: _Bound) -> _Bound:
+        """Keep the last few inputs, those with large outputs only until the next one comes."""
+        small = {key: one for key, one in self._bound.items() if one.output.logits is None}
+        self._bound = {id(batch): bound} if len(small) >= _KEPT else {**small, id(batch): bound}
+        return bound
+
+    def _bind(self, core: _native.Executor, batch: StepInput) -> _Bound:
+        """Hand the arrays of ``batch`` over, and make those that its results will be in."""
         s, rows = batch.sampling, len(batch.sample_rows)
         if not isinstance(s.num_logprobs, np.ndarray) or s.num_logprobs.dtype != np.int32:
             raise TypeError("num_logprobs must be an int32 array")
@@ -128,8 +134,7 @@ class NativeExecutor:
             top_logprobs=np.empty((rows, width), np.float32),
             logits=np.empty((rows, self.vocab_size), np.float32) if batch.want_logits else None,
         )
-        core.bind_step({**vars(batch), **vars(s), **vars(out)})
-        return out
+        return _Bound(batch, out, core.bind_step({**vars(batch), **vars(s), **vars(out)}))
 
     def populate_kv(self) -> threading.Thread:
         """Take the KV pool from the system in the background and in pauses, a little ahead of its use."""
@@ -167,7 +172,8 @@ class NativeExecutor:
         """Free the KV pool and the threads."""
         for stop in self._populators:
             stop()
-        self._native = self._bound = self.team = None
+        self._native = self.team = None
+        self._bound.clear()
 
     @property
     def core(self) -> _native.Executor:
@@ -178,6 +184,15 @@ class NativeExecutor:
         if self._native is None:
             raise ValueError("the executor is closed")
         return self._native
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """An input, the arrays of its results, and both in the core's hands."""
+
+    batch: StepInput
+    output: StepOutput
+    arrays: _native.BoundStep
 
 
 def _limits(program: Program, layout: KvLayout, options: NativeOptions) -> dict[str, object]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from forerun.engine import Delta, EngineStoppedError, SamplingParams, Stream
 from forerun.engine.async_engine import SLOW_READER
+from forerun.engine.constraint import Form
 from forerun.engine.outputs import RequestTimes
-from forerun.engine.request_errors import NO_TOKEN
+from forerun.engine.request_errors import NO_TOKEN, TOO_COMPLEX
 from forerun.engine.stream import Writer
 from forerun.server.api_error import ApiError
 from forerun.server.json_body import Receive
@@ -26,8 +27,8 @@ class Generation:
     """Submits every prompt with the same parameters; ``batches`` yields the news as it comes.
 
     Made in the event loop; raises RequestError, QueueFullError or EngineStoppedError, and nothing is running then.
-    ``hidden``: the drawn tokens are not shown (max_tokens 0), so usage does not count them. ``yielding``: nobody asked
-    for ``max_tokens``, so it gives way where the context takes less.
+    ``form``: the grammar of the answers. ``hidden``: the drawn tokens are not shown (max_tokens 0), so usage does not
+    count them. ``yielding``: nobody asked for ``max_tokens``, so it gives way where the context takes less.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         *,
+        form: Form | None = None,
         hidden: bool = False,
         yielding: bool = False,
     ) -> None:
@@ -53,7 +55,7 @@ class Generation:
         self.times: list[RequestTimes] = []
         admission = service.engine.admission
         asked = [self._fitting(prompt) if yielding else params for prompt in prompts]
-        admitted = [admission.check(prompt, own) for prompt, own in zip(prompts, asked, strict=True)]
+        admitted = [admission.check(prompt, own, form) for prompt, own in zip(prompts, asked, strict=True)]
         self._streams = service.engine.submit_all({service.unique_name(name): each for each in admitted})
         for _ in prompts:
             service.metrics.submitted(params)
@@ -155,6 +157,8 @@ class Generation:
         if delta.finish_reason == "error":
             if delta.error == NO_TOKEN:
                 return ApiError(400, NO_TOKEN, param="allowed_token_ids")
+            if (delta.error or "").startswith(TOO_COMPLEX):
+                return ApiError(400, delta.error or "", param="structured_outputs")
             status = 503 if self.service.draining else 500
             return ApiError(status, delta.error or "the request failed", code="generation_failed")
         if delta.finish_reason == "abort":

@@ -109,7 +109,7 @@ def _as_many_as_n(value: Any, data: Mapping[str, Any]) -> bool:
 
 
 _TOOLS = "tool calls are not in this version"
-_GRAMMAR = "structured output is not in this version"
+_GRAMMAR = "send structured_outputs, or response_format"
 _TEMPLATE = "the model's own chat template is always used"
 _TEXT = "this is a text-only server"
 _REASONING = "reasoning models are not in this version"
@@ -120,7 +120,7 @@ REQUEST_NAMES = Names(
         (
             "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
             "service_tier", "session_id", "stream_interval", "include_reasoning", "parallel_tool_calls",
-            "guided_decoding_backend", "guided_whitespace_pattern", "models",
+            "guided_decoding_backend", "models",
         )
     ),
     refused={
@@ -128,12 +128,10 @@ REQUEST_NAMES = Names(
         "tool_choice": (_TOOLS, (None, "none", "auto")),
         "functions": (_TOOLS, NEUTRAL),
         "function_call": (_TOOLS, (None, "none", "auto")),
-        "response_format": (_GRAMMAR, (None, {}, {"type": "text"})),
-        "structured_outputs": (_GRAMMAR, NEUTRAL),
-        "guided_json": (_GRAMMAR, NEUTRAL),
-        "guided_regex": (_GRAMMAR, NEUTRAL),
-        "guided_choice": (_GRAMMAR, NEUTRAL),
-        "guided_grammar": (_GRAMMAR, NEUTRAL),
+        "json_schema": (_GRAMMAR, NEUTRAL),
+        "grammar": (_GRAMMAR, NEUTRAL),
+        "ebnf": (_GRAMMAR, NEUTRAL),
+        "regex": (_GRAMMAR, NEUTRAL),
         "chat_template": (_TEMPLATE, (None, "")),
         "documents": (_TEMPLATE, NEUTRAL),
         "suffix": ("filling in is not in this version", NEUTRAL),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
 
+from forerun.server.answer_form import Formed
 from forerun.server.api_error import ApiError
 from forerun.server.fields import (
     ID_SCHEMA,
@@ -54,7 +55,7 @@ class Request(Body):
     model: str | None = Field(None, max_length=1024)
 
 
-class GenerationRequest(Request):
+class GenerationRequest(Request, Formed):
     """What both ways to ask for text have in common. None everywhere means: the server's default."""
 
     stream: bool | None = None

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from forerun.engine import RequestOutput, SamplingParams
+from forerun.server.answer_form import asked_form
 from forerun.server.api_error import ApiError, json_response
 from forerun.server.chat import BatchShape, ChatShape
 from forerun.server.completions import CompletionShape
@@ -81,7 +82,10 @@ class Routes:
         ids = [await self._rendered(asked, messages, cut) for messages in asked.messages]
         params = await self._params(request, asked)
         shape = BatchShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
-        return await self._whole(request, Generation(self._service, _request_id(request), ids, params), shape)
+        form = await self._service.forms.compiled(asked_form(asked))
+        return await self._whole(
+            request, Generation(self._service, _request_id(request), ids, params, form=form), shape
+        )
 
     async def invocations(self, request: Request) -> Response:
         """POST /invocations, the one route of some hosting services: messages make it a chat."""
@@ -155,9 +159,12 @@ class Routes:
         *,
         hidden: bool = False,
     ) -> Response:
+        form = await self._service.forms.compiled(asked_form(asked))
         refuse_when_draining(self._service)
         yielding = isinstance(asked, CompletionRequest) and "max_tokens" not in asked.model_fields_set
-        generation = Generation(self._service, _request_id(request), ids, params, hidden=hidden, yielding=yielding)
+        generation = Generation(
+            self._service, _request_id(request), ids, params, form=form, hidden=hidden, yielding=yielding
+        )
         record = _record(request)
         if asked.stream:
             usage = StreamUsage.of(asked.stream_options, self._service.settings.force_usage).at_end

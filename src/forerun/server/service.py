@@ -16,6 +16,7 @@ from forerun.grammar import Grammars
 from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor
 from forerun.server.api_error import ApiError
+from forerun.server.forms import Forms
 from forerun.server.metrics import Collector, ServerMetrics
 from forerun.server.sampling_params import SamplingDefaults, overridden, sampling_defaults
 from forerun.server.server_settings import ServerSettings
@@ -43,6 +44,7 @@ class Service:
         self.opened = model
         self.version = version
         self.metrics = ServerMetrics()
+        grammars = Grammars(tokenizer, executor.vocab_size)
         entropy = os.urandom if seed is None else random.Random(seed).randbytes
         engine = Engine(
             executor,
@@ -52,7 +54,7 @@ class Service:
             limits=settings.caps.for_engine(executor.vocab_size),
             draft=model.draft,
             entropy=entropy,
-            grammars=Grammars(tokenizer, executor.vocab_size),
+            grammars=grammars,
         )
         self.engine = AsyncEngine(engine, max_pending_deltas=settings.pending_deltas)
         self.max_model_len = self.engine.admission.max_model_len
@@ -64,6 +66,7 @@ class Service:
         self.text = TextWorkers(
             tokenizer, max_model_len=self.max_model_len, max_chars=chars, timeout=settings.timeouts.text
         )
+        self.forms = Forms(grammars, self.text, executor.vocab_size)
         self.tokenizer = tokenizer
         self._tokens, self._token_names = TokenTexts(tokenizer), TokenTexts(tokenizer, by_id=True)
         stored = tokenizer.generation_config if settings.model_defaults else {}

@@ -65,6 +65,7 @@ class TextWorkers:
         self._max_chars = max_chars
         self._timeout = timeout
         self._chat_slots, self._slots = asyncio.Semaphore(workers), asyncio.Semaphore(workers)
+        self._form_slot = asyncio.Semaphore(1)
         self._idle: list[_Worker] = []
         self._jobs: set[asyncio.Task[Message | None]] = set()
         self._origin: TextOrigin | None = None
@@ -116,6 +117,15 @@ class TextWorkers:
         text: str = await self._value("decode", ids=list(ids))
         return text
 
+    async def form_refusal(self, asked: Message, rows: int, seconds: float) -> str | None:
+        """Why a form (fields of StructuredOutputsParams) cannot be compiled, None when it can. Raises ApiError when
+        those of others take too long."""
+        answer = await self._answer("form", self._form_slot, {"asked": asked, "rows": rows}, seconds)
+        if answer is None:
+            return f"compiling it takes more than {seconds:g} s, or too much memory"
+        reason: str | None = answer.get("refused") or answer.get("failed") or answer["value"]
+        return reason
+
     def close(self) -> None:
         """End the processes, whatever they do; jobs raise EngineStoppedError from now on."""
         self._closed = True
@@ -127,17 +137,7 @@ class TextWorkers:
     async def _value(self, what: str, **arguments: Any) -> Any:
         slots = self._chat_slots if what == "chat" else self._slots
         end = time.monotonic() + self._timeout
-        try:
-            await asyncio.wait_for(slots.acquire(), self._timeout)
-        except asyncio.TimeoutError:
-            raise self._too_long() from None
-        message = {"do": what, "with": arguments, "seconds": max(end - time.monotonic(), 0.001)}
-        job = asyncio.get_running_loop().create_task(self._work(message, slots))
-        self._jobs.add(job)  # which goes on when the client leaves: the worker is free when it has ended
-        job.add_done_callback(self._jobs.discard)
-        answer = await asyncio.shield(job)
-        if self._closed:
-            raise EngineStoppedError("the server is shutting down and takes no more requests")
+        answer = await self._answer(what, slots, arguments, self._timeout)
         if answer is None and time.monotonic() >= end:
             raise self._too_long()
         if answer is None or "failed" in answer:
@@ -147,6 +147,22 @@ class TextWorkers:
         if "refused" in answer:
             raise ChatTemplateError(answer["refused"])
         return answer["value"]
+
+    async def _answer(self, what: str, slots: asyncio.Semaphore, arguments: Message, seconds: float) -> Message | None:
+        """The answer to a job, which has ``seconds`` together with the wait for its slot; None: its worker ended."""
+        end = time.monotonic() + seconds
+        try:
+            await asyncio.wait_for(slots.acquire(), seconds)
+        except asyncio.TimeoutError:
+            raise self._too_long() from None
+        message = {"do": what, "with": arguments, "seconds": max(end - time.monotonic(), 0.001)}
+        job = asyncio.get_running_loop().create_task(self._work(message, slots))
+        self._jobs.add(job)  # which goes on when the client leaves: the worker is free when it has ended
+        job.add_done_callback(self._jobs.discard)
+        answer = await asyncio.shield(job)
+        if self._closed:
+            raise EngineStoppedError("the server is shutting down and takes no more requests")
+        return answer
 
     async def _work(self, job: Message, slots: asyncio.Semaphore) -> Message | None:
         """Take a worker, give it back unless it ended, then free the slot. Never fails."""

@@ -9,11 +9,19 @@ from typing import Any
 from forerun.errors import ConfigError, did_you_mean
 
 METHODS = {
-    "suffix": "what followed the longest context that the request has seen before, the most frequent continuation",
-    "ngram": "the same with contexts of prompt_lookup_min to prompt_lookup_max tokens",
+    "suffix": "what followed the longest context before: in the request, in earlier answers, in the model's table",
+    "ngram": "the same within the request alone, with contexts of prompt_lookup_min to prompt_lookup_max tokens",
     "draft_model": "what a smaller model with the same tokenizer says",
 }
 MOST_TOKENS = 64
+MOST_ANSWERS = 1_000_000
+NO_TABLE = "none"
+_NUMBERS = (
+    ("num_speculative_tokens", 1, MOST_TOKENS),
+    ("prompt_lookup_min", 1, 8),
+    ("prompt_lookup_max", 1, 8),
+    ("suffix_decoding_max_cached_requests", 0, MOST_ANSWERS),
+)
 _RANKS = "draft_tensor_parallel_size"
 DRAFT_TOKENS = 6
 """Drafted by a model at most, unless somebody says otherwise."""
@@ -23,20 +31,26 @@ DRAFT_TOKENS = 6
 class SpeculativeConfig:
     """``num_speculative_tokens``: the most that are drafted at once; how many it really are is chosen step by step.
 
-    ``prompt_lookup_min``, ``prompt_lookup_max``: lengths of the contexts that drafts are looked up by. ``model``: the
-    draft model (a checkpoint or an artifact), ``compiled``: the folder of its artifact, ``quantization``: its format,
-    ``fused``: draft and verify in one native call. No keys of the JSON, as measured on this host: ``row_costs``, steps
-    by rows over a step of one row, and ``draft_costs``, seconds of the draft model's runs by rows.
+    ``prompt_lookup_min``, ``prompt_lookup_max``: lengths of the contexts that drafts are looked up by.
+    ``suffix_decoding_max_cached_requests``: answers that later requests of the same cache salt look drafts up in.
+    ``table``: a file of the model's frequent continuations; None: the one that comes with the model, if one does;
+    NO_TABLE: none. ``model``: the draft model (a checkpoint or an artifact), ``compiled``: the folder of its artifact,
+    ``quantization``: its format, ``fused``: draft and verify in one native call; ``lookup``: take drafts from words
+    that were said before as well, where they promise more. No keys of the JSON, as measured on this host:
+    ``row_costs``, steps by rows over a step of one row, and ``draft_costs``, seconds of the draft model's runs by rows.
     """
 
     method: str = "suffix"
     num_speculative_tokens: int = 16
     prompt_lookup_min: int = 1
     prompt_lookup_max: int = 8
+    suffix_decoding_max_cached_requests: int = 10_000
+    table: str | None = None
     model: str | None = None
     compiled: str | None = None
     quantization: str | None = None
     fused: bool = False
+    lookup: bool = True
     row_costs: tuple[tuple[int, float], ...] = ()
     draft_costs: tuple[tuple[int, float], ...] = ()
 
@@ -46,23 +60,24 @@ class SpeculativeConfig:
             known = ", ".join(METHODS)
             hint = did_you_mean(str(self.method), METHODS)
             raise ConfigError(f"speculative method '{self.method}': there is {known}{hint}")
-        for name, high in (("num_speculative_tokens", MOST_TOKENS), ("prompt_lookup_min", 8), ("prompt_lookup_max", 8)):
+        for name, low, high in _NUMBERS:
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= high:
+            if type(value) is not int or not low <= value <= high:
                 raise ConfigError(
-                    f"{name} of --speculative-config must be a whole number within 1..{high}, not {value}"
+                    f"{name} of --speculative-config must be a whole number within {low}..{high}, not {value}"
                 )
         if self.prompt_lookup_min > self.prompt_lookup_max:
             raise ConfigError("prompt_lookup_min of --speculative-config must not exceed prompt_lookup_max")
         self._check_draft()
 
     def _check_draft(self) -> None:
-        for name in ("model", "compiled", "quantization"):
+        for name in ("model", "compiled", "quantization", "table"):
             value = getattr(self, name)
             if value is not None and type(value) is not str:
                 raise ConfigError(f"{name} of --speculative-config must be a text, not {value}")
-        if type(self.fused) is not bool:
-            raise ConfigError(f"fused of --speculative-config must be true or false, not {self.fused}")
+        for name in ("fused", "lookup"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} of --speculative-config must be true or false, not {value}")
         if self.quantization not in (None, "int8", "int4"):
             raise ConfigError(f"quantization of --speculative-config is int8 or int4, not {self.quantization}")
         if (self.method == "draft_model") != (self.model is not None):
@@ -86,7 +101,7 @@ class SpeculativeConfig:
                 raise ConfigError(f"unknown key '{name}' of --speculative-config{did_you_mean(name, known)}")
         defaults: dict[str, Any] = {"method": "suffix"}
         if settings.get("method") == "ngram":
-            defaults = {"prompt_lookup_min": 2}
+            defaults = {"prompt_lookup_min": 2, "suffix_decoding_max_cached_requests": 0, "table": NO_TABLE}
         elif settings.get("model") is not None or settings.get("method") == "draft_model":
             defaults = {"method": "draft_model", "num_speculative_tokens": DRAFT_TOKENS}
         return cls(**{**defaults, **settings})

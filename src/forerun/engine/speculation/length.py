@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 Cost = Callable[[int], float]
 """Seconds of a step by its number of rows."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """``lengths``: tokens of each draft to verify. ``profit``: seconds that they are expected to win."""
+
+    lengths: list[int]
+    profit: float
+
+
 def choose_lengths(
     chances: Sequence[Sequence[float]], rows: int, cost: Cost, price: float, room: int, runs: Cost | None = None
-) -> list[int]:
+) -> Choice:
     """How many tokens of each draft to verify, so that the step's expected profit is the largest.
 
     chances[i][j]: probability that draft token j of request i is right if those before it are. ``rows``: of the step
@@ -44,7 +53,7 @@ def choose_lengths(
             heapq.heappush(heap, (reached * draft[lengths[place]], place))
     for place in order[best_rows:]:
         lengths[place] -= 1
-    return lengths
+    return Choice(lengths, best)
 
 
 def _one_more(deep: list[int], place: int, runs: Cost) -> float:

@@ -14,7 +14,7 @@ from forerun.engine.speculation.acceptance import Acceptance
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.speculation.costs import LearntCosts, Price
 from forerun.engine.speculation.draft_runs import DraftRuns, Piece
-from forerun.engine.speculation.length import choose_lengths
+from forerun.engine.speculation.length import Choice, choose_lengths
 from forerun.runtime.step import DraftingExecutor, DraftRows, Executor, SamplingRows, StepInput
 
 _DEPTHS = 16
@@ -58,16 +58,23 @@ class ModelDrafter:
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
         """Weigh the expected tokens against what the draft's runs and the target's rows cost."""
+        return self.weigh(requests, limits, most).lengths
+
+    def weigh(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Choice:
+        """``lengths``, and what they are worth. Now and then one token is tried that is not expected to pay."""
         self._seconds, self._inner = 0.0, None
         voices = [self._voice(request) for request in requests]
         limits = [min(limit, self._cap) for limit in limits]
-        if not self._costs.ready:
-            return [0] * len(requests)
+        if not self._costs.ready or self._costs.stale(len(requests)):
+            return Choice([0] * len(requests), 0.0)
         if not self._run_costs.ready:
-            return [min(limit, 1) for limit in limits]
+            return Choice([min(limit, 1) for limit in limits], 0.0)
         chances = [voice.chances(limit) for voice, limit in zip(voices, limits, strict=True)]
-        lengths = choose_lengths(chances, len(requests), self._costs, self._price.value, most, self._run_costs)
-        return [voice.wait(length, limit) for voice, length, limit in zip(voices, lengths, limits, strict=True)]
+        choice = choose_lengths(chances, len(requests), self._costs, self._price.value, most, self._run_costs)
+        lengths = [
+            voice.wait(length, limit) for voice, length, limit in zip(voices, choice.lengths, limits, strict=True)
+        ]
+        return Choice(lengths, choice.profit)
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
         """All requests together, one run of the draft model a token; or later, within the step. Adjustments and
@@ -134,13 +141,14 @@ class ModelDrafter:
         self._all.observe(_buckets(proposed), accepted)
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
-        """A step of ``rows`` decoding rows gave ``tokens`` tokens, drafting apart."""
-        inside = 0.0
+        """A step of ``rows`` decoding rows gave ``tokens`` tokens, drafting included."""
+        drafting = self._seconds
         if self._inner is not None and self._fused is not None:
             inside = self._fused.drafting_seconds
             self._observe_runs(self._inner.lengths, inside)
-        self._costs.observe(rows, max(seconds - inside, 1e-9))
-        self._price.observe(tokens, seconds + self._seconds)
+            drafting += inside
+        self._costs.observe(rows, max(seconds - drafting, 1e-9))
+        self._price.observe(tokens, seconds)
 
     def preempted(self, request: Request) -> None:
         """Its blocks go at once, and are found again by whoever has the same text."""

@@ -1,0 +1,37 @@
+"""A first compilation in a process that can be ended, before the one that counts."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from forerun.grammar.library import Compiler, Vocabulary
+from forerun.grammar.params import GrammarError, StructuredOutputsParams
+
+SECONDS = 8.0
+"""For one compilation, and for preparing the vocabulary before the first."""
+MOST_BYTES = 32 << 20
+"""What a compiled grammar may take."""
+
+
+_compilers: dict[int, Compiler] = {}  # of the one vocabulary of this process, by rows
+
+
+def refusal(vocabulary: Vocabulary, asked: Mapping[str, Any], rows: int) -> str | None:
+    """Why ``asked`` (fields of StructuredOutputsParams) has no grammar, None when it has one."""
+    if rows not in _compilers:
+        _compilers[rows] = Compiler(vocabulary, rows)
+    before = _memory()
+    try:
+        grammar = _compilers[rows].compile(StructuredOutputsParams(**asked))
+    except GrammarError as error:
+        return str(error)
+    grown = _memory() - before
+    del grammar
+    return f"its grammar takes {grown >> 20} MiB" if grown > MOST_BYTES else None
+
+
+def _memory() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

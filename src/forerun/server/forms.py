@@ -1,0 +1,40 @@
+"""Forms of answers, compiled beside the event loop: first where it can be ended, then where it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from forerun.engine.constraint import Form
+from forerun.grammar import GrammarError, Grammars
+from forerun.grammar.trial import SECONDS
+from forerun.server.answer_form import AskedForm
+from forerun.server.api_error import ApiError
+from forerun.server.text import TextWorkers
+
+
+class Forms:
+    """The compiled forms of one server. Use it from one event loop."""
+
+    def __init__(self, grammars: Grammars, text: TextWorkers, rows: int) -> None:
+        self._grammars, self._text, self._rows = grammars, text, rows
+
+    async def compiled(self, asked: AskedForm | None) -> Form | None:
+        """The grammar of what is asked for. Raises ApiError 400 in one line that names the field."""
+        if asked is None:
+            return None
+        try:
+            found = self._grammars.known(asked.params)
+            if found is not None:
+                return found
+            await self._try(asked)
+            return await asyncio.to_thread(self._grammars.compile, asked.params)
+        except GrammarError as error:
+            raise ApiError(400, f"{asked.field}: {error}", param=asked.field, code="invalid_value") from None
+
+    async def _try(self, asked: AskedForm) -> None:
+        """Raises GrammarError for what fails, or takes too much, in a process of its own."""
+        reason = await self._text.form_refusal(json.loads(asked.params.content), self._rows, SECONDS)
+        if reason is not None:
+            self._grammars.refuse(asked.params, reason)
+            raise GrammarError(reason)
