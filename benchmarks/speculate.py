@@ -30,6 +30,8 @@ from forerun.opening import ModelRequest, OpenedModel, open_model
 from forerun.runtime.loader import RunSettings
 
 PEER = Path(__file__).resolve().parent / "peers" / "speculate_llama_cpp.py"
+SETTLE = 0.5
+"""Seconds before each answer, in which the threads of the program before stop spinning."""
 WAYS = ("Forerun", "Forerun suffix", "llama.cpp", "llama.cpp lookup")
 
 
@@ -80,6 +82,7 @@ def main() -> int:
         for number, prompt in enumerate([prompts[0], *prompts]):  # the first warms up
             say(f"prompt {number} of {len(prompts)}")
             for way in WAYS[number % 4 :] + WAYS[: number % 4]:
+                time.sleep(SETTLE)
                 rate = one(way, model, peer, prompt, args.tokens)
                 if number:
                     rates[way].append(round(rate, 2))
