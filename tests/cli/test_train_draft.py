@@ -14,6 +14,7 @@ from forerun.engine.engine_settings import EngineSettings
 from forerun.engine.generator import Generator
 from forerun.engine.params import SamplingParams
 from forerun.engine.speculation.config import SpeculativeConfig
+from forerun.engine.speculation.table import load_table
 from forerun.errors import ForerunError
 from forerun.opening import ModelRequest, open_model
 from forerun.runtime.loader import RunSettings
@@ -60,6 +61,25 @@ def test_from_a_target_to_a_draft_that_changes_no_token(
         for fused in (False, True):
             drafts = {"model": str(out), "num_speculative_tokens": 3, "fused": fused}
             assert answers(target, drafts, params) == plain
+
+
+def test_a_table_needs_no_torch_and_changes_no_token(
+    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.npz"
+    assert train(target, tmp_path / "out", "--until", "collect", "--table", str(table)) == 0
+    assert f"{table}: " in capsys.readouterr().out
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    assert answers(target, {"table": str(table)}, params) == answers(target, None, params)
+    found = load_table(table)
+    assert len(found.best) > 50 and found.vocabulary
+    again = tmp_path / "again.npz"
+    assert train(target, tmp_path / "out", "--until", "collect", "--table", str(again)) == 0
+    assert again.read_bytes() == table.read_bytes()
+    capsys.readouterr()
+    assert train(target, tmp_path / "out", "--until", "collect", "--table", str(tmp_path / "none" / "t.npz")) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "t.npz" in error
 
 
 def test_it_goes_on_and_refuses_another_recipe(

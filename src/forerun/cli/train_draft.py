@@ -7,15 +7,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from forerun.cli.progress import base_name, progress
 from forerun.engine.engine_settings import EngineSettings
 from forerun.engine.speculation.config import SpeculativeConfig
+from forerun.engine.speculation.table import learn_table
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, open_model
+from forerun.opening.tables import vocabulary_mark
 from forerun.runtime.loader import RunSettings
 
 if TYPE_CHECKING:
     from forerun.checkpoint import Checkpoint
+    from forerun.checkpoint.tokenizer import Tokenizer
     from forerun.training.recipe import CollectRecipe
     from forerun.training.shape import DraftShape, Float32
     from forerun.training.shards import Document
@@ -38,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tokens", type=int, default=2_000_000, metavar="N", help="how much of it (default 2000000)")
     add("--answer-tokens", type=int, default=320, metavar="N", help="longest answer (default 320)")
     add("--batch", type=int, default=32, metavar="N", help="documents at once (default 32)")
+    add("--table", metavar="FILE", help="count its frequent continuations, for the key table of --speculative-config")
     add = parser.add_argument_group("shape").add_argument
     add("--layers", type=int, metavar="N", help="(default 2)")
     add("--hidden-size", type=int, metavar="N", help="the target's (default), whose layers are copied, or less")
@@ -105,7 +111,21 @@ def _collect(args: argparse.Namespace, recipe: CollectRecipe, text: Path) -> lis
     finally:
         model.executor.close()
     print(f"{text}: {done} tokens")
-    return read_documents(text, args.tokens)
+    documents = read_documents(text, args.tokens)
+    if args.table:
+        _write_table(Path(args.table).expanduser(), documents, model.tokenizer)
+    return documents
+
+
+def _write_table(path: Path, documents: list[Document], tokenizer: Tokenizer) -> None:
+    """Of the answers, each with the token before it; held out ones are left out here too."""
+    from forerun.training.files import write_whole
+
+    answers = [each.tokens[each.answer - 1 :] for each in documents if not each.held_out]
+    streams = [np.asarray(answer, np.int32) for answer in answers]
+    table = learn_table(streams, tokenizer.vocab_size, vocabulary_mark(tokenizer))
+    write_whole(path, table.to_bytes())
+    print(f"{path}: {len(table.best)} contexts of {sum(map(len, streams))} tokens")
 
 
 def _train(
