@@ -4,7 +4,12 @@ The matrices hold random blocks with scales of a sensible size, drawn and writte
 the 8B shape needs 5 GB of disk and little memory. The text that such a model writes means nothing; the work per token
 is that of the real one. Forerun and llama.cpp both read the file.
 
+With --faint-from the layers from there on add little to what the ones before them say, and a second file of the same
+seed with only those (--layers) is a draft model that agrees with the first as often as --faint lets it.
+
 Run: python benchmarks/random_model.py 1b --output random-1b.gguf
+     python benchmarks/random_model.py 1b --output target.gguf --faint-from 5 --faint 0.1
+     python benchmarks/random_model.py 1b --output draft.gguf --layers 5
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
@@ -74,6 +79,20 @@ SHAPES = {
 }
 
 
+@dataclass(frozen=True)
+class Faint:
+    """Layers from ``first`` on add ``share`` of what others add."""
+
+    first: int
+    share: float
+
+    def of(self, tensor: str) -> float:
+        """What the weights of ``tensor`` are multiplied by."""
+        parts = tensor.split(".")
+        adds = parts[0] == "blk" and parts[2] in ("attn_output", "ffn_down")
+        return self.share if adds and int(parts[1]) >= self.first else 1.0
+
+
 def main() -> int:
     """Write the file and say how long it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,15 +100,23 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="the .gguf file")
     parser.add_argument("--type", choices=TYPES, default="Q4_0", help="type of all matrices (default Q4_0)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
+    parser.add_argument("--layers", type=int, help="the first ones only (default: all)")
+    parser.add_argument("--faint-from", type=int, metavar="LAYER", help="first of the layers that say little")
+    parser.add_argument("--faint", type=float, default=0.1, help="their outputs over those of others (default 0.1)")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
+    if args.layers is not None:
+        if not 1 <= args.layers <= shape.layers:
+            parser.error(f"--layers must be within 1..{shape.layers}, not {args.layers}")
+        shape = replace(shape, layers=args.layers)
+    faint = Faint(shape.layers if args.faint_from is None else args.faint_from, args.faint)
     need = file_bytes(shape, args.type)
     free = shutil.disk_usage(args.output.absolute().parent).free
     if need > free:
         print(f"error: {args.output} needs {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free", file=sys.stderr)
         return 1
     began = time.perf_counter()
-    write(args.output, shape, args.type, args.seed, f"random {args.shape}")
+    write(args.output, shape, args.type, args.seed, f"random {args.shape}", faint)
     print(f"{args.output}: {args.output.stat().st_size / 1e9:.2f} GB in {time.perf_counter() - began:.0f} s")
     return 0
 
@@ -139,7 +166,7 @@ def file_bytes(shape: Shape, kind: str) -> int:
     return sum(tensor_bytes(*tensor, kind, shape.layers) for tensor in tensors(shape)) + (32 << 20)
 
 
-def write(path: Path, shape: Shape, kind: str, seed: int, name: str) -> None:
+def write(path: Path, shape: Shape, kind: str, seed: int, name: str, faint: Faint) -> None:
     """Write header, tokenizer and tensors; nothing larger than a piece is held in memory."""
     writer = GGUFWriter(path, "llama")
     writer.add_name(name)
@@ -168,9 +195,10 @@ def write(path: Path, shape: Shape, kind: str, seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
     for tensor, dimensions in tensors(shape):
         writer.write_padding(file, file.tell())
-        pieces = (
-            norm(dimensions) if len(dimensions) == 1 else blocks(rng, dimensions, type_of(tensor, kind, shape.layers))
-        )
+        if len(dimensions) == 1:
+            pieces = norm(dimensions)
+        else:
+            pieces = blocks(rng, dimensions, type_of(tensor, kind, shape.layers), faint.of(tensor))
         for piece in pieces:
             piece.tofile(file)
     writer.write_padding(file, file.tell())
@@ -182,11 +210,13 @@ def norm(dimensions: tuple[int, ...]) -> Iterator[NDArray[np.generic]]:
     yield np.ones(dimensions, np.float32)
 
 
-def blocks(rng: np.random.Generator, dimensions: tuple[int, ...], kind: str) -> Iterator[NDArray[np.generic]]:
-    """Random bytes with float16 scales that give the weights a deviation of 1 / sqrt(K) and a mean of zero."""
+def blocks(
+    rng: np.random.Generator, dimensions: tuple[int, ...], kind: str, share: float
+) -> Iterator[NDArray[np.generic]]:
+    """Random bytes with float16 scales that give the weights a deviation of share / sqrt(K) and a mean of zero."""
     block = BLOCKS[kind]
     count = dimensions[0] * dimensions[1] // block.weights
-    scale = 1 / (block.deviation * dimensions[1] ** 0.5)
+    scale = share / (block.deviation * dimensions[1] ** 0.5)
     for start in range(0, count, PIECE_BLOCKS):
         rows = min(PIECE_BLOCKS, count - start)
         piece = np.frombuffer(bytearray(rng.bytes(rows * block.nbytes)), np.uint8).reshape(rows, block.nbytes)

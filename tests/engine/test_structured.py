@@ -118,28 +118,44 @@ class Guesses(QuietDrafter):
         return draft
 
 
-def answers(made: Engine, n: int = 1) -> dict[str, CompletionOutput]:
+MANNERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "greedy": {"temperature": 0.0, "logprobs": None},
+    "adjusted": {
+        "repetition_penalty": 1.3,
+        "min_tokens": 4,
+        "logit_bias": {ord("a"): 2.0},
+        "bad_words_ids": [[ord("y")]],
+    },
+    "scored": {"prompt_logprobs": 2, "top_p": 0.9, "stop_token_ids": (ord("e"),)},
+}
+
+
+def answers(made: Engine, manner: str = "plain") -> dict[str, CompletionOutput]:
     """Of requests with a form and without."""
     for name, prompt in PROMPTS.items():
-        made.add(name, prompt, params(name))
-        made.add(f"free {name}", prompt, params("free"))
+        made.add(name, prompt, params(name, **MANNERS[manner]))
+        made.add(f"free {name}", prompt, params("free", **MANNERS[manner]))
     found = {name: output.outputs[0] for name, output in run(made).items()}
     made.check()
     return found
 
 
-def test_tokens_depend_on_nobody_and_on_no_way_to_compute_them() -> None:
-    alone = {name: answer(params(name), PROMPTS[name]) for name in FORMS}
-    alone |= {f"free {name}": answer(params("free"), PROMPTS[name]) for name in FORMS}
-    assert answers(engine()) == alone
+@pytest.mark.parametrize("manner", MANNERS)
+def test_tokens_depend_on_nobody_and_on_no_way_to_compute_them(manner: str) -> None:
+    own = MANNERS[manner]
+    alone = {name: answer(params(name, **own), PROMPTS[name]) for name in FORMS}
+    alone |= {f"free {name}": answer(params("free", **own), PROMPTS[name]) for name in FORMS}
+    assert answers(engine(), manner) == alone
     tight = engine(OracleExecutor(num_blocks=30, block_size=4, max_rows=9, max_seqs=6, max_model_len=100))
-    assert answers(tight) == alone and tight.counters.preemptions > 0
+    assert answers(tight, manner) == alone and tight.counters.preemptions > 0
     again = engine(OracleExecutor(num_blocks=400, block_size=2, max_model_len=400))
-    assert answers(again) == alone and answers(again) == alone and again.stats().prefix_hits > 0
+    assert answers(again, manner) == alone and answers(again, manner) == alone
+    assert manner == "scored" or again.stats().prefix_hits > 0
     drafter = Guesses({name: output.token_ids for name, output in alone.items()})
     for executor in (None, OracleExecutor(num_blocks=40, block_size=4, max_rows=17, max_seqs=6, max_model_len=100)):
         drafting = engine(executor, drafter=drafter)
-        assert answers(drafting) == alone and drafting.counters.accepted_draft_tokens > 20
+        assert answers(drafting, manner) == alone and drafting.counters.accepted_draft_tokens > 20
 
 
 def test_drafts_end_where_they_leave_the_form() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from forerun.engine import EngineSettings
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.server.request_log import log_line, text_line
 from forerun.server.server_settings import ServerSettings
 from tests.server.harness import MODEL, Running, running
@@ -146,6 +148,20 @@ def test_the_log_for_people_has_the_same_numbers(capsys: pytest.CaptureFixture[s
     assert "2 generated" in several and "404 GET /nowhere" in missing
     assert "400 POST" in refused and "error: " in refused and "tokens" not in refused.split("error")[0]
     assert "\x1b" not in missing
+
+
+def test_the_log_says_how_many_drafts_were_right(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = EngineSettings(speculative_config=SpeculativeConfig(table="none"))
+    with running(engine_settings=settings) as own:
+        for _ in range(2):
+            usage = own.complete([5, 6, 7, 8] * 20, max_tokens=60, temperature=0, ignore_eos=True)["usage"]
+        own.wait_idle()
+    record = json.loads([line for line in capsys.readouterr().out.splitlines() if "completion_tokens" in line][-1])
+    drafts = usage["completion_tokens_details"]
+    assert record["accepted_tokens"] == drafts["accepted_prediction_tokens"]
+    assert record["drafted_tokens"] - record["accepted_tokens"] == drafts["rejected_prediction_tokens"]
+    words = f"{record['accepted_tokens']} of {record['drafted_tokens']} drafted tokens right"
+    assert words in text_line({**record, "client": "", "error": "none"}).split("  ")
 
 
 def test_a_line_for_people_of_a_request_without_a_client() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from forerun.engine import EngineSettings
+from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.server.histogram import Histogram
 from tests.server.harness import MODEL, PacedExecutor, Running, open_request, running, wait_for
 
@@ -51,6 +52,22 @@ def test_totals_add_up() -> None:
         assert own.metric("forerun:step_rows_sum") == steps.step_rows
         assert own.metric("forerun:step_rows_count") == steps.steps
         assert own.metric("vllm:iteration_tokens_total_sum") == 3 * 41 + 2 * 9 - hits + 25
+
+
+def test_drafts_are_counted_by_where_they_came_from() -> None:
+    config = SpeculativeConfig(table="none")
+    with running(engine_settings=EngineSettings(speculative_config=config)) as own:
+        own.complete([5, 6, 7, 8] * 20, max_tokens=60, **GREEDY)
+        own.complete([5, 6, 7, 8] * 20, max_tokens=60, **GREEDY)
+        own.wait_idle()
+        totals = own.service.engine.stats().drafts
+        assert set(totals.drafted) <= {"prompt_and_answer", "earlier_answers"}
+        assert sum(totals.drafted.values()) == own.metric("vllm:spec_decode_num_draft_tokens_total")
+        assert sum(totals.accepted.values()) == own.metric("vllm:spec_decode_num_accepted_tokens_total")
+        for source, count in totals.drafted.items():
+            assert own.metric("forerun:spec_decode_draft_tokens_total", source=source) == count
+        spent = [own.metric("forerun:spec_decode_seconds_total", part=part) for part in ("drafting", "verifying")]
+        assert spent == [totals.drafting_seconds, totals.verifying_seconds] and min(spent) > 0
 
 
 @pytest.mark.parametrize("rows", [64, 4])

@@ -75,6 +75,10 @@ def test_each_source_has_its_turns(fused: bool) -> None:
     assert run(engine)["r"].outputs[0].token_ids == script[:-4]
     assert {LookupDrafter, FreeDrafts} == set(drafter.turns)
     assert engine.counters.steps < len(script) / 2
+    totals = engine.stats().drafts
+    assert totals.drafted.keys() >= {"prompt_and_answer", "draft_model"}
+    assert sum(totals.drafted.values()) == engine.counters.draft_tokens
+    assert sum(totals.accepted.values()) == engine.counters.accepted_draft_tokens
 
 
 def test_configurations_choose() -> None:

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "print a checkpoint, or an artifact: program, buckets, memory, quantisation",
     "cache": "list or clear the artifacts that commands compiled for themselves",
     "check": "accuracy of an artifact against the float32 reference",
+    "train-draft": "train a small draft model for a target, on text that the target writes",
     "info": "this machine: instruction sets, cores, memory",
 }
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and not words[0].startswith("-"):
             overview.error(f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}")
         return run_command(lambda: _tell(overview, overview.parse_args(words).version))
-    module = importlib.import_module(f"forerun.cli.{words[0]}")
+    module = importlib.import_module(f"forerun.cli.{words[0].replace('-', '_')}")
     parser = Parser(prog=f"forerun {words[0]}", allow_abbrev=False, description=COMMANDS[words[0]])
     module.add_arguments(parser)
     return run_command(lambda: int(module.run(parser.parse_args(words[1:]))))

@@ -51,6 +51,7 @@ NO_EFFECT: tuple[Foreign, ...] = (
     ),
     *no_effect("blocks of the KV cache are always managed like that", switches="--use-v2-block-manager"),
     *no_effect("prompts are always cut into chunks", switches="--enable-chunked-prefill"),
+    *no_effect("one library compiles every form of an answer", values="--guided-decoding-backend"),
     *no_effect(
         "each step is scheduled anew, and tokens are sent as they come",
         switches="--multi-step-stream-outputs --disable-async-output-proc --async-scheduling "
@@ -165,11 +166,15 @@ REFUSED: tuple[Foreign, ...] = (
         values="--reasoning-parser --reasoning-parser-plugin --reasoning-config --reasoning-effort-map "
         "--anthropic-disabled-thinking-effort --cohere-format",
     ),
-    *refused(f"structured output {_VERSION}", values="--structured-outputs-config"),
     *refused(
-        f"structured output {_VERSION}",
-        values="--guided-decoding-backend",
-        neutral=("xgrammar", "outlines", "lm-format-enforcer", "auto"),
+        "one library compiles every form of an answer, and its settings come with the request (structured_outputs)",
+        values="--structured-outputs-config",
+        neutral=(
+            '{"backend": "auto"}',
+            '{"backend": "xgrammar"}',
+            '{"backend": "guidance"}',
+            '{"backend": "outlines"}',
+        ),
     ),
     *refused(
         "code of others is not loaded into the server",

@@ -8,6 +8,7 @@ from operator import index
 from typing import Protocol, TypeVar
 
 from forerun.engine.request import Request
+from forerun.engine.stats import DraftTotals
 from forerun.runtime.step import DraftRows
 
 T = TypeVar("T")
@@ -22,6 +23,11 @@ class Drafter(Protocol):
     index of what was said) finds them in ``lengths``, and a model drafts all requests together in ``propose``, with
     the block tables of the target (``request.kv``) for a KV pool of its own.
     """
+
+    @property
+    def totals(self) -> DraftTotals:
+        """What became of all drafts so far."""
+        ...
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
         """How many tokens to draft for each request: at most its limit, and ``most`` together (what is more is cut,
@@ -84,6 +90,10 @@ class DraftDesk:
     def serves(self, request: Request) -> bool:
         """Whether drafts of ``request`` are asked for."""
         return self._drafter is not None and request.drafts
+
+    def totals(self) -> DraftTotals:
+        """A reading of what became of the drafts."""
+        return self._try([], lambda drafter: drafter.totals.copy()) or DraftTotals()
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> list[int]:
         """The drafter's lengths, cut to ``limits`` and ``most``."""

@@ -185,6 +185,7 @@ class Engine:
             prefix_queries=prefix.queries,
             prefix_hits=prefix.hits,
             prefix_evictions=prefix.evictions,
+            drafts=self._desk.totals(),
         )
 
     def close(self) -> None:

@@ -67,6 +67,26 @@ class EngineCounters:
             self.accepted_by_position[position] = self.accepted_by_position.get(position, 0) + 1
 
 
+@dataclass
+class DraftTotals:
+    """Tokens that were drafted and those of them that were right, by where they came from; seconds of steps without
+    prompts that went into drafting, and into all the rest."""
+
+    drafted: dict[str, int] = field(default_factory=dict)
+    accepted: dict[str, int] = field(default_factory=dict)
+    drafting_seconds: float = 0.0
+    verifying_seconds: float = 0.0
+
+    def count(self, source: str, drafted: int, accepted: int) -> None:
+        """Note what became of some tokens of ``source``."""
+        self.drafted[source] = self.drafted.get(source, 0) + drafted
+        self.accepted[source] = self.accepted.get(source, 0) + accepted
+
+    def copy(self) -> DraftTotals:
+        """A reading; may be taken while drafts are counted."""
+        return replace(self, drafted=self.drafted.copy(), accepted=self.accepted.copy())
+
+
 @dataclass(frozen=True)
 class EngineStats:
     """One reading of the engine: totals so far (a copy) and the present load."""
@@ -79,3 +99,4 @@ class EngineStats:
     prefix_queries: int
     prefix_hits: int
     prefix_evictions: int
+    drafts: DraftTotals = field(default_factory=DraftTotals)

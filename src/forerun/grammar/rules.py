@@ -68,10 +68,7 @@ def regex_rule(regex: str) -> str:
     """A symbol for what a regular expression matches as a whole."""
     from forerun.grammar.library import regex_between_slashes
 
-    body = regex.removeprefix("^")
-    if body.endswith("$") and (len(body) - len(body[:-1].rstrip("\\"))) % 2:  # a sign, and not a character
-        body = body[:-1]
-    return f"/{regex_between_slashes(body)}/"
+    return f"/{regex_between_slashes(regex)}/"
 
 
 def lark_of(grammar: str) -> str:

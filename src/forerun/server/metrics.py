@@ -128,7 +128,7 @@ class Collector:
             counter.add_metric(values, value)
             yield counter
         for name, label, text, totals in _labelled_counters(stats):
-            counter = CounterMetricFamily(f"vllm:{name}", text, labels=[*names, label])
+            counter = CounterMetricFamily(name, text, labels=[*names, label])
             for key, value in totals.items():
                 counter.add_metric([*values, key], value)
             yield counter
@@ -205,17 +205,21 @@ def _counters(stats: EngineStats) -> list[tuple[str, str, float]]:
 
 
 def _labelled_counters(stats: EngineStats) -> list[tuple[str, str, str, Mapping[str, float]]]:
-    c = stats.counters
+    c, drafts = stats.counters, stats.drafts
+    seconds = {"drafting": drafts.drafting_seconds, "verifying": drafts.verifying_seconds}
     source = {"local_cache_hit": c.cached_tokens, "local_compute": c.prompt_tokens - c.cached_tokens}
     return [
         (
-            "spec_decode_num_accepted_tokens_per_pos",
+            "vllm:spec_decode_num_accepted_tokens_per_pos",
             "position",
             "Draft tokens accepted, by their place in the draft.",
             {str(position): count for position, count in sorted(c.accepted_by_position.items())},
         ),
-        ("request_success", "finished_reason", "Answers that ended, by reason (abort and error too).", c.ended),
-        ("prompt_tokens_by_source", "source", "Prompt tokens by where their KV came from.", source),
+        ("vllm:request_success", "finished_reason", "Answers that ended, by reason (abort and error too).", c.ended),
+        ("vllm:prompt_tokens_by_source", "source", "Prompt tokens by where their KV came from.", source),
+        ("forerun:spec_decode_draft_tokens", "source", "Draft tokens, by where they came from.", drafts.drafted),
+        ("forerun:spec_decode_accepted_tokens", "source", "Those of them accepted.", drafts.accepted),
+        ("forerun:spec_decode_seconds", "part", "Seconds of steps without prompts, while drafts are on.", seconds),
     ]
 
 

@@ -20,6 +20,10 @@ def log_generation(record: MutableMapping[str, Any], generation: Generation) -> 
     record["prompt_tokens"] = usage["prompt_tokens"]
     record["cached_tokens"] = usage["prompt_tokens_details"]["cached_tokens"]
     record["completion_tokens"] = tokens = usage["completion_tokens"]
+    if drafts := usage.get("completion_tokens_details"):
+        accepted = drafts["accepted_prediction_tokens"]
+        record["accepted_tokens"] = accepted
+        record["drafted_tokens"] = accepted + drafts["rejected_prediction_tokens"]
     times = [each for each in generation.times if each.first_token is not None and each.last_token is not None]
     if times:
         first, last = min(each.first_token or 0.0 for each in times), max(each.last_token or 0.0 for each in times)
@@ -44,6 +48,8 @@ def text_line(record: Mapping[str, Any]) -> str:
     if "completion_tokens" in known:
         cached = f" ({known['cached_tokens']} cached)" if known["cached_tokens"] else ""
         parts.append(f"{known['prompt_tokens']} prompt tokens{cached}, {known['completion_tokens']} generated")
+    if "drafted_tokens" in known:
+        parts.append(f"{known['accepted_tokens']} of {known['drafted_tokens']} drafted tokens right")
     if "ttft_seconds" in known:
         parts.append(f"TTFT {known['ttft_seconds'] * 1e3:.0f} ms")
     if "tokens_per_second" in known:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from forerun.engine.request import Request
 from forerun.engine.speculation.drafter import LookupDrafter
 from forerun.engine.speculation.model_drafter import ModelDrafter
+from forerun.engine.stats import DraftTotals
 from forerun.runtime.step import DraftRows
 
 
@@ -17,6 +18,17 @@ class CombinedDrafter:
     def __init__(self, lookup: LookupDrafter, model: ModelDrafter) -> None:
         self._lookup, self._model = lookup, model
         self._chosen: LookupDrafter | ModelDrafter = lookup
+
+    @property
+    def totals(self) -> DraftTotals:
+        """Of both together."""
+        said, modelled = self._lookup.totals, self._model.totals
+        return DraftTotals(
+            {**said.drafted, **modelled.drafted},
+            {**said.accepted, **modelled.accepted},
+            said.drafting_seconds + modelled.drafting_seconds,
+            max(0.0, modelled.verifying_seconds - said.drafting_seconds),
+        )
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
         """Ask both; for this step the one with the larger expected profit is the drafter."""

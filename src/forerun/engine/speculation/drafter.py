@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from forerun._native import SuffixIndex
+from forerun._native import SUFFIX_BUCKETS, SuffixIndex
 from forerun.engine.request import Request
 from forerun.engine.speculation.acceptance import Acceptance
 from forerun.engine.speculation.config import SpeculativeConfig
@@ -14,6 +14,7 @@ from forerun.engine.speculation.length import Choice, choose_lengths
 from forerun.engine.speculation.lookup import Draft, Lookup
 from forerun.engine.speculation.memory import Memory
 from forerun.engine.speculation.priors import PRIOR, SOURCES
+from forerun.engine.stats import DraftTotals
 from forerun.runtime.step import DraftRows
 
 _PATIENCE, _MOST_REST = 8, 16
@@ -27,18 +28,23 @@ class LookupDrafter:
     """A Drafter (engine/drafts.py) without a model: all its work is done in ``lengths``."""
 
     def __init__(
-        self, config: SpeculativeConfig, costs: LearntCosts | None = None, table: SuffixIndex | None = None
+        self,
+        config: SpeculativeConfig,
+        costs: LearntCosts | None = None,
+        table: SuffixIndex | None = None,
     ) -> None:
         """``costs``: what steps take; None: learnt, beginning with what ``config`` has measured. ``table``: frequent
         continuations of the model, if there are any."""
         self._config = config
         self._costs = costs or LearntCosts.measured(config.row_costs)
         self._table = table
+        self.totals = DraftTotals()
         self._memory = Memory(config.suffix_decoding_max_cached_requests)
         self._speakers: dict[Request, _Speaker] = {}
         self._price = Price()
         self._gain = 0.0  # seconds that a look wins, lately
         self._vain = self._rest = 0
+        self._seconds = 0.0  # of the last look
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
         """Look drafts up and weigh them against each other and against what their rows cost."""
@@ -46,6 +52,7 @@ class LookupDrafter:
 
     def weigh(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Choice:
         """``lengths``, and what they are worth."""
+        self._seconds = 0.0
         nothing = Choice([0] * len(requests), 0.0)
         if not self._costs.ready or self._costs.stale(len(requests)):
             return nothing
@@ -54,7 +61,8 @@ class LookupDrafter:
             return nothing
         began = time.perf_counter()
         choice = self._look(requests, limits, most)
-        gain = choice.profit - (time.perf_counter() - began)
+        self._seconds = time.perf_counter() - began
+        gain = choice.profit - self._seconds
         self._gain += _GAIN_RATE * (gain - self._gain)
         self._vain = 0 if self._gain > 0.0 else min(self._vain + 1, _PATIENCE + _MOST_REST)
         self._rest = max(0, self._vain - _PATIENCE)
@@ -90,12 +98,17 @@ class LookupDrafter:
     def verified(self, request: Request, proposed: int, accepted: int) -> None:
         """Remember how often drafts of this kind are right."""
         speaker = self._speakers[request]
-        speaker.acceptance.observe(speaker.draft.buckets[:proposed], accepted)
+        buckets = speaker.draft.buckets[:proposed]
+        speaker.acceptance.observe(buckets, accepted)
+        for place, bucket in enumerate(buckets):
+            self.totals.count(SOURCES[bucket // SUFFIX_BUCKETS], 1, place < accepted)
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
         """A step of ``rows`` decoding rows gave ``tokens`` tokens."""
         self._costs.observe(rows, seconds)
         self._price.observe(tokens, seconds)
+        self.totals.drafting_seconds += self._seconds
+        self.totals.verifying_seconds += seconds - self._seconds
 
     def preempted(self, request: Request) -> None:
         """Its words stay known."""
@@ -121,7 +134,7 @@ class _Speaker:
         shortest, longest = config.prompt_lookup_min, config.prompt_lookup_max
         self._lookup = Lookup(request.tokens[: request.num_prompt], shortest, longest, others)
         self._heard = 0
-        self.acceptance = Acceptance(PRIOR, SOURCES)
+        self.acceptance = Acceptance(PRIOR, len(SOURCES))
         self.draft = Draft()
 
     def listen(self, request: Request) -> None:

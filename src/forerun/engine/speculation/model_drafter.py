@@ -15,11 +15,13 @@ from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.speculation.costs import LearntCosts, Price
 from forerun.engine.speculation.draft_runs import DraftRuns, Piece
 from forerun.engine.speculation.length import Choice, choose_lengths
+from forerun.engine.stats import DraftTotals
 from forerun.runtime.step import DraftingExecutor, DraftRows, Executor, SamplingRows, StepInput
 
 _DEPTHS = 16
 _PRIOR = (0.7,) * _DEPTHS
 """Acceptance by place in the draft, a first guess that the requests correct."""
+SOURCE = "draft_model"
 _PATIENCE, _MOST_PATIENCE = 16, 256
 """Steps without a draft after which one token is tried again: twice as many after each failure, few after a success,
 since it may be a wrong idea of the costs that speaks against drafts."""
@@ -43,6 +45,7 @@ class ModelDrafter:
     ) -> None:
         """``executor``: of the draft model; ``vocab_size``: of the target. ``costs``: what steps of the target take;
         None: learnt, beginning with what ``config`` has measured. ``fused``: the target, if it drafts itself."""
+        self.totals = DraftTotals()
         self._cap = config.num_speculative_tokens
         self._costs = costs or LearntCosts.measured(config.row_costs)
         self._run_costs = _run_costs(config)
@@ -139,6 +142,7 @@ class ModelDrafter:
         voice.computed += min(accepted, proposed - 1)
         voice.verified(proposed, accepted)
         self._all.observe(_buckets(proposed), accepted)
+        self.totals.count(SOURCE, proposed, accepted)
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
         """A step of ``rows`` decoding rows gave ``tokens`` tokens, drafting included."""
@@ -149,6 +153,8 @@ class ModelDrafter:
             drafting += inside
         self._costs.observe(rows, max(seconds - drafting, 1e-9))
         self._price.observe(tokens, seconds)
+        self.totals.drafting_seconds += drafting
+        self.totals.verifying_seconds += max(0.0, seconds - drafting)
 
     def preempted(self, request: Request) -> None:
         """Its blocks go at once, and are found again by whoever has the same text."""

@@ -43,4 +43,5 @@ _OWN_WORDS, _EARLIER_ANSWERS, _TABLE = (
 # fmt: on
 PRIOR: Sequence[float] = (*_OWN_WORDS, *_EARLIER_ANSWERS, *_TABLE)
 """By ``source * SUFFIX_BUCKETS + suffix_bucket``."""
-SOURCES = 3
+SOURCES = ("prompt_and_answer", "earlier_answers", "table")
+"""By number: where a looked up token comes from."""

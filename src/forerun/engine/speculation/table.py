@@ -3,6 +3,7 @@ answers and kept in a file."""
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Sequence
@@ -41,21 +42,21 @@ class ContinuationTable:
         index.put(self.contexts, self.best, self.count, self.follow)
         return index
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a .npz file."""
-        columns = {name: getattr(self, name) for name in _COLUMNS}
-        with open(path, "wb") as file:
-            np.savez_compressed(
-                file,
-                contexts=self.contexts,
-                vocab_size=np.int64(self.vocab_size),
-                vocabulary=np.array(self.vocabulary),
-                **columns,
-            )
+    def to_bytes(self) -> bytes:
+        """A .npz file, which ``load_table`` reads."""
+        file = io.BytesIO()
+        np.savez_compressed(
+            file,
+            contexts=self.contexts,
+            vocab_size=np.int64(self.vocab_size),
+            vocabulary=np.array(self.vocabulary),
+            **{name: getattr(self, name) for name in _COLUMNS},
+        )
+        return file.getvalue()
 
 
 def load_table(path: str | os.PathLike[str]) -> ContinuationTable:
-    """Read what ``save`` wrote. Raises ConfigError with one line for any other file."""
+    """Read a table's file. Raises ConfigError with one line for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             _bounded(file.zip, path)
