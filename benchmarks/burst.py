@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import time
 from collections import Counter
@@ -20,31 +21,27 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parent))
 from serving import forerun_server, resident_bytes
 
+from forerun.bench.client import Client, Target
+
 SEQUENCES = 4
 GROWTH = 32 << 20
 
 
 async def wave(url: str, clients: int, tokens: int) -> Counter[str]:
     """Outcomes: "complete", "429", or what went wrong."""
-    ready = asyncio.Event()
 
-    async def one(http: httpx.AsyncClient, number: int) -> str:
-        await ready.wait()
+    async def one(client: Client, number: int) -> str:
         body = {"prompt": f"Request number {number}:", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        response = await http.post("/v1/completions", json=body)
-        if response.status_code == 429:
-            return "429" if "retry-after" in response.headers else "429 without Retry-After"
-        if response.status_code != 200:
-            return f"status {response.status_code}"
-        made = response.json()["usage"]["completion_tokens"]
+        answer = await client.post("/completions", body)
+        if answer.status == 429:
+            return "429" if "retry-after" in answer.fields else "429 without Retry-After"
+        if answer.error:
+            return f"status {answer.status} {answer.failure}".rstrip()
+        made = json.loads(answer.text)["usage"]["completion_tokens"]
         return "complete" if made == tokens else f"{made} of {tokens} tokens"
 
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
-        tasks = [asyncio.create_task(one(http, number)) for number in range(clients)]
-        await asyncio.sleep(0)
-        ready.set()
-        return Counter(await asyncio.gather(*tasks, return_exceptions=False))
+    async with Client(Target((f"{url}/v1",)), connections=clients) as client:
+        return Counter(await asyncio.gather(*(one(client, number) for number in range(clients))))
 
 
 def idle(url: str) -> bool:

@@ -18,9 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from clients import run_clients
 from report import output_file, run, run_facts, say, write_json
 from serving import forerun_server
+
+from forerun.bench.arrivals import moments_within
+from forerun.bench.client import Target, send_all
 
 LOWEST_ID, HIGHEST_ID = 1000, 40000
 SHORTEST = 8  # tokens of a prompt
@@ -83,15 +85,6 @@ def prompts(shape: Shape, count: int, seed: str) -> list[list[int]]:
     return [common + draw(shape.own) for _ in range(count + 1)]
 
 
-def arrivals(rate: float, count: int, seed: str) -> list[float]:
-    """Seconds at which ``count`` requests of a Poisson process come, given that they come within count / rate.
-
-    Under this condition the moments are independent and uniform, and few requests keep the rate, too.
-    """
-    rng = random.Random(f"arrivals {seed}")
-    return sorted(rng.uniform(0, count / rate) for _ in range(count))
-
-
 def body(prompt: Sequence[int]) -> dict[str, Any]:
     """A request for the first token."""
     return {"prompt": prompt, "max_tokens": 1, "temperature": 0, "ignore_eos": True}
@@ -102,9 +95,9 @@ def one_at_a_time(urls: Sequence[str], texts: Sequence[Sequence[int]]) -> list[l
     found: list[list[float]] = [[] for _ in urls]
     for number, prompt in enumerate(texts):
         for place in turn(len(urls), number):
-            (answer,) = run_clients(urls[place], [body(prompt)])
+            (answer,) = send_all(Target((f"{urls[place]}/v1",)), [body(prompt)])
             if number:
-                found[place].append(answer.first)
+                found[place].append(answer.ttft)
     return found
 
 
@@ -114,9 +107,10 @@ def open_loop(
     """The same, all prompts but the first at their moments; round ``number`` says which server begins."""
     found: list[list[float]] = [[] for _ in urls]
     for place in turn(len(urls), number):
-        run_clients(urls[place], [body(texts[0])])
-        answers = run_clients(urls[place], [body(prompt) for prompt in texts[1:]], moments)
-        found[place] = [answer.first for answer in answers]
+        target = Target((f"{urls[place]}/v1",))
+        send_all(target, [body(texts[0])])
+        answers = send_all(target, [body(prompt) for prompt in texts[1:]], moments)
+        found[place] = [answer.ttft for answer in answers]
     return found
 
 
@@ -141,7 +135,7 @@ def measure(urls: Sequence[str], args: argparse.Namespace) -> Iterator[Row]:
                     row.add(*one_at_a_time(urls, texts))
                 else:
                     say(f"{where}: {rate:g} requests/s, at least {args.requests / rate:.0f} s against each server")
-                    moments = arrivals(rate, args.requests, seed)
+                    moments = moments_within(rate, args.requests, f"arrivals {seed}")
                     row.arrivals_s += [round(moment, 4) for moment in moments]
                     row.add(*open_loop(urls, texts, moments, number))
             if rate is None:

@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from clients import run_clients
 from compare import Contender, Process, Work
 from report import output_file, round_of, run, run_facts, say, write_json
 from serving import forerun_server
 
+from forerun.bench.client import Target, send_all
 from forerun.checkpoint.default_model import default_model_path, is_default_name
 from forerun.errors import ForerunError
 
 PROMPT = "Write a long story about a lighthouse keeper, number {number}:"
 PROMPT_TOKENS = 16  # of such a prompt, about
 OFFLINE = "offline"
+OFFLINE_LIMIT = 600.0  # seconds that a batch may take
 
 Rounds = Callable[[int, int, int], tuple[float, float | None]]
 """(clients, tokens, number of the round) -> tokens per second, median seconds to the first token."""
@@ -61,14 +62,12 @@ def server_rounds(url: str, model: str | None) -> Rounds:
     answer less, and its own count is used."""
 
     def measure(clients: int, tokens: int, number: int) -> tuple[float, float | None]:
-        common: dict[str, Any] = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        if model is not None:
-            common["model"] = model
+        common = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         prompts = [PROMPT.format(number=100 * number + client) for client in range(clients)]
-        answers = run_clients(url, [{"prompt": prompt, **common} for prompt in prompts])
-        seconds = max(answer.end for answer in answers) - min(answer.start for answer in answers)
-        made = sum(answer.tokens for answer in answers)
-        return made / seconds, statistics.median(answer.first for answer in answers)
+        answers = send_all(Target((f"{url}/v1",), model or ""), [{"prompt": prompt, **common} for prompt in prompts])
+        seconds = max(answer.ended for answer in answers) - min(answer.sent for answer in answers)
+        made = sum(answer.usage.get("completion_tokens", len(answer.events)) for answer in answers)
+        return made / seconds, statistics.median(answer.ttft for answer in answers)
 
     return measure
 
@@ -77,7 +76,7 @@ def server_rounds(url: str, model: str | None) -> Rounds:
 def offline_rounds(model: Path, tokens: int, most: int, threads: int) -> Iterator[Rounds]:
     """Rounds of plain batches of prompts and answers of the same length, in a process of their own."""
     job = {"model": str(model), "threads": threads, "longest": PROMPT_TOKENS + tokens, "batch": most, "weights": "auto"}
-    process = Process(Contender("forerun", "run_forerun.py", "auto", "", sys.executable), job)
+    process = Process(Contender("forerun", "run_forerun.py", "auto", "", sys.executable), job, OFFLINE_LIMIT)
 
     def measure(clients: int, tokens: int, number: int) -> tuple[float, float | None]:
         return process.measure(Work(OFFLINE, pp=PROMPT_TOKENS, tg=tokens, batch=clients)), None

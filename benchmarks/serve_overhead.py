@@ -10,8 +10,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from clients import run_clients
 from serving import forerun_server
+
+from forerun.bench.client import Target, send_all
 
 PROGRAM = Path(__file__).with_name("timed_server.py")
 
@@ -34,7 +35,7 @@ def main() -> None:
                 for clients in args.clients:
                     prompts = [f"Story {turn}-{number}, about a lighthouse:" for number in range(clients)]
                     body = {"max_tokens": args.tokens, "temperature": 0, "ignore_eos": True}
-                    run_clients(url, [{"prompt": prompt, **body} for prompt in prompts])
+                    send_all(Target((f"{url}/v1",)), [{"prompt": prompt, **body} for prompt in prompts])
         found = json.loads(times.read_text())
     print("| clients | steps | native us | outside us | outside / native |\n|---:|---:|---:|---:|---:|")
     for clients in args.clients:

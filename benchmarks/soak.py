@@ -17,7 +17,11 @@ from typing import Any
 
 import httpx
 
+from forerun.bench.client import Client, Target
+from forerun.bench.exchange import STAY, Leave
+
 IDLE_SECONDS = 1.5
+REFUSED = {"max_tokens": -1}  # status 400
 _RESIDENT = "process_resident_memory_bytes"
 WORDS = (
     "the",
@@ -45,9 +49,9 @@ class Soak:
     """``clients`` tasks that each send one request after the other until the time is over."""
 
     def __init__(self, url: str, seconds: float, clients: int, cancels: float, seed: int, key: str | None) -> None:
+        self._client = Client(Target((f"{url}/v1",), api_key=key or "", timeout=300), connections=clients)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx.Limits(max_connections=clients + 4, max_keepalive_connections=clients)
-        self._http = httpx.AsyncClient(base_url=url, timeout=300, headers=headers, limits=limits)
+        self._http = httpx.AsyncClient(base_url=url, timeout=300, headers=headers)  # for what the server says of itself
         self._seconds = seconds
         self._end = 0.0  # when the clients stop; set when they start
         self._clients = clients
@@ -66,7 +70,8 @@ class Soak:
         before = await self._settled()
         memory: list[float] = []
         watcher = asyncio.create_task(self._watch(memory))
-        await asyncio.gather(*(self._client(random.Random(self._seed + n)) for n in range(self._clients)))
+        async with self._client:
+            await asyncio.gather(*(self._ask_on(random.Random(self._seed + n)) for n in range(self._clients)))
         watcher.cancel()
         await self._check(before, memory)
         await self._http.aclose()
@@ -82,19 +87,19 @@ class Soak:
                 return now
             before = now
 
-    async def _client(self, rng: random.Random) -> None:
+    async def _ask_on(self, rng: random.Random) -> None:
         while time.monotonic() < self._end:
             body = self._body(rng)
-            leave = rng.random() < self._cancels
-            try:
-                if leave:
-                    await asyncio.wait_for(self._send(body, rng.randrange(1, 20)), rng.uniform(0.001, 2.0))
-                else:
-                    await self._send(body, None)
-            except asyncio.TimeoutError:
+            leaves = rng.random() < self._cancels
+            leave = Leave(rng.uniform(0.001, 2.0), rng.randrange(1, 20)) if leaves else STAY
+            path = "/chat/completions" if "messages" in body else "/completions"
+            answer = await self._client.post(path, body, leave)
+            if answer.left:
                 self.seen["left"] += 1
-            except httpx.HTTPError as error:
-                self.wrong.append(f"{type(error).__name__}: {error}")
+            elif answer.failure:
+                self.wrong.append(answer.failure)
+            else:
+                self._judge(body, answer.status, answer.text)
 
     def _body(self, rng: random.Random) -> dict[str, Any]:
         text = rng.choice(self._prefixes) if rng.random() < 0.6 else ""
@@ -114,27 +119,15 @@ class Soak:
             {"ignore_eos": True},
             {"cache_salt": rng.choice("ab")},
             {"min_tokens": 1},
-            {"no_such_parameter": 1},
+            REFUSED,
         ]
         for extra in rng.sample(extras, rng.randrange(3)):
             body |= extra
         return body
 
-    async def _send(self, body: dict[str, Any], chunks: int | None) -> None:
-        """Send one request; with ``chunks``, leave after that many pieces of a stream."""
-        path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
-        async with self._http.stream("POST", path, json=body) as response:
-            pieces = []
-            async for piece in response.aiter_text():
-                pieces.append(piece)
-                if chunks is not None and len(pieces) >= chunks:
-                    self.seen["left"] += 1
-                    return
-        self._judge(body, response.status_code, "".join(pieces))
-
     def _judge(self, body: dict[str, Any], status: int, text: str) -> None:
         self.seen[str(status)] += 1
-        expected = 400 if "no_such_parameter" in body else 200
+        expected = 400 if REFUSED.items() <= body.items() else 200
         if status not in (expected, 429):
             self.wrong.append(f"status {status} instead of {expected}: {text[:200]}")
         if status != 200:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks.mock_server import Script, mock_server
-from forerun.bench.arrivals import moments
-from forerun.bench.client import Client, Target, base_urls
+from forerun.bench.arrivals import moments, moments_within
+from forerun.bench.client import Client, Target, base_urls, send_all
+from forerun.bench.exchange import STAY, Exchange, Leave
 from forerun.bench.load import Plan, run
 from forerun.bench.records import Session, Turn
 from forerun.errors import ForerunError
@@ -126,6 +127,50 @@ def test_the_first_piece_is_timed_when_it_comes() -> None:
     assert began <= sent <= mock.firsts[0][1] <= first
 
 
+def exchanged(url: str, leave: Leave = STAY) -> Exchange:
+    async def one() -> Exchange:
+        async with Client(target(url), 1) as client:
+            return await client.post("/completions", {"prompt": "x"}, leave)
+
+    return asyncio.run(one())
+
+
+def test_a_client_leaves_after_seconds_or_pieces() -> None:
+    with mock_server(always(pieces=("a", "b", "c"), pause=0.05)) as mock:
+        after_pieces = exchanged(mock.url, Leave(pieces=1))
+        assert after_pieces.left and after_pieces.status == 200 and '"a"' in after_pieces.text
+        assert '"c"' not in after_pieces.text and after_pieces.error is None
+        stayed = exchanged(mock.url)
+        assert not stayed.left and stayed.text.endswith("data: [DONE]\n\n")
+    with mock_server(always(pieces=("a",), pause=60.0)) as mock:
+        after_seconds = exchanged(mock.url, Leave(seconds=0.05))
+        assert after_seconds.left and 0.05 <= after_seconds.ended - after_seconds.sent < 50
+
+
+def test_an_exchange_keeps_status_and_fields_of_what_is_refused() -> None:
+    with mock_server(always(status=429, raw=b"full")) as mock:
+        refused = exchanged(mock.url)
+    assert refused.error == (429, "full") and refused.fields["content-type"] == "text/event-stream"
+    broken = exchanged("http://127.0.0.1:9/v1")
+    assert broken.error is not None and broken.error[0] == -1 and broken.status == 0
+
+
+def test_bodies_of_others_are_sent_at_their_moments() -> None:
+    with mock_server(always(pieces=("a",), usage={"completion_tokens": 7})) as mock:
+        bodies = [{"prompt": [n, n], "max_tokens": 5} for n in range(3)]
+        answers = send_all(target(mock.url), bodies, [0.2, 0.0, 0.1])
+        assert [body["prompt"][0] for body in mock.bodies] == [1, 2, 0]
+        assert all(body["stream"] and body["model"] == "m" for body in mock.bodies)
+        assert len(send_all(Target((mock.url,)), bodies)) == 3 and "model" not in mock.bodies[-1]
+    assert [answer.session for answer in answers] == [0, 1, 2] and answers[0].sent >= 0.2
+    assert all(answer.usage["completion_tokens"] == 7 and answer.ttft > 0 for answer in answers)
+
+
+def test_bodies_of_others_fail_with_the_servers_words() -> None:
+    with mock_server(always(status=404, raw=b"no such model")) as mock, pytest.raises(ForerunError, match="no such"):
+        send_all(target(mock.url), [{"prompt": "x", "max_tokens": 5}])
+
+
 def test_bodies() -> None:
     asked = Target(("u",), "m", chat=False, sampling={"temperature": 0, "max_tokens": 9}).body(
         [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}], 5
@@ -166,5 +211,8 @@ def test_moments() -> None:
         spread = sum((gap - mean) ** 2 for gap in gaps) / len(gaps)
         assert mean == pytest.approx(0.1, rel=0.05)
         assert mean**2 / spread == pytest.approx(burstiness, rel=0.1)
+    within = moments_within(10.0, 500, 2)
+    assert within == sorted(within) and len(within) == 500 and within[0] >= 0 and within[-1] <= 50
+    assert sum(within) / 500 == pytest.approx(25, rel=0.1)
     with pytest.raises(ForerunError):
         next(moments(0.0, 1.0, 1))

@@ -98,6 +98,18 @@ def test_it_goes_on_and_refuses_another_recipe(
     assert "was begun with parameters" in capsys.readouterr().err
 
 
+def test_it_begins_with_an_earlier_draft(tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    earlier, out = tmp_path / "earlier", tmp_path / "draft"
+    assert train(target, earlier, "--until", "train", "--vocab-size", "100") == 0
+    more = ["--until", "train", "--text", str(earlier / "text"), "--begin-with", str(earlier), "--vocab-size"]
+    assert train(target, out, *more, "100", "--learning-rate", "1e-9") == 0
+    assert (out / "model.safetensors").read_bytes() == (earlier / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert train(target, tmp_path / "other", *more, "110") == 1
+    assert "is a draft of another shape" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -11,6 +11,7 @@ import pytest
 
 from forerun import LLM, SamplingParams, StructuredOutputsParams
 from forerun.engine import CompletionOutput
+from forerun.grammar import GrammarError
 from tests.grammar.schemas import SCHEMAS
 from tests.grammar.vocabulary import grammars, refusal, takes, tokens_of
 from tests.support.default_model import require_default_model
@@ -57,6 +58,33 @@ def test_values(name: str) -> None:
 def test_what_cannot_be_is_named(schema: Mapping[str, Any], words: str) -> None:
     said = refusal({"json": schema})
     assert words in said and "\n" not in said and len(said) <= 320, said
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        (
+            {"type": "array", "items": {"properties": {"a": {"properties": {"b": {"type": "x"}}}}}},
+            "items.properties.a.properties.b",
+        ),
+        ({"anyOf": [{"type": "string"}, {"type": "string", "format": "iri"}]}, "anyOf.1"),
+        (
+            {"$defs": {"a": {"type": "string", "pattern": "("}}, "properties": {"b": {"$ref": "#/$defs/a"}}},
+            "properties.b",
+        ),
+        ({"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {}}, "properties.a"),
+        ({"type": "object", "additionalProperties": {"not": {}}}, "additionalProperties"),
+        ({"properties": {"a": {"type": "integer"}, "b": {"oneOf": [{}, {}]}}}, "properties.b"),
+    ],
+)
+def test_the_part_at_fault_is_named(schema: Mapping[str, Any], place: str) -> None:
+    assert refusal({"json": schema}).startswith(f"{place}: ")
+
+
+def test_values_that_no_schema_has() -> None:
+    for wrong in ({"const": float("inf")}, {"enum": [object()]}, {1: 2}):
+        with pytest.raises(GrammarError, match="json"):
+            StructuredOutputsParams(json=wrong)
 
 
 def test_white_space() -> None:

@@ -21,3 +21,12 @@ def moments(rate: float, burstiness: float, seed: int) -> Iterator[float]:
     while True:
         yield now
         now += 1 / rate if burstiness == float("inf") else draw.gammavariate(burstiness, 1 / (rate * burstiness))
+
+
+def moments_within(rate: float, count: int, seed: int | str) -> list[float]:
+    """``count`` moments of a Poisson process, given that they come within ``count / rate`` seconds.
+
+    Under this condition they are independent and uniform, and few requests keep the rate, too.
+    """
+    draw = random.Random(seed)
+    return sorted(draw.uniform(0, count / rate) for _ in range(count))

@@ -1,34 +1,32 @@
-"""One streamed request over HTTP. Errors become part of the outcome; nothing is lost and nothing is raised."""
+"""Requests to servers by their URLs. Errors become part of the outcome; nothing is lost and nothing is raised."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from forerun.bench.exchange import STAY, Exchange, Leave, post
 from forerun.bench.records import Outcome
-from forerun.bench.sse import Arrival, read_answer
+from forerun.bench.sse import read_answer
 from forerun.errors import ForerunError
-
-MOST_BYTES = 64 << 20
-"""Of one answer; a server that sends more is cut off."""
 
 
 @dataclass(frozen=True)
 class Target:
     """The servers and how they are asked.
 
-    ``base_urls``: used in turns. ``timeout``: seconds without any byte after which an answer is given up.
-    ``sampling``: fields that go into every body.
+    ``base_urls``: used in turns. ``model``: "" asks for none by name. ``timeout``: seconds without any byte after which
+    an answer is given up. ``sampling``: fields that go into every body.
     """
 
     base_urls: tuple[str, ...]
-    model: str
+    model: str = ""
     api_key: str = ""
     chat: bool = True
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -44,14 +42,12 @@ class Target:
         asked: dict[str, Any] = {"messages": messages}
         if not self.chat:
             asked = {"prompt": "\n".join(message["content"] for message in messages if message["content"])}
-        return {
-            "model": self.model,
-            **asked,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "max_tokens": max_tokens,
-            **self.sampling,
-        }
+        return {**self.streamed(asked), "max_tokens": max_tokens, **self.sampling}
+
+    def streamed(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """With the model's name and the fields that ask for a stream with the server's counts at its end."""
+        named = {"model": self.model} if self.model else {}
+        return {**named, **asked, "stream": True, "stream_options": {"include_usage": True}}
 
 
 def base_urls(text: str) -> tuple[str, ...]:
@@ -95,31 +91,44 @@ class Client:
         """Seconds since the run began."""
         return time.perf_counter() - self.start
 
-    async def send(self, outcome: Outcome, messages: list[dict[str, str]], cancel_after: float | None = None) -> None:
-        """Send one request and complete ``outcome``. cancel_after: seconds after which the client hangs up."""
-        arrivals: list[Arrival] = []
-        body = self.target.body(messages, outcome.max_tokens)
-        outcome.sent = self.now()
-        try:
-            await asyncio.wait_for(self._stream(outcome, next(self._urls), body, arrivals), cancel_after)
-        except asyncio.TimeoutError:
-            outcome.cancelled = True
-        except httpx.HTTPError as error:
-            outcome.error_code, outcome.error_message = -1, f"{type(error).__name__}: {error}"
-        outcome.ended = self.now()
-        if outcome.error_code is None:
-            read_answer(outcome, arrivals, self.start)
+    async def send(self, outcome: Outcome, messages: list[dict[str, str]], leave: Leave = STAY) -> None:
+        """Send one request and complete ``outcome``."""
+        await self.send_body(outcome, self.target.path, self.target.body(messages, outcome.max_tokens), leave)
 
-    async def _stream(self, outcome: Outcome, url: str, body: dict[str, Any], arrivals: list[Arrival]) -> None:
-        size = 0
-        async with self._http.stream("POST", url + self.target.path, json=body) as response:
-            if response.status_code != 200:
-                text = (await response.aread())[:2000].decode(errors="replace")
-                outcome.error_code, outcome.error_message = response.status_code, text
-                return
-            async for data in response.aiter_raw():
-                arrivals.append((time.perf_counter(), data))
-                size += len(data)
-                if size > MOST_BYTES:
-                    outcome.error_code, outcome.error_message = -1, f"the answer has more than {MOST_BYTES} bytes"
-                    return
+    async def send_body(self, outcome: Outcome, path: str, body: Mapping[str, Any], leave: Leave = STAY) -> None:
+        """The same for a streamed body that somebody else made."""
+        exchange = await self.post(path, body, leave)
+        outcome.sent, outcome.ended = exchange.sent - self.start, exchange.ended - self.start
+        outcome.cancelled = exchange.left
+        if exchange.error:
+            outcome.error_code, outcome.error_message = exchange.error
+        else:
+            read_answer(outcome, exchange.arrivals, self.start)
+
+    async def post(self, path: str, body: Mapping[str, Any], leave: Leave = STAY) -> Exchange:
+        """Any body to the next server, ``path`` below its base URL; what came back, unread."""
+        return await post(self._http, next(self._urls) + path, body, leave)
+
+
+def send_all(target: Target, bodies: Sequence[Mapping[str, Any]], due: Sequence[float] = ()) -> list[Outcome]:
+    """Send completion bodies, all at once or each so many seconds from now, whatever became of those before it.
+
+    Every answer is streamed and read to its end. Raises ForerunError with the server's words where one is not good.
+    """
+    return asyncio.run(_send_all(target, bodies, due or [0.0] * len(bodies)))
+
+
+async def _send_all(target: Target, bodies: Sequence[Mapping[str, Any]], due: Sequence[float]) -> list[Outcome]:
+    async with Client(target, connections=max(1, len(bodies))) as client:
+
+        async def one(number: int, body: Mapping[str, Any], moment: float) -> Outcome:
+            if moment:
+                await asyncio.sleep(moment - client.now())
+            outcome = Outcome(number, 0, int(body["max_tokens"]), None, 0.0)
+            await client.send_body(outcome, "/completions", target.streamed(body))
+            if not outcome.good:
+                raise ForerunError(f"{target.base_urls[0]}: {outcome.error_message or 'the answer has no text'}")
+            return outcome
+
+        pairs = zip(bodies, due, strict=True)
+        return await asyncio.gather(*(one(number, body, moment) for number, (body, moment) in enumerate(pairs)))

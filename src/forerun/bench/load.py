@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from forerun.bench.arrivals import moments
 from forerun.bench.client import Client, Target
+from forerun.bench.exchange import STAY, Leave
 from forerun.bench.records import Outcome, Session
 
 Progress = Callable[[int, int], None]
@@ -139,10 +140,10 @@ class _Run:
                 return
             messages.append({"role": "assistant", "content": outcome.text})
 
-    def _hangs_up(self, number: int, turn: int) -> float | None:
+    def _hangs_up(self, number: int, turn: int) -> Leave:
         """Evenly spread over the run, so that the share holds for short runs too."""
         share, at = self._plan.cancel_share, number + turn
-        return self._plan.cancel_after if int((at + 1) * share) > int(at * share) and number >= 0 else None
+        return Leave(self._plan.cancel_after) if int((at + 1) * share) > int(at * share) and number >= 0 else STAY
 
 
 async def _measure_lag(lag: list[float]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from forerun.checkpoint import Checkpoint
     from forerun.checkpoint.tokenizer import Tokenizer
     from forerun.training.recipe import CollectRecipe
-    from forerun.training.shape import DraftShape
+    from forerun.training.shape import DraftShape, Float32
     from forerun.training.shards import Document
 
 PARTS = ("collect", "train", "report")
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hidden-size", type=int, metavar="N", help="the target's (default), whose layers are copied, or less")
     add("--vocab-size", type=int, metavar="N", help="the target's first tokens, which are drafted (default 8192)")
     add = parser.add_argument_group("training").add_argument
+    add("--begin-with", metavar="DRAFT", help="an earlier draft of the same shape instead of the target's layers")
     add("--passes", type=float, default=3.0, metavar="X", help="over the text (default 3)")
     add("--minutes", type=float, metavar="X", help="of training at most, the rate falling faster")
     add("--documents", type=int, default=8, metavar="N", help="that a step learns from (default 8)")
@@ -130,10 +131,11 @@ def _write_table(path: Path, documents: list[Document], tokenizer: Tokenizer) ->
 def _train(
     args: argparse.Namespace, target: Checkpoint, shape: DraftShape, documents: list[Document], out: Path
 ) -> None:
+    from forerun.checkpoint import open_checkpoint
     from forerun.training.batches import Batches
     from forerun.training.folder import write_draft
     from forerun.training.recipe import keep_recipe
-    from forerun.training.shape import first_weights
+    from forerun.training.shape import first_weights, weights_of
     from forerun.training.train import Trainer, TrainSettings
 
     batches = Batches(documents, shape.vocab_size, args.documents, args.seed)
@@ -141,10 +143,14 @@ def _train(
     settings = TrainSettings(steps, args.minutes, args.learning_rate, threads=args.threads)
     recipe = {"target": target.fingerprint, "seed": args.seed, "steps": steps, "learning_rate": args.learning_rate}
     recipe |= {"documents": args.documents, "tokens": args.tokens, "parameters": shape.parameters}
+    earlier = open_checkpoint(args.begin_with) if args.begin_with else None
+    recipe["begin_with"] = earlier and earlier.fingerprint
+
+    def first() -> dict[str, Float32]:
+        return first_weights(target, shape, args.seed) if earlier is None else weights_of(earlier, shape)
+
     keep_recipe(out / "training" / "recipe.json", recipe)
-    trainer = Trainer(
-        shape, lambda: first_weights(target, shape, args.seed), batches, out / "training" / "state.safetensors"
-    )
+    trainer = Trainer(shape, first, batches, out / "training" / "state.safetensors")
     with progress("Training") as tell:
         trainer.run(settings, tell)
     write_draft(out, target, shape, trainer.state)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import llguidance
 import numpy as np
@@ -12,8 +12,9 @@ from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from forerun.errors import one_line
-from forerun.grammar.params import GrammarError, StructuredOutputsParams
-from forerun.grammar.rules import rules_of
+from forerun.grammar.params import GrammarError, StructuredOutputsParams, as_object
+from forerun.grammar.places import place_of
+from forerun.grammar.rules import json_rule, rules_of
 
 UInt32 = NDArray[np.uint32]
 
@@ -36,7 +37,7 @@ def lark_of_any(grammar: str) -> str:
 
 def regex_between_slashes(regex: str) -> str:
     """A regular expression as the rules of a grammar have it."""
-    return llguidance.regex_to_lark(regex)
+    return llguidance.regex_to_lark(regex, "d")
 
 
 def _reason(text: str) -> str:
@@ -44,7 +45,7 @@ def _reason(text: str) -> str:
     lines = text.strip().split("\n")
     if lines[0] == "NoExtensionBias":
         return NOTHING
-    first = _PLACE.sub("", lines[0]).removeprefix("failed to compile JSON schema: ")
+    first = _PLACE.sub("", lines[0]).removeprefix("failed to compile JSON schema: ").partition(". Enable ")[0]
     why = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
     return one_line(f"{first} {why}".strip(), _MOST_CHARS) or "it is too complex"
 
@@ -132,8 +133,29 @@ class Compiler:
         self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=rows, eos_token=list(self._eos_ids))
 
     def compile(self, params: StructuredOutputsParams) -> Grammar:
-        """Raises GrammarError with the library's reason in one line."""
-        rules = rules_of(params, self._special)
+        """Raises GrammarError with the library's reason in one line, behind the part of a schema that is at fault."""
+        try:
+            return self._compiled(rules_of(params, self._special))
+        except GrammarError as error:
+            place = self._place(params)
+            raise GrammarError(f"{place}: {error}" if place else str(error)) from None
+
+    def _place(self, params: StructuredOutputsParams) -> str:
+        """The path to what is at fault in a schema."""
+        schema = None if params.json is None else as_object(params.json, "json")
+        if not isinstance(schema, Mapping):
+            return ""
+
+        def reason_of(part: Mapping[str, Any]) -> str:
+            try:
+                self._compiled(f"start: {json_rule(part, params)}")
+            except GrammarError as error:
+                return str(error)
+            return ""
+
+        return one_line(place_of(schema, reason_of), _MOST_CHARS)
+
+    def _compiled(self, rules: str) -> Grammar:
         # Without forcing: every way to spell the text in tokens stays open, and no tokenizer is asked.
         text = '%llguidance {"no_forcing": true}\n' + rules
         matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,6 +125,8 @@ def _check_plain(name: str, value: Any) -> None:
                 inner += one.values()
             elif isinstance(one, list | tuple):
                 inner += one
+            elif isinstance(one, float) and not math.isfinite(one):
+                raise GrammarError(f"{name}: {one} is no JSON")
             elif not (one is None or isinstance(one, str | bool | int | float)):
                 raise GrammarError(f"{name}: a value of type {type(one).__name__} is no JSON")
         if not inner:

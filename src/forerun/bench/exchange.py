@@ -1,0 +1,89 @@
+"""One POST as it went: status, header fields, and bytes with the moments at which they came."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from forerun.bench.sse import Arrival
+
+MOST_BYTES = 64 << 20
+"""Of one answer; a server that sends more is cut off."""
+CONNECTION = -1
+"""The code of an error that has no status: of the connection, or of what came over it."""
+
+
+@dataclass(frozen=True)
+class Leave:
+    """When a client hangs up before the end: after so many seconds, after so many pieces of news; None: never."""
+
+    seconds: float | None = None
+    pieces: int | None = None
+
+
+STAY = Leave()
+
+
+@dataclass
+class Exchange:
+    """``sent``, ``ended`` and the times of ``arrivals`` are readings of ``time.perf_counter``.
+
+    ``status``: 0 while there is none. ``left``: the client hung up, as asked. ``failure``: what broke the connection.
+    """
+
+    sent: float = 0.0
+    ended: float = 0.0
+    status: int = 0
+    fields: Mapping[str, str] = field(default_factory=dict)
+    arrivals: list[Arrival] = field(default_factory=list)
+    left: bool = False
+    failure: str = ""
+
+    @property
+    def text(self) -> str:
+        """All that came."""
+        return b"".join(data for _, data in self.arrivals).decode(errors="replace")
+
+    @property
+    def error(self) -> tuple[int, str] | None:
+        """Code and message of what went wrong below the answer's own form; None: nothing, or the client left."""
+        if self.left:
+            return None
+        if self.failure:
+            return CONNECTION, self.failure
+        return None if self.status == 200 else (self.status, self.text[:2000])
+
+
+async def post(http: httpx.AsyncClient, url: str, body: Mapping[str, Any], leave: Leave = STAY) -> Exchange:
+    """Send a body and take what comes. Errors become part of the exchange; nothing is raised."""
+    exchange = Exchange(sent=time.perf_counter())
+    try:
+        await asyncio.wait_for(_take(exchange, http, url, body, leave.pieces), leave.seconds)
+    except asyncio.TimeoutError:
+        exchange.left = True
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        exchange.failure = f"{type(error).__name__}: {error}"
+    exchange.ended = time.perf_counter()
+    return exchange
+
+
+async def _take(
+    exchange: Exchange, http: httpx.AsyncClient, url: str, body: Mapping[str, Any], pieces: int | None
+) -> None:
+    size = 0
+    async with http.stream("POST", url, json=body) as response:
+        exchange.status, exchange.fields = response.status_code, response.headers
+        async for data in response.aiter_raw():
+            exchange.arrivals.append((time.perf_counter(), data))
+            size += len(data)
+            if size > MOST_BYTES:
+                exchange.failure = f"the answer has more than {MOST_BYTES} bytes"
+                return
+            if pieces is not None and len(exchange.arrivals) >= pieces:
+                exchange.left = True
+                return
