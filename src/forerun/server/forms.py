@@ -7,7 +7,6 @@ import json
 
 from forerun.engine.constraint import Form
 from forerun.grammar import GrammarError, Grammars
-from forerun.grammar.trial import SECONDS
 from forerun.server.answer_form import AskedForm
 from forerun.server.api_error import ApiError
 from forerun.server.text import TextWorkers
@@ -27,14 +26,14 @@ class Forms:
             found = self._grammars.known(asked.params)
             if found is not None:
                 return found
-            await self._try(asked)
+            await asyncio.gather(self._try(asked), asyncio.to_thread(self._grammars.prepare))
             return await asyncio.to_thread(self._grammars.compile, asked.params)
         except GrammarError as error:
             raise ApiError(400, f"{asked.field}: {error}", param=asked.field, code="invalid_value") from None
 
     async def _try(self, asked: AskedForm) -> None:
         """Raises GrammarError for what fails, or takes too much, in a process of its own."""
-        reason = await self._text.form_refusal(json.loads(asked.params.content), self._rows, SECONDS)
+        reason = await self._text.form_refusal(json.loads(asked.params.content), self._rows)
         if reason is not None:
             self._grammars.refuse(asked.params, reason)
             raise GrammarError(reason)
