@@ -52,9 +52,11 @@ def test_from_a_target_to_a_draft_that_changes_no_token(
     assert "temperature 0.7: acceptance by position" in capsys.readouterr().out
     report = json.loads((out / "report.json").read_text("utf-8"))
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert 0 < report["agreement"]["drawn"] < report["agreement"]["known"] < 1
     for temperature in ("0", "0.7"):
-        assert report[temperature]["measured"]["same_tokens"]
-        assert 1 <= len(report[temperature]["acceptance_by_position"]) <= 3
+        found = report["temperatures"][temperature]
+        assert [found["measured"][source]["same_tokens"] for source in ("draft", "lookup", "both")] == [True] * 3
+        assert 1 <= len(found["acceptance_by_position"]) <= 3
     for temperature in (0.0, 0.7):
         params = SamplingParams(temperature=temperature, seed=4, max_tokens=20, ignore_eos=True)
         plain = answers(target, None, params)
