@@ -253,3 +253,18 @@ def test_without_a_vocabulary_every_form_is_refused() -> None:
     made = Engine(OracleExecutor())
     with pytest.raises(RequestError, match="structured output needs a tokenizer"):
         made.add("r", [1], params("choice"))
+
+
+def test_parameters_take_a_mapping_too_and_know_older_names() -> None:
+    assert SamplingParams(structured_outputs={"choice": ["a"]}) == SamplingParams(
+        structured_outputs=StructuredOutputsParams(choice=["a"])
+    )
+    for wrong, words in (
+        ({"structured_outputs": {"choices": ["a"]}}, "did you mean 'choice'"),
+        ({"structured_outputs": {"regex": "a", "json": {}}}, "together"),
+        ({"structured_outputs": "json"}, "must be StructuredOutputsParams"),
+        ({"guided_decoding": None}, "did you mean 'structured_outputs'"),
+    ):
+        with pytest.raises(RequestError, match=words) as caught:
+            SamplingParams(**wrong)
+        assert caught.value.param in ("structured_outputs", "guided_decoding")
