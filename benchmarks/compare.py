@@ -31,6 +31,9 @@ from forerun.errors import ForerunError
 from forerun.host.machine import read_host
 
 SCRIPTS = Path(__file__).resolve().parent / "peers"
+SETTLE = 0.5
+"""Seconds before each round: the threads of the program before (OpenMP's above all) spin on for a fifth of a second, on
+the processors of the next one."""
 MODULES = {"llama_cpp": "llama.cpp", "openvino_genai": "OpenVINO GenAI", "transformers": "transformers"}
 
 
@@ -288,6 +291,7 @@ def measure(processes: dict[Contender, Process], works: Sequence[Work], repeat: 
         for number in range(repeat + 1):
             say(f"{work.name} (work {place} of {len(works)}): {round_of(number, repeat, time.perf_counter() - began)}")
             for contender in list(current):
+                time.sleep(SETTLE)
                 try:
                     rate = processes[contender].measure(work)
                 except ForerunError as error:

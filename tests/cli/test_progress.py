@@ -45,6 +45,21 @@ def test_a_pipe_gets_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert first == "Compiling m.gguf ..." and last.startswith("Compiling m.gguf: ") and last.endswith(" s")
 
 
+def test_a_pipe_hears_what_is_left_of_what_takes_minutes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(seconds)))
+    with progress("Training") as tell:
+        for done in range(10, 15):
+            tell("loss 3.2", done, 20)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:-1] == [
+        "Training: 12 of 20, loss 3.2, about 4 minutes left",
+        "Training: 14 of 20, loss 3.2, about 3 minutes left",
+    ]
+
+
 def test_what_did_nothing_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("Compiling m.gguf"):
         pass

@@ -158,6 +158,10 @@ BAD_SAMPLING: dict[str, tuple[dict[str, Any], str]] = {
         },
         "adjust_rep must be finite and positive",
     ),
+    "mask of no row": ({"mask_rows": _int32(3), "masks": np.zeros((1, 9), np.uint32)}, "mask_rows holds 3"),
+    "masks twice": ({"mask_rows": _int32(1, 1), "masks": np.zeros((2, 9), np.uint32)}, "mask_rows must ascend"),
+    "masks of few": ({"mask_rows": _int32(0, 1), "masks": np.zeros((1, 9), np.uint32)}, "masks has 1 entries"),
+    "narrow masks": ({"mask_rows": _int32(0), "masks": np.zeros((1, 1), np.uint32)}, "masks have 1 words"),
     "allow starts": ({"allow_starts": _int32(0, 1, 0, 0)}, "allow_starts must rise from 0 to 0"),
     "seed": ({"seed": np.zeros(3, np.int64)}, "seed must be a uint64 array"),
 }

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from forerun.checkpoint.chat_template import ChatTemplateError
 from forerun.checkpoint.tokenizer import Tokenizer
-from forerun.errors import CheckpointError, ForerunError
+from forerun.errors import ForerunError
 
 EXIT_REFUSED = 3
 """Exit status when the tokenizer's files are refused in good order, with the reason on standard output."""
@@ -124,7 +124,7 @@ def _answer(tokenizer: Tokenizer, job: Message) -> Message:
         return {"value": _JOBS[job["do"]](tokenizer, **job["with"])}
     except ChatTemplateError as error:
         return {"refused": str(error)}
-    except CheckpointError as error:
+    except ForerunError as error:
         return {"failed": str(error)}
     except MemoryError:
         return {"refused": "preparing the prompt takes too much memory"}

@@ -1,5 +1,5 @@
-"""What is being done and how long is left, on stderr: a bar in a terminal, a line at the start and one at the end of
-what takes a moment elsewhere."""
+"""What is being done and how long is left, on stderr: a bar in a terminal; elsewhere a line at the start and one at the
+end of what takes a moment, and one a minute of what takes longer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Progress = Callable[[str, int, int], None]
 """(what is being done, how much is done, how much there is in all)"""
 
 _PATIENCE = 0.5  # seconds of silence before the bar appears
+_MINUTE = 60.0  # between two lines
 _TITLE, _BAR = 30, 16  # columns
 _OTHERS = _TITLE + 1 + _BAR + len(" 100% 0:00:00 ")
 
@@ -45,11 +46,20 @@ class _Lines:
 
     def __init__(self, title: str) -> None:
         self._title, self._began, self._told = title, time.monotonic(), False
+        self._first = self._last = (self._began, 0)
 
     def show(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
         if not self._told:
             print(f"{self._title} ...", file=sys.stderr, flush=True)
-            self._told = True
+            self._told, self._first, self._last = True, (now, done), (now, done)
+        elif now - self._last[0] >= _MINUTE:
+            self._last = (now, done)
+            began, before = self._first
+            left = (now - began) / max(1, done - before) * (total - done) / 60
+            print(
+                f"{self._title}: {done} of {total}, {what}, about {left:.0f} minutes left", file=sys.stderr, flush=True
+            )
 
     def close(self, *, done: bool) -> None:
         if self._told and done:

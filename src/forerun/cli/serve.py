@@ -91,6 +91,7 @@ def _serve(model: OpenedModel, address: Address, seed: int | None) -> int:
         service = Service(model, address.settings, seed=seed, version=package_version())
         with closing(service.engine), closing(service.text):
             service.text.start()
+            service.forms.start()
             _say(banner(service))
             return run_server(service, address)
 

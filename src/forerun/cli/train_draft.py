@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from forerun.checkpoint import Checkpoint
     from forerun.checkpoint.tokenizer import Tokenizer
     from forerun.training.recipe import CollectRecipe
-    from forerun.training.shape import DraftShape
+    from forerun.training.shape import DraftShape, Float32
     from forerun.training.shards import Document
 
 PARTS = ("collect", "train", "report")
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hidden-size", type=int, metavar="N", help="the target's (default), whose layers are copied, or less")
     add("--vocab-size", type=int, metavar="N", help="the target's first tokens, which are drafted (default 8192)")
     add = parser.add_argument_group("training").add_argument
+    add("--begin-with", metavar="DRAFT", help="an earlier draft of the same shape instead of the target's layers")
     add("--passes", type=float, default=3.0, metavar="X", help="over the text (default 3)")
     add("--minutes", type=float, metavar="X", help="of training at most, the rate falling faster")
     add("--documents", type=int, default=8, metavar="N", help="that a step learns from (default 8)")
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.until != "collect":
         _train(args, target, shape, documents, out)
     if args.until == "report":
-        _report(args, documents, out)
+        _report(args, shape, documents, out)
     return 0
 
 
@@ -130,10 +131,11 @@ def _write_table(path: Path, documents: list[Document], tokenizer: Tokenizer) ->
 def _train(
     args: argparse.Namespace, target: Checkpoint, shape: DraftShape, documents: list[Document], out: Path
 ) -> None:
+    from forerun.checkpoint import open_checkpoint
     from forerun.training.batches import Batches
     from forerun.training.folder import write_draft
     from forerun.training.recipe import keep_recipe
-    from forerun.training.shape import first_weights
+    from forerun.training.shape import first_weights, weights_of
     from forerun.training.train import Trainer, TrainSettings
 
     batches = Batches(documents, shape.vocab_size, args.documents, args.seed)
@@ -141,19 +143,25 @@ def _train(
     settings = TrainSettings(steps, args.minutes, args.learning_rate, threads=args.threads)
     recipe = {"target": target.fingerprint, "seed": args.seed, "steps": steps, "learning_rate": args.learning_rate}
     recipe |= {"documents": args.documents, "tokens": args.tokens, "parameters": shape.parameters}
+    earlier = open_checkpoint(args.begin_with) if args.begin_with else None
+    recipe["begin_with"] = earlier and earlier.fingerprint
+
+    def first() -> dict[str, Float32]:
+        return first_weights(target, shape, args.seed) if earlier is None else weights_of(earlier, shape)
+
     keep_recipe(out / "training" / "recipe.json", recipe)
-    trainer = Trainer(
-        shape, lambda: first_weights(target, shape, args.seed), batches, out / "training" / "state.safetensors"
-    )
+    trainer = Trainer(shape, first, batches, out / "training" / "state.safetensors")
     with progress("Training") as tell:
         trainer.run(settings, tell)
     write_draft(out, target, shape, trainer.state)
     print(f"{out}: {shape.parameters / 1e6:.1f} million parameters after {trainer.state.step} steps")
 
 
-def _report(args: argparse.Namespace, documents: list[Document], out: Path) -> None:
+def _report(args: argparse.Namespace, shape: DraftShape, documents: list[Document], out: Path) -> None:
+    from forerun.training.agreement import agreement
     from forerun.training.chart import report_chart
     from forerun.training.files import write_whole
+    from forerun.training.folder import read_network
     from forerun.training.report import draft_report, held_out_prompts
 
     prompts = held_out_prompts(documents, args.prompts)
@@ -169,22 +177,24 @@ def _report(args: argparse.Namespace, documents: list[Document], out: Path) -> N
             found = draft_report(model, prompts, args.answer_tokens, args.seed, tell)
         finally:
             model.executor.close()
-    facts = {"target": args.model, "prompts": len(prompts), "isa": model.isa, "threads": model.threads, **found}
+    facts = {"target": args.model, "prompts": len(prompts), "isa": model.isa, "threads": model.threads}
+    facts |= {"agreement": agreement(read_network(out, shape), documents), "temperatures": found}
     write_whole(out / "report.json", json.dumps(facts, indent=1).encode())
     write_whole(out / "report.png", report_chart(found))
-    for line in _lines(found):
+    for line in _lines(facts):
         print(line)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    lines = []
-    for temperature, each in found.items():
+    agreed = ", ".join(f"{name} {share:.2f}" for name, share in found["agreement"].items() if share is not None)
+    lines = [f"agreement with the target's own text: {agreed}"]
+    for temperature, each in found["temperatures"].items():
         chances = ", ".join(f"{chance:.2f}" for chance in each["acceptance_by_position"])
         measured, best = each["measured"], each["expected"]
+        faster = ", ".join(f"{name} {timed['speedup']:.2f}" for name, timed in measured.items())
         lines.append(f"temperature {temperature}: acceptance by position {chances}")
         lines.append(
-            f"  {measured['speedup']:.2f} times plain decoding ({measured['tpot_ms']['off']:.2f} -> "
-            f"{measured['tpot_ms']['on']:.2f} ms a token); with always {best['best_length']} drafted tokens "
-            f"{best['speedup']:.2f} expected"
+            f"  times as fast as plain decoding ({measured['draft']['tpot_ms']['off']:.2f} ms a token): {faster}; "
+            f"expected with always {best['best_length']} drafted tokens {best['speedup']:.2f}"
         )
     return lines

@@ -50,6 +50,11 @@ class Grammars:
                 self._keep(params, found)
         return found
 
+    def prepare(self) -> None:
+        """Have the vocabulary read."""
+        with self._turn:
+            self._compiling()
+
     def refuse(self, params: StructuredOutputsParams, reason: str) -> None:
         """Remember why there is no such grammar."""
         self._keep(params, GrammarError(reason))

@@ -37,7 +37,7 @@ def lark_of_any(grammar: str) -> str:
 
 def regex_between_slashes(regex: str) -> str:
     """A regular expression as the rules of a grammar have it."""
-    return llguidance.regex_to_lark(regex)
+    return llguidance.regex_to_lark(regex, "d")
 
 
 def _reason(text: str) -> str:

@@ -40,7 +40,7 @@ def rules_of(params: StructuredOutputsParams, special: Mapping[str, int]) -> str
         return f"start: {regex_rule(params.regex)}"
     if kind == "choice":
         assert params.choice is not None
-        return "start: " + " | ".join(map(text_rule, dict.fromkeys(params.choice)))
+        return "start: CHOICE\nCHOICE: " + " | ".join(map(text_rule, dict.fromkeys(params.choice)))
     if kind == "structural_tag":
         assert params.structural_tag is not None
         tag = as_object(params.structural_tag, kind)

@@ -117,12 +117,15 @@ class TextWorkers:
         text: str = await self._value("decode", ids=list(ids))
         return text
 
-    async def form_refusal(self, asked: Message, rows: int, seconds: float) -> str | None:
-        """Why a form (fields of StructuredOutputsParams) cannot be compiled, None when it can. Raises ApiError when
-        those of others take too long."""
-        answer = await self._answer("form", self._form_slot, {"asked": asked, "rows": rows}, seconds)
+    async def form_refusal(self, asked: Message, rows: int) -> str | None:
+        """Why a form (fields of StructuredOutputsParams) cannot be compiled, None when it can. Raises ApiError when the
+        machine is too busy to find out."""
+        end = time.monotonic() + self._timeout
+        answer = await self._answer("form", self._form_slot, {"asked": asked, "rows": rows}, self._timeout)
+        if answer is None and time.monotonic() >= end:
+            raise self._too_long()
         if answer is None:
-            return f"compiling it takes more than {seconds:g} s, or too much memory"
+            return "compiling it takes too much time or memory"
         reason: str | None = answer.get("refused") or answer.get("failed") or answer["value"]
         return reason
 

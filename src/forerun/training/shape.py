@@ -123,6 +123,17 @@ def first_weights(target: Checkpoint, shape: DraftShape, seed: int) -> dict[str,
     return tensors
 
 
+def weights_of(draft: Checkpoint, shape: DraftShape) -> dict[str, Float32]:
+    """The tensors of an earlier draft. Raises ConfigError when it has another shape."""
+    config = draft.config
+    found = (config.family, config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers)
+    wanted = ("llama", shape.vocab_size, shape.hidden_size, shape.intermediate_size, shape.layers)
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.tie_word_embeddings)
+    if found != wanted or heads != (shape.heads, shape.kv_heads, shape.head_dim, True):
+        raise ConfigError(f"{draft.source} is a draft of another shape; give its --layers, --hidden-size, --vocab-size")
+    return {name: np.array(tensor.load(), np.float32) for name, tensor in draft.tensors.items()}
+
+
 def is_plain_llama(config: ModelConfig) -> bool:
     """Whether its layers are those of a draft: no biases, no norms of heads."""
     return not (config.qkv_bias or config.o_bias or config.mlp_bias or config.qk_norm or config.rotary_dim)
