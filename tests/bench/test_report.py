@@ -89,6 +89,18 @@ def test_llmperfs_own_files_are_read_too(results: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("timeline*"))
 
 
+def test_llmperfs_file_of_a_run_without_answers(results: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    """It has NaN for every statistic."""
+    (path,) = (results / "four").glob("*_summary.json")
+    summary = {key: value for key, value in json.loads(path.read_text()).items() if key != "forerun"}
+    broken = {key: float("nan") if "_s_" in key else value for key, value in summary.items()}
+    (tmp_path / path.name).write_text(json.dumps(broken))
+    failed = {"error_code": 500, "error_msg": "no", "ttft_s": 0}
+    (tmp_path / path.name.replace("_summary", "_individual_responses")).write_text(json.dumps([failed]))
+    assert main(["bench", "report", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
 def test_pairs_need_both_sides(results: Path) -> None:
     runs = read_runs([str(results)])
     assert [(a.label, b.label) for a, b in cache_pairs(runs)] == [("math-off", "math-on")]
