@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,6 +105,12 @@ def test_without_tokens_there_is_no_form(vocabulary: object) -> None:
     for call in (grammars.prepare, lambda: grammars.compile(StructuredOutputsParams(choice=["a"]))):
         with pytest.raises(GrammarError, match="needs a tokenizer"):
             call()
+
+
+def test_without_the_library_there_is_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "forerun.grammar.library", None)
+    with pytest.raises(GrammarError, match="install forerun again"):
+        Grammars(ByteVocabulary(), 260).prepare()
 
 
 def test_equal_forms_are_one() -> None:
