@@ -267,6 +267,8 @@ def test_ends_come_exactly_where_the_form_is_complete() -> None:
     assert answer(params("choice", logit_bias={ord("y"): -100.0}, min_tokens=30)).text == "no", "nothing can follow"
     stop = answer(params("choice", stop_token_ids=[ord(",")], logit_bias={ord("n"): -100.0, ord(","): 100.0}))
     assert (stop.text, stop.stop_reason) == ("yes", ord(","))
+    cut = answer(params("choice", stop="es", logit_bias={ord("n"): -100.0}))
+    assert (cut.text, cut.finish_reason, cut.stop_reason) == ("y", "stop", "es"), "stop strings count anywhere"
     early = answer(params("choice", stop_token_ids=[ord("s")]))
     assert early.text == "no" or early.finish_reason == "error"
 
