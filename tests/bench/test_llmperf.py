@@ -85,9 +85,25 @@ def test_the_files_give_the_figures_that_are_printed(result: Result, tmp_path: P
         assert f"results_{name}_quantiles_p99" in summary and f"results_{name}_stddev" in summary
     text = llmperf.printed(figures, "m", "openai")
     assert f"    p50 = {summary['results_ttft_s_quantiles_p50']}" in text
-    assert text.startswith("Results for token benchmark for m queried with the openai api.\n\ninter_token_latency_s\n")
+    assert text.startswith(
+        "\\Results for token benchmark for m queried with the openai api.\n\ninter_token_latency_s\n"
+    )
     assert "Number Of Errored Requests: 2\nError Code Frequency\n{503: 1, -1: 1}\nOverall Output Throughput: " in text
     assert text.splitlines()[-1].startswith("Completed Requests Per Minute: ")
+
+
+def test_a_run_in_which_nothing_was_completed_has_every_key(result: Result, tmp_path: Path) -> None:
+    each = llmperf.individual(Result(outcomes=[result.outcomes[3]]), words)
+    assert (each[0]["error_code"], each[0]["number_input_tokens"], each[0]["number_total_tokens"]) == (503, 17, 17)
+    none, some = (llmperf.results(ones, 1.0) for ones in (each, llmperf.individual(result, words)))
+    assert llmperf.flattened(none).keys() == llmperf.flattened(some).keys()
+    assert none["ttft_s"]["quantiles"]["p50"] is None and none["num_completed_requests"] == 0
+    assert "    stddev = nan\n" in llmperf.printed(none, "m", "openai")
+    llmperf.make_folder(str(tmp_path / "a" / "b"))
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ForerunError, match=r"--results-dir .* cannot be written"):
+        llmperf.make_folder(str(tmp_path / "file"))
 
 
 def test_the_true_summary(result: Result) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +40,7 @@ def test_the_tutorials_command_line(tokenizer: str, tmp_path: Path, monkeypatch:
         )
         assert main(words.split()) == 0
     told = capsys.readouterr()
-    assert "Number Of Completed Requests: 5" in told.out and "5 of 5 requests" in told.err
+    assert "Number Of Completed Requests: 5" in told.out and "Requests: " in told.err
     (summary,) = results.glob("*_summary.json")
     found = json.loads(summary.read_text())
     assert found["results_number_input_tokens_quantiles_p50"] == 1000 and found["results_number_output_tokens_max"] > 0
@@ -62,6 +66,35 @@ def test_nothing_completed_is_status_1_and_says_why(tokenizer: str, capsys) -> N
     told = capsys.readouterr()
     assert "Number Of Errored Requests: 4" in told.out and "{401: 4}" in told.out
     assert '4 x 401: {"error": "key"}' in told.err
+
+
+def test_ctrl_c_keeps_what_was_answered(tokenizer: str, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    child = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); " + (
+        "from forerun.cli.main import main; sys.exit(main())"
+    )
+    with mock_server(lambda body: Script(usage=USAGE, pause=0.05)) as mock:
+        flags = ("--base-url", mock.url, "--max-num-completed-requests", "500", "--results-dir", str(results))
+        words = [sys.executable, "-c", child, *load(tokenizer, *flags, "--num-concurrent-requests", "2")]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while len(mock.bodies) < 6 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130 and "Number Of Errored Requests: 0" in out, err
+    assert "interrupted: these are the figures" in err and "Traceback" not in err
+    (singles,) = results.glob("*_individual_responses.json")
+    (summary,) = results.glob("*_summary.json")
+    assert 4 <= len(json.loads(singles.read_text())) < 500
+    assert json.loads(summary.read_text())["forerun"]["interrupted"] is True
+
+
+def test_a_folder_that_cannot_be_written_is_told_first(tokenizer: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("")
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        assert main(load(tokenizer, "--base-url", mock.url, "--results-dir", str(tmp_path / "file" / "x"))) == 1
+        assert mock.bodies == []
+    assert "--results-dir" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,21 @@ from dataclasses import replace
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from forerun.engine import CompletionOutput, Engine, RequestError, SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.request_errors import NO_TOKEN
 from forerun.grammar import GrammarError, Grammars, StructuredOutputsParams
+from forerun.grammar.waiting import After
 from forerun.runtime.reference.fused import ReferenceFused
-from forerun.runtime.step import Executor
-from tests.engine.harness import EOS, ByteDetokenizer, QuietDrafter, run
+from forerun.runtime.step import Executor, StepInput, StepOutput
+from tests.engine.harness import EOS, ByteDetokenizer, QuietDrafter, ScriptedExecutor, run
 from tests.speculation.test_model_drafter import FreeDrafts, config
+from tests.support.native_models import native_executor
 from tests.support.oracle import OracleExecutor
+from tests.support.reference_models import tiny_model
 
 VOCAB = 128
 SCHEMA: Mapping[str, Any] = {
@@ -158,6 +162,60 @@ def test_tokens_depend_on_nobody_and_on_no_way_to_compute_them(manner: str) -> N
         assert answers(drafting, manner) == alone and drafting.counters.accepted_draft_tokens > 20
 
 
+def test_threads_batches_and_memory_on_the_native_executor() -> None:
+    model = tiny_model("llama", seed=3)
+    sizes: dict[str, Any] = {"num_blocks": 60, "block_size": 16, "max_model_len": 128, "max_rows": 40}
+    vocab_size = model.program().vocab_size
+    grammars = Grammars(ByteVocabulary(), vocab_size)
+
+    def on(**others: Any) -> Engine:
+        executor = native_executor(model, **{**sizes, **others})
+        return Engine(executor, eos_token_ids=(EOS,), detokenizer=lambda *_: ByteDetokenizer(), grammars=grammars)
+
+    alone: dict[str, CompletionOutput] = {}
+    for name, prompt in PROMPTS.items():
+        made = on(threads=1)
+        made.add(name, prompt, params(name))
+        made.add(f"free {name}", prompt, params("free"))
+        alone |= {name: output.outputs[0] for name, output in run(made).items()}
+    for threads in (1, 2, 3):
+        assert answers(on(threads=threads)) == alone
+        tight = on(threads=threads, num_blocks=10, max_rows=9, max_seqs=6)
+        assert answers(tight) == alone and tight.counters.preemptions > 0
+    for name in FORMS:
+        if alone[name].finish_reason == "stop":
+            check(name, alone[name].text)
+
+
+class Marked(ScriptedExecutor):
+    """Draws what masks leave of its script; the oracle's own token where they leave nothing of it."""
+
+    def step(self, batch: StepInput) -> StepOutput:
+        output = OracleExecutor.step(self, batch)
+        masks = dict(zip(batch.sampling.mask_rows.tolist(), batch.sampling.masks, strict=True))
+        for row, at in enumerate(batch.positions[batch.sample_rows]):
+            wanted = self._script[min(int(at) + 1 - self._prompt, len(self._script) - 1)] or 0
+            if row not in masks or masks[row][wanted // 32] >> np.uint32(wanted % 32) & 1:
+                output.tokens[row] = wanted
+        return output
+
+
+@pytest.mark.parametrize("drafts", [False, True])
+def test_a_form_may_begin_behind_a_marker(drafts: bool) -> None:
+    form = After(GRAMMARS.compile(FORMS["choice"]), [ord("/"), ord("t")])
+    script = [ord(letter) for letter in "h/m\0z/tno"]
+    texts = []
+    for drafter in (None, Guesses({"r": script})) if drafts else (None,):
+        made = engine(Marked(script, vocab_size=VOCAB), drafter=drafter)
+        admitted = made.admission.check([1], params("free", temperature=0, logprobs=None), form)
+        made.enqueue(made.admission.requests(admitted, "r", 0.0))
+        found = run(made)["r"].outputs[0]
+        texts.append(found.text)
+        assert found.finish_reason == "stop" and EOS not in found.token_ids
+        assert found.text[:3] == "h/m" and found.text.endswith("z/tno") and len(found.token_ids) == 9
+    assert len(set(texts)) == 1
+
+
 def test_drafts_end_where_they_leave_the_form() -> None:
     form = FORMS["choice"]
     drafter = Guesses({"r": [ord(letter) for letter in "yes!"]})
@@ -209,6 +267,8 @@ def test_ends_come_exactly_where_the_form_is_complete() -> None:
     assert answer(params("choice", logit_bias={ord("y"): -100.0}, min_tokens=30)).text == "no", "nothing can follow"
     stop = answer(params("choice", stop_token_ids=[ord(",")], logit_bias={ord("n"): -100.0, ord(","): 100.0}))
     assert (stop.text, stop.stop_reason) == ("yes", ord(","))
+    cut = answer(params("choice", stop="es", logit_bias={ord("n"): -100.0}))
+    assert (cut.text, cut.finish_reason, cut.stop_reason) == ("y", "stop", "es"), "stop strings count anywhere"
     early = answer(params("choice", stop_token_ids=[ord("s")]))
     assert early.text == "no" or early.finish_reason == "error"
 
@@ -253,3 +313,18 @@ def test_without_a_vocabulary_every_form_is_refused() -> None:
     made = Engine(OracleExecutor())
     with pytest.raises(RequestError, match="structured output needs a tokenizer"):
         made.add("r", [1], params("choice"))
+
+
+def test_parameters_take_a_mapping_too_and_know_older_names() -> None:
+    assert SamplingParams(structured_outputs={"choice": ["a"]}) == SamplingParams(
+        structured_outputs=StructuredOutputsParams(choice=["a"])
+    )
+    for wrong, words in (
+        ({"structured_outputs": {"choices": ["a"]}}, "did you mean 'choice'"),
+        ({"structured_outputs": {"regex": "a", "json": {}}}, "together"),
+        ({"structured_outputs": "json"}, "must be StructuredOutputsParams"),
+        ({"guided_decoding": None}, "did you mean 'structured_outputs'"),
+    ):
+        with pytest.raises(RequestError, match=words) as caught:
+            SamplingParams(**wrong)
+        assert caught.value.param in ("structured_outputs", "guided_decoding")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,6 +84,33 @@ def test_what_is_none_is_refused_in_one_line(form: Mapping[str, Any], words: str
 def test_what_is_asked_wrongly_is_named(asked: Mapping[str, Any], words: str) -> None:
     with pytest.raises(GrammarError, match=words):
         StructuredOutputsParams(**asked)
+
+
+class Strange(ByteVocabulary):
+    """Its tokens are no bytes."""
+
+    def token_bytes(self, token: int) -> Any:
+        return None if token == 7 else bytes([token % 256])
+
+
+def test_a_vocabulary_that_the_library_does_not_take_is_refused_in_one_line() -> None:
+    with pytest.raises(GrammarError, match="tokenizer does not serve for structured output") as caught:
+        Grammars(Strange(), 260).compile(StructuredOutputsParams(choice=["a"]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("vocabulary", [None, object()])
+def test_without_tokens_there_is_no_form(vocabulary: object) -> None:
+    grammars = Grammars(vocabulary, 260)
+    for call in (grammars.prepare, lambda: grammars.compile(StructuredOutputsParams(choice=["a"]))):
+        with pytest.raises(GrammarError, match="needs a tokenizer"):
+            call()
+
+
+def test_without_the_library_there_is_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "forerun.grammar.library", None)
+    with pytest.raises(GrammarError, match="install forerun again"):
+        Grammars(ByteVocabulary(), 260).prepare()
 
 
 def test_equal_forms_are_one() -> None:

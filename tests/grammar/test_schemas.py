@@ -87,6 +87,29 @@ def test_values_that_no_schema_has() -> None:
             StructuredOutputsParams(json=wrong)
 
 
+FORMATS = {
+    "duration": (["P3Y6M4DT12H30M5S", "PT1H", "P4W"], ["3 years", "P", "1H"]),
+    "ipv6": (["2001:db8::8a2e:370:7334", "::1"], ["2001:db8", "1.2.3.4:"]),
+    "uri": (["https://example.org/a?b=c#d", "urn:isbn:1"], ["example", "//a"]),
+    "int32": (["anything"], []),
+    "binary": (["anything"], []),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_further_formats(name: str) -> None:
+    form = {"json": {"type": "string", "format": name}}
+    good, bad = FORMATS[name]
+    assert all(takes(form, json.dumps(text)) for text in good)
+    assert not any(takes(form, json.dumps(text)) for text in bad)
+
+
+def test_properties_come_in_the_order_of_the_schema() -> None:
+    schema = {"properties": {"b": {"type": "null"}, "a": {"type": "null"}}, "required": ["c"], "type": "object"}
+    assert takes({"json": schema}, '{"b": null, "a": null, "c": 1}') and takes({"json": schema}, '{"c": 1, "d": 2}')
+    assert not takes({"json": schema}, '{"a": null, "b": null, "c": 1}')
+
+
 def test_white_space() -> None:
     schema = {"type": "array", "items": {"type": "integer"}, "maxItems": 3}
     assert takes({"json": schema}, "[\n  1,\t2 , 3\r\n]") and not takes({"json": schema}, f"[{' ' * 40}1]")

@@ -30,8 +30,8 @@ def test_a_bad_draft_is_best_not_used() -> None:
 
 
 def test_prompts_are_questions_of_held_out_documents() -> None:
-    documents = [Document(number, [number, 5, 6, 7], 2, 0.0, False) for number in range(70)]
-    assert held_out_prompts(documents, 8) == [[31, 5], [63, 5]]
+    documents = [Document(number, [number, 5, 6, 7], 2, 0.0, False) for number in range(96)]
+    assert held_out_prompts(documents, 8) == [[31, 5], [62, 5], [95, 5]]
     assert held_out_prompts(documents, 1) == [[31, 5]]
     with pytest.raises(ForerunError, match="collect more --tokens"):
         held_out_prompts(documents[:31], 8)

@@ -14,6 +14,7 @@ from forerun.engine.params import SamplingParams
 from forerun.errors import ConfigError, ForerunError
 from forerun.opening import ModelRequest, open_model
 from forerun.runtime.loader import RunSettings
+from forerun.training.agreement import agreement
 from forerun.training.batches import Batches, piece_of
 from forerun.training.folder import write_draft
 from forerun.training.network import Network
@@ -121,7 +122,7 @@ def test_held_out_text_is_never_learnt() -> None:
         for piece in batches.pieces(step):
             seen |= {tuple(row[row.nonzero()[0].min() : row.nonzero()[0].max() + 1].tolist()) for row in piece.ids}
     stripped = {document.number: tuple(np.trim_zeros(np.array(document.tokens)).tolist()) for document in text}
-    held_out = [stripped[number] for number in (31, 63, 95)]
+    held_out = [stripped[number] for number in (31, 62, 95)]
     assert not seen & set(held_out)
     assert len(seen) == 96 - 3
 
@@ -136,6 +137,24 @@ def test_answers_are_what_is_learnt() -> None:
 def test_nothing_to_learn_from_is_said() -> None:
     with pytest.raises(ForerunError, match="collect more --tokens"):
         Batches([document for document in documents(40) if document.held_out], 64, 4, seed=1)
+
+
+def test_agreement_is_counted_on_held_out_answers(tmp_path: Path) -> None:
+    target = tiny(tmp_path)
+    shape = shaped(target)
+    network = Network(shape, {name: torch.from_numpy(each) for name, each in first_weights(target, shape, 1).items()})
+    prompt = [3, 9, 27]
+    answer: list[int] = []
+    for _ in range(4):
+        with torch.no_grad():
+            answer.append(int(network.logits(network.hidden(torch.tensor([[*prompt, *answer]])))[0, -1].argmax()))
+    wrong = (answer[-1] + 1) % 60
+    text = [
+        Document(31, [*prompt, *answer[:3], wrong], 3, 0.0, False),
+        Document(62, [*prompt, 99], 3, 0.9, False),  # a token that the draft does not know
+        Document(64, [*prompt, 5, 6], 3, 0.0, False),  # not held out
+    ]
+    assert agreement(network, text) == {"greedy": 0.75, "drawn": 0.0, "known": 0.8}
 
 
 def greedy(folder: Path, prompts: Sequence[Sequence[int]], tmp_path: Path) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from forerun.bench.files import replace_file
 from forerun.bench.load import Result
 from forerun.bench.metrics import QUANTILES, llmperf_metrics, statistics, true_metrics
 from forerun.bench.tokens import Count
+from forerun.errors import ForerunError
 
 VERSION = "2023-08-31"
 """LLMPerf's own, of this layout."""
@@ -25,6 +27,11 @@ METRICS = (
     "number_input_tokens",
     "number_output_tokens",
 )
+_NOTHING: Mapping[str, Any] = {
+    "quantiles": {f"p{percent}": None for percent in QUANTILES},
+    **dict.fromkeys(("mean", "min", "max", "stddev")),
+}
+"""The statistics of no request: every key is there for whoever reads it, as null (LLMPerf: NaN, which is no JSON)."""
 
 
 def individual(result: Result, count: Count) -> list[dict[str, Any]]:
@@ -40,7 +47,7 @@ def results(each: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]
     """
     good = [one for one in each if one["error_code"] is None]
     codes = Counter(one["error_code"] for one in each if one["error_code"] is not None)
-    found: dict[str, Any] = {name: statistics(one[name] for one in good) for name in METRICS}
+    found: dict[str, Any] = {name: statistics(one[name] for one in good) or _NOTHING for name in METRICS}
     tokens = sum(one["number_output_tokens"] for one in good)
     seconds = max(seconds, 1e-9)
     return {
@@ -56,15 +63,12 @@ def results(each: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]
 
 
 def printed(figures: Mapping[str, Any], model: str, api: str) -> str:
-    """What LLMPerf prints at the end. ``figures``: of ``results``."""
-    lines = [f"Results for token benchmark for {model} queried with the {api} api.", ""]
+    """What LLMPerf prints at the end, the backslash of its first line too. ``figures``: of ``results``."""
+    lines = [rf"\Results for token benchmark for {model} queried with the {api} api.", ""]
     for name in METRICS:
-        lines.append(name)
         found = figures[name]
-        if not found:
-            continue
-        lines += [f"    p{percent} = {found['quantiles'][f'p{percent}']}" for percent in QUANTILES]
-        lines += [f"    {key} = {found[key]}" for key in ("mean", "min", "max", "stddev")]
+        values = {**found["quantiles"], **{key: found[key] for key in ("mean", "min", "max", "stddev")}}
+        lines += [name, *(f"    {key} = {'nan' if value is None else value}" for key, value in values.items())]
     lines.append(f"Number Of Errored Requests: {figures['number_errors']}")
     if figures["number_errors"]:
         lines += ["Error Code Frequency", figures["error_code_frequency"]]
@@ -83,6 +87,17 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}_{key}" if prefix else str(key)
         flat.update(flattened(value, name) if isinstance(value, Mapping) else {name: value})
     return flat
+
+
+def make_folder(folder: str) -> None:
+    """Before anything is measured: a folder that can be written. Raises ForerunError."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ForerunError(f"--results-dir {folder} cannot be written ({error.strerror})") from None
 
 
 def write(folder: str, settings: Mapping[str, Any], figures: Mapping[str, Any], metadata: Mapping[str, str],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from forerun.bench.arrivals import moments
@@ -53,6 +52,7 @@ class Result:
     began: float = 0.0
     seconds: float = 0.0
     timed_out: bool = False
+    interrupted: bool = False
     cpu_share: float = 0.0
     lag: list[float] = field(default_factory=list)
 
@@ -60,8 +60,19 @@ class Result:
 def run(
     target: Target, sessions: Sequence[Session], plan: Plan, progress: Progress = lambda done, total: None
 ) -> Result:
-    """Send all sessions and wait for their ends. Ctrl-C raises KeyboardInterrupt after the connections are closed."""
-    return asyncio.run(_Run(target, sessions, plan, progress).all())
+    """Send all sessions and wait for their ends.
+
+    Ctrl-C closes the connections; what was answered until then is the result of an interrupted run. Before the first
+    answer it raises KeyboardInterrupt.
+    """
+    one = _Run(target, sessions, plan, progress)
+    try:
+        asyncio.run(one.all())
+    except KeyboardInterrupt:
+        if not one.result.outcomes:
+            raise
+        one.result.interrupted = True
+    return one.result
 
 
 class _Run:
@@ -70,25 +81,30 @@ class _Run:
         warmups = min(plan.warmups, max(0, len(sessions) - 1))
         self._warmups, self._sessions = sessions[:warmups], sessions[warmups:]
         self._total = sum(len(session.turns) for session in self._sessions)
-        self._result = Result()
+        self.result = Result()
         self._done = 0
 
-    async def all(self) -> Result:
+    async def all(self) -> None:
         at_once = self._plan.concurrency or len(self._sessions)
         async with Client(self._target, connections=max(1, at_once)) as client:
             for number, session in enumerate(self._warmups):
-                await self._session(client, number - len(self._warmups), session, self._result.warmups)
-            client.start = self._result.began = time.perf_counter()
-            ticker = asyncio.create_task(_measure_lag(self._result.lag))
+                await self._session(client, number - len(self._warmups), session, self.result.warmups)
+            client.start = self.result.began = time.perf_counter()
+            ticker = asyncio.create_task(_measure_lag(self.result.lag))
             used = time.process_time()
-            await (self._closed(client) if self._plan.request_rate is None else self._open(client))
-            self._result.seconds = max((outcome.ended for outcome in self._result.outcomes), default=0.0)
-            self._result.cpu_share = (time.process_time() - used) / max(client.now(), 1e-9)
-            ticker.cancel()
-            with suppress(asyncio.CancelledError):
-                await ticker
-        self._result.outcomes.sort(key=lambda outcome: (outcome.session, outcome.turn))
-        return self._result
+            try:
+                await (self._closed(client) if self._plan.request_rate is None else self._open(client))
+            finally:
+                ticker.cancel()
+                self._sum_up(client.now(), time.process_time() - used)
+
+    def _sum_up(self, seconds: float, used: float) -> None:
+        """Complete the result of a run that took ``seconds``; requests that are under way are no part of it."""
+        result = self.result
+        result.outcomes = [outcome for outcome in result.outcomes if outcome.ended]
+        result.outcomes.sort(key=lambda outcome: (outcome.session, outcome.turn))
+        result.seconds = max((outcome.ended for outcome in result.outcomes), default=0.0)
+        result.cpu_share = used / max(seconds, 1e-9)
 
     async def _closed(self, client: Client) -> None:
         """As many workers as may run at once take the next session each."""
@@ -98,7 +114,7 @@ class _Run:
             for number, session in left:
                 if self._late(client):
                     return
-                await self._session(client, number, session, self._result.outcomes)
+                await self._session(client, number, session, self.result.outcomes)
 
         await asyncio.gather(*(worker() for _ in range(min(self._plan.concurrency, len(self._sessions)))))
 
@@ -113,7 +129,7 @@ class _Run:
             if self._late(client):
                 return
             async with room:
-                await self._session(client, number, session, self._result.outcomes)
+                await self._session(client, number, session, self.result.outcomes)
 
         pairs = zip(enumerate(self._sessions), due, strict=False)
         await asyncio.gather(*(one(number, session, moment) for (number, session), moment in pairs))
@@ -121,7 +137,7 @@ class _Run:
     def _late(self, client: Client) -> bool:
         if client.now() < self._plan.timeout:
             return False
-        self._result.timed_out = True
+        self.result.timed_out = True
         return True
 
     async def _session(self, client: Client, number: int, session: Session, into: list[Outcome]) -> None:
@@ -133,7 +149,7 @@ class _Run:
             outcome = Outcome(number, place, turn.max_tokens, turn.nominal_input_tokens, client.now())
             into.append(outcome)
             await client.send(outcome, messages, self._hangs_up(number, place))
-            if into is self._result.outcomes:
+            if into is self.result.outcomes:
                 self._done += 1
                 self._progress(self._done, self._total)
             if not outcome.good:

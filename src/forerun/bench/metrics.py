@@ -47,14 +47,14 @@ def statistics(values: Iterable[float]) -> dict[str, Any]:
 
 def llmperf_metrics(outcome: Outcome, count: Count) -> dict[str, Any]:
     """One request under LLMPerf's names; output tokens are those of the text, tokenised again, input the nominal."""
+    nominal = outcome.nominal_input_tokens
+    asked = nominal if nominal is not None else outcome.usage.get("prompt_tokens", 0)
     if not outcome.good:
         code = outcome.error_code if outcome.error_code is not None else -1
         names = ("inter_token_latency_s", "ttft_s", "end_to_end_latency_s", "request_output_throughput_token_per_s")
-        zeros = {**dict.fromkeys(names, 0), "number_total_tokens": 0, "number_output_tokens": 0}
-        return {"error_code": code, "error_msg": error_text(outcome), **zeros, "number_input_tokens": 0}
+        sizes = {"number_total_tokens": asked, "number_output_tokens": 0, "number_input_tokens": asked}
+        return {"error_code": code, "error_msg": error_text(outcome), **dict.fromkeys(names, 0), **sizes}
     tokens = count(outcome.text)
-    nominal = outcome.nominal_input_tokens
-    asked = nominal if nominal is not None else outcome.usage.get("prompt_tokens", 0)
     return {
         "error_code": None,
         "error_msg": "",
@@ -136,6 +136,7 @@ def summary(result: Result, goals: Mapping[str, float]) -> dict[str, Any]:
         "completed": len(good),
         "cancelled": sum(outcome.cancelled for outcome in result.outcomes),
         "timed_out": result.timed_out,
+        "interrupted": result.interrupted,
         "errors": [dict(zip(("message", "count"), pair, strict=True)) for pair in _errors(result.outcomes)],
         **told,
         "cached_share": told["cached_tokens"] / told["input_tokens"]

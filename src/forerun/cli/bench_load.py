@@ -7,9 +7,7 @@ import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +19,10 @@ from forerun.bench.records import Session
 from forerun.bench.server_facts import server_facts
 from forerun.bench.sonnets import SEED, Lengths
 from forerun.bench.tokens import token_counter
-from forerun.cli.progress import progress
+from forerun.cli.ending import INTERRUPTED
 from forerun.errors import ConfigError
 from forerun.host.machine import read_host
+from forerun.progress import progress
 
 SHORT_PROMPT = 40
 """LLMPerf warns below this mean: its instruction alone is about as long."""
@@ -83,10 +82,10 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def run_load(args: argparse.Namespace) -> int:
-    """Make the prompts, send them, print and write what came of them. 1 when nothing was completed."""
+    """Make the prompts, send them, print and write what came of them. 1: nothing completed; 130: Ctrl-C."""
     prepared = prepare(args)
-    with requests_progress() as shown:
-        result = run(prepared.target, prepared.sessions, prepared.plan, shown)
+    with progress("Requests") as bar:
+        result = run(prepared.target, prepared.sessions, prepared.plan, lambda done, total: bar("", done, total))
     return _tell(args, result, prepared)
 
 
@@ -104,6 +103,8 @@ class Prepared:
 def prepare(args: argparse.Namespace) -> Prepared:
     """Check every flag and make the prompts. Raises ForerunError before anything is sent."""
     plan, urls, goals = _check(args)
+    if args.results_dir:
+        llmperf.make_folder(args.results_dir)
     count = token_counter(args.tokenizer, args.model, urls[0])
     request = Request(
         number=args.max_num_completed_requests + args.num_warmups,
@@ -131,6 +132,8 @@ def prepare(args: argparse.Namespace) -> Prepared:
 
 
 def _tell(args: argparse.Namespace, result: Result, prepared: Prepared) -> int:
+    if result.interrupted:
+        say(f"interrupted: these are the figures of the {len(result.outcomes)} requests that had ended")
     if result.timed_out:
         say("Test timed out before all requests could be completed.")
     each = llmperf.individual(result, prepared.request.count)
@@ -143,15 +146,17 @@ def _tell(args: argparse.Namespace, result: Result, prepared: Prepared) -> int:
         "client_machine": client_machine(),
         "command": sys.argv,
     }
-    if args.results_dir:
-        for path in llmperf.write(args.results_dir, _settings(args), figures, args.metadata, each, extra):
-            say(f"wrote {path}")
     if args.json:
         print(json.dumps({**_settings(args), "results": figures, "forerun": extra}))
     else:
         print(llmperf.printed(figures, args.model, args.llm_api))
     for error in extra["errors"]:
         say(f"{error['count']} x {error['message']}")
+    if args.results_dir:
+        for path in llmperf.write(args.results_dir, _settings(args), figures, args.metadata, each, extra):
+            say(f"wrote {path}")
+    if result.interrupted:
+        return INTERRUPTED
     return 0 if figures["num_completed_requests"] else 1
 
 
@@ -236,25 +241,6 @@ def _pairs(text: str) -> dict[str, str]:
 def say(text: str) -> None:
     """A line of progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def requests_progress() -> Iterator[Callable[[int, int], None]]:
-    """Yields what ``bench.load.run`` tells: a bar in a terminal, a line every ten percent elsewhere."""
-    if sys.stderr.isatty():
-        with progress("Requests") as bar:
-            yield lambda done, total: bar("", done, total)
-        return
-    told, began = 0, time.perf_counter()
-
-    def show(done: int, total: int) -> None:
-        nonlocal told
-        if done * 10 // total > told:
-            told = done * 10 // total
-            left = (time.perf_counter() - began) / done * (total - done)
-            say(f"{done} of {total} requests, {left:.0f} s left")
-
-    yield show
 
 
 def entry() -> int:

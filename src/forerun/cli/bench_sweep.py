@@ -48,6 +48,8 @@ def run_sweep(args: argparse.Namespace) -> int:
         # Other prompts each time: those that were sent are in the server's prefix cache.
         sessions = make_sessions(args.dataset_name, dataclasses.replace(prepared.request, seed=next(seeds)))
         result = run(prepared.target, sessions, dataclasses.replace(prepared.plan, **change))
+        if result.interrupted:
+            raise KeyboardInterrupt
         return metrics.summary(result, prepared.goals)
 
     found = sweep(measure, lambda one: meets(one, prepared.goals, args.percentile), args.lowest, args.highest, whole)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forerun.cli.progress import base_name, progress
 from forerun.engine.engine_settings import EngineSettings
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.speculation.table import learn_table
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, open_model
 from forerun.opening.tables import vocabulary_mark
+from forerun.progress import base_name, progress
 from forerun.runtime.loader import RunSettings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.until != "collect":
         _train(args, target, shape, documents, out)
     if args.until == "report":
-        _report(args, documents, out)
+        _report(args, shape, documents, out)
     return 0
 
 
@@ -157,9 +157,11 @@ def _train(
     print(f"{out}: {shape.parameters / 1e6:.1f} million parameters after {trainer.state.step} steps")
 
 
-def _report(args: argparse.Namespace, documents: list[Document], out: Path) -> None:
+def _report(args: argparse.Namespace, shape: DraftShape, documents: list[Document], out: Path) -> None:
+    from forerun.training.agreement import agreement
     from forerun.training.chart import report_chart
     from forerun.training.files import write_whole
+    from forerun.training.folder import read_network
     from forerun.training.report import draft_report, held_out_prompts
 
     prompts = held_out_prompts(documents, args.prompts)
@@ -175,22 +177,24 @@ def _report(args: argparse.Namespace, documents: list[Document], out: Path) -> N
             found = draft_report(model, prompts, args.answer_tokens, args.seed, tell)
         finally:
             model.executor.close()
-    facts = {"target": args.model, "prompts": len(prompts), "isa": model.isa, "threads": model.threads, **found}
+    facts = {"target": args.model, "prompts": len(prompts), "isa": model.isa, "threads": model.threads}
+    facts |= {"agreement": agreement(read_network(out, shape), documents), "temperatures": found}
     write_whole(out / "report.json", json.dumps(facts, indent=1).encode())
     write_whole(out / "report.png", report_chart(found))
-    for line in _lines(found):
+    for line in _lines(facts):
         print(line)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    lines = []
-    for temperature, each in found.items():
+    agreed = ", ".join(f"{name} {share:.2f}" for name, share in found["agreement"].items() if share is not None)
+    lines = [f"agreement with the target's own text: {agreed}"]
+    for temperature, each in found["temperatures"].items():
         chances = ", ".join(f"{chance:.2f}" for chance in each["acceptance_by_position"])
         measured, best = each["measured"], each["expected"]
+        faster = ", ".join(f"{name} {timed['speedup']:.2f}" for name, timed in measured.items())
         lines.append(f"temperature {temperature}: acceptance by position {chances}")
         lines.append(
-            f"  {measured['speedup']:.2f} times plain decoding ({measured['tpot_ms']['off']:.2f} -> "
-            f"{measured['tpot_ms']['on']:.2f} ms a token); with always {best['best_length']} drafted tokens "
-            f"{best['speedup']:.2f} expected"
+            f"  times as fast as plain decoding ({measured['draft']['tpot_ms']['off']:.2f} ms a token): {faster}; "
+            f"expected with always {best['best_length']} drafted tokens {best['speedup']:.2f}"
         )
     return lines

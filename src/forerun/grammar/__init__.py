@@ -4,6 +4,7 @@ params   StructuredOutputsParams, in vLLM's names
 rules    from these to the rules of a grammar
 library  the grammar library: compiled grammars, and the state of one answer
 cache    compiled grammars by what they say
+waiting  a form behind a marker, such as the end of a model's thoughts
 """
 
 from forerun.grammar.cache import Grammars

@@ -63,8 +63,10 @@ class Grammars:
         if self._compiler is None:
             if not hasattr(self._vocabulary, "token_bytes"):
                 raise GrammarError("structured output needs a tokenizer whose tokens are known as bytes")
-            from forerun.grammar.library import Compiler
-
+            try:
+                from forerun.grammar.library import Compiler
+            except ImportError as error:
+                raise GrammarError(f"structured output cannot be loaded ({error}); install forerun again") from None
             self._compiler = Compiler(cast("Vocabulary", self._vocabulary), self._rows)
         return self._compiler
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
@@ -38,6 +39,12 @@ def lark_of_any(grammar: str) -> str:
 def regex_between_slashes(regex: str) -> str:
     """A regular expression as the rules of a grammar have it."""
     return llguidance.regex_to_lark(regex, "d")
+
+
+def schema_between(schema: Mapping[str, Any], white_space: str | None) -> str:
+    """A JSON schema as the rules of a grammar have it, with what may stand between its parts; None: nothing."""
+    options = {"whitespace_flexible": False} if white_space is None else {"whitespace_pattern": white_space}
+    return "%json " + json.dumps({**schema, "x-guidance": options})
 
 
 def _reason(text: str) -> str:
@@ -123,14 +130,21 @@ class Compiler:
     """Compiles grammars for one vocabulary, of which the executor knows ``rows`` tokens."""
 
     def __init__(self, vocabulary: Vocabulary, rows: int) -> None:
-        """Takes some tenths of a second."""
+        """Takes some tenths of a second. Raises GrammarError for a vocabulary that the library does not take."""
         known = min(rows, vocabulary.vocab_size)
         self._eos_ids = tuple(token for token in vocabulary.eos_token_ids if token < rows) or (rows - 1,)
         self._words = -(-rows // 32)
         spelled = {token: vocabulary.token_bytes(token) for token in vocabulary.special_token_ids if token < known}
         self._special = {text.decode("utf-8", "replace"): token for token, text in spelled.items() if text}
-        wrapped = llguidance.TokenizerWrapper(_Tokens(vocabulary, known, rows, self._eos_ids[0]))
-        self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=rows, eos_token=list(self._eos_ids))
+        tokens = _Tokens(vocabulary, known, rows, self._eos_ids[0])
+        try:
+            wrapped = llguidance.TokenizerWrapper(tokens)
+            self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=rows, eos_token=list(self._eos_ids))
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # the library's panics are not even Exceptions
+            reason = one_line(str(error), _MOST_CHARS)
+            raise GrammarError(f"the model's tokenizer does not serve for structured output: {reason}") from None
 
     def compile(self, params: StructuredOutputsParams) -> Grammar:
         """Raises GrammarError with the library's reason in one line, behind the part of a schema that is at fault."""

@@ -51,12 +51,12 @@ def rules_of(params: StructuredOutputsParams, special: Mapping[str, int]) -> str
 
 def json_rule(schema: Mapping[str, Any] | bool, params: StructuredOutputsParams) -> str:
     """A symbol for JSON of a schema."""
+    from forerun.grammar.library import schema_between
+
     if not isinstance(schema, Mapping):
         schema = {} if schema else {"not": {}}
-    whole = _known(schema, params.disable_additional_properties)
-    pattern = {"whitespace_pattern": params.whitespace_pattern or WHITESPACE}
-    whole["x-guidance"] = {"whitespace_flexible": False} if params.disable_any_whitespace else pattern
-    return "%json " + json.dumps(whole)
+    white_space = None if params.disable_any_whitespace else params.whitespace_pattern or WHITESPACE
+    return schema_between(_known(schema, params.disable_additional_properties), white_space)
 
 
 def text_rule(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from contextlib import suppress
 
 from forerun.engine.constraint import Form
 from forerun.grammar import GrammarError, Grammars
@@ -17,6 +19,14 @@ class Forms:
 
     def __init__(self, grammars: Grammars, text: TextWorkers, rows: int) -> None:
         self._grammars, self._text, self._rows = grammars, text, rows
+
+    def start(self) -> None:
+        """Have the vocabulary read now, in a thread; otherwise the first form does it, and holds up others."""
+        threading.Thread(target=self._prepare, name="forms", daemon=True).start()
+
+    def _prepare(self) -> None:
+        with suppress(GrammarError):  # which every form will say
+            self._grammars.prepare()
 
     async def compiled(self, asked: AskedForm | None) -> Form | None:
         """The grammar of what is asked for. Raises ApiError 400 in one line that names the field."""

@@ -8,5 +8,5 @@ network   the draft in torch
 batches   what a step learns from
 train     steps, stops and resumption; state is what is saved
 folder    the result as a Hugging Face folder
-report    how often it is right, and what that is worth; chart draws it
+report    how often it is right, and what that is worth; agreement counts without an engine, chart draws
 """

@@ -22,7 +22,7 @@ def report_chart(report: Mapping[str, Mapping[str, Any]]) -> bytes:
         right.plot(range(1, len(chances) + 1), chances, "o-", label=f"temperature {temperature}")
         lengths = each["expected"]["tokens_per_second_by_length"]
         (line,) = speed.plot(range(len(lengths)), lengths, "o-", label="always so many")
-        measured = 1e3 / each["measured"]["tpot_ms"]["on"]
+        measured = 1e3 / each["measured"]["draft"]["tpot_ms"]["on"]
         speed.axhline(measured, color=line.get_color(), linestyle=":", label="lengths of the rule, measured")
     right.set(xlabel="place in the draft", ylabel="right, if those before are", ylim=(0, 1))
     speed.set(xlabel="drafted tokens", ylabel="tokens per second", ylim=(0, None))

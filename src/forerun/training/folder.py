@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from forerun.checkpoint import Checkpoint
+from forerun.checkpoint import Checkpoint, open_checkpoint
 from forerun.training.files import write_whole
-from forerun.training.shape import DraftShape
+from forerun.training.network import Network
+from forerun.training.shape import DraftShape, weights_of
 from forerun.training.state import TrainingState
 from forerun.training.torch_module import need_torch
 
@@ -24,6 +25,13 @@ def write_draft(folder: Path, target: Checkpoint, shape: DraftShape, state: Trai
         write_whole(folder / name, content)
     write_whole(folder / WEIGHTS, import_module("safetensors.torch").save(tensors, {"format": "pt"}))
     write_whole(folder / CONFIG, json.dumps(shape.config(_special(target, shape)), indent=1).encode())
+
+
+def read_network(folder: Path, shape: DraftShape) -> Network:
+    """The draft of a folder. Raises CheckpointError or ConfigError when it is none of this shape."""
+    torch = need_torch()
+    weights = weights_of(open_checkpoint(str(folder)), shape)
+    return Network(shape, {name: torch.from_numpy(value) for name, value in weights.items()})
 
 
 def _special(target: Checkpoint, shape: DraftShape) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def draft_report(
     model: OpenedModel, prompts: Sequence[Sequence[int]], new_tokens: int, seed: int, tell: Tell
 ) -> dict[str, Any]:
     """For each temperature: acceptance by position with drafts of full length, and decoding with the rule's lengths
-    against plain decoding in turns. ``model`` is opened with the draft."""
+    against plain decoding in turns: with the draft, with words that were said before, with both. ``model`` is opened
+    with the draft."""
     config = model.engine.speculative_config
     assert config is not None and model.draft is not None
     found: dict[str, Any] = {}
@@ -40,16 +41,24 @@ def draft_report(
         tell(f"drafts at {temperature:g}", place, len(TEMPERATURES))
         params = SamplingParams(temperature=temperature, seed=seed, max_tokens=new_tokens)
         by_position = acceptance(model, config, prompts, params)
-        timed = compare(
-            model.executor, prompts, params, config,
-            settings=EngineSettings(), draft=model.draft, eos_token_ids=model.tokenizer.eos_token_ids,
-        )  # fmt: skip
+        timed = {
+            name: compare(
+                model.executor, prompts, params, sources,
+                settings=EngineSettings(), draft=model.draft, eos_token_ids=model.tokenizer.eos_token_ids,
+            )
+            for name, sources in _sources(config).items()
+        }  # fmt: skip
         found[f"{temperature:g}"] = {
             "acceptance_by_position": by_position,
-            "expected": expected(by_position, timed["tpot_ms"]["off"] / 1e3, config),
+            "expected": expected(by_position, timed["draft"]["tpot_ms"]["off"] / 1e3, config),
             "measured": timed,
         }
     return found
+
+
+def _sources(config: SpeculativeConfig) -> dict[str, SpeculativeConfig]:
+    lookup = SpeculativeConfig(table=config.table, row_costs=config.row_costs)
+    return {"draft": replace(config, lookup=False), "lookup": lookup, "both": replace(config, lookup=True)}
 
 
 def acceptance(

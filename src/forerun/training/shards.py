@@ -6,7 +6,7 @@ Arrays of a shard, ``numpy.load(path)``:
     ends          int64 [D]    where each document ends in ``tokens``
     answers       int32 [D]    where the target's answer begins inside the document; before it: template and question
     temperatures  float32 [D]  of the answer; 0 is greedy
-    numbers       int64 [D]    of the documents; those with ``number % 32 == 31`` are held out of training
+    numbers       int64 [D]    of the documents; those with ``number % 64`` 31 or 62 are held out of training
     code          bool [D]     whether the document is about code
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from forerun.errors import ForerunError
 from forerun.training.files import write_whole
-from forerun.training.recipe import HELD_OUT
+from forerun.training.recipe import HELD_OUT, OF
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Document:
     @property
     def held_out(self) -> bool:
         """Whether it is for measuring, not for training."""
-        return self.number % HELD_OUT == HELD_OUT - 1
+        return self.number % OF in HELD_OUT
 
 
 def shard_path(folder: Path, number: int) -> Path:

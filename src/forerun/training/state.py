@@ -31,7 +31,7 @@ class TrainingState:
     def begin(weights: Mapping[str, Any], device: Any) -> TrainingState:
         """From NumPy tensors, nothing learnt yet."""
         torch = need_torch()
-        made = {name: torch.from_numpy(value).to(device).requires_grad_() for name, value in weights.items()}
+        made = {name: torch.from_numpy(value).to(device, copy=True).requires_grad_() for name, value in weights.items()}
         means, squares = ({name: torch.zeros_like(value) for name, value in made.items()} for _ in range(2))
         return TrainingState(made, means, squares)
 
@@ -73,7 +73,7 @@ class TrainingState:
                 facts = file.metadata()
                 for key in file.keys():  # noqa: SIM118, it is no mapping
                     kind, _, name = key.partition("/")
-                    groups[kind][name] = file.get_tensor(key).to(device)
+                    groups[kind][name] = file.get_tensor(key).to(device, copy=True)
             for weight in groups["weight"].values():
                 weight.requires_grad_()
             weights, means, squares = (groups[kind] for kind in _KINDS)
