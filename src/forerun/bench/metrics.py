@@ -20,6 +20,8 @@ from forerun.bench.tokens import Count
 from forerun.errors import ForerunError
 
 QUANTILES = (25, 50, 75, 90, 95, 99)
+GOALS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "latency_s"}
+"""What a goal of --goodput is called, and the true metric that it bounds."""
 
 
 def quantile(ordered: Sequence[float], percent: float) -> float:
@@ -123,8 +125,8 @@ def parse_goodput(words: Sequence[str]) -> dict[str, float]:
             seconds = float(value) / 1000
         except ValueError:
             seconds = -1.0
-        if name not in ("ttft", "tpot", "e2el") or not 0 < seconds < math.inf:
-            raise ForerunError(f"--goodput {word}: give NAME:MILLISECONDS with ttft, tpot or e2el")
+        if name not in GOALS or not 0 < seconds < math.inf:
+            raise ForerunError(f"--goodput {word}: give NAME:MILLISECONDS with {', '.join(GOALS)}")
         goals[name] = seconds
     return goals
 
@@ -181,5 +183,4 @@ def _acceptance(each: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _meets(one: Mapping[str, Any], goals: Mapping[str, float]) -> bool:
-    names = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "latency_s"}
-    return all((one[names[name]] or 0.0) <= goal for name, goal in goals.items())
+    return all((one[GOALS[name]] or 0.0) <= goal for name, goal in goals.items())
