@@ -75,6 +75,9 @@ async def _serve(
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"POST "):
+                writer.write(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
+                continue
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
             body = json.loads(await reader.readexactly(int(fields.get(b"content-length", b"0"))))
             mock.bodies.append(body)

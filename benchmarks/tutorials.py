@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from report import run, say
+from report import commit, run, say
 from serving import forerun_server
 
 FORERUN = (sys.executable, "-m", "forerun.cli.main")
@@ -89,7 +89,7 @@ def load(url: str, tokenizer: Path, label: str, flags: tuple[str, ...], folder: 
     """One load test of one client against the server; its files go to ``folder``."""
     base = ("--base-url", f"{url}/v1", "--model", str(tokenizer), "--tokenizer", str(tokenizer), "--num-warmups", "1")
     loop = ("--num-concurrent-requests", "1", "--max-num-completed-requests", str(requests), "--timeout", "3600")
-    papers = ("--metadata", f"scenario={label}", "--results-dir", str(folder))
+    papers = ("--metadata", f"scenario={label},commit={commit()}", "--results-dir", str(folder))
     _forerun("bench", "load", *base, *loop, *papers, *flags)
 
 

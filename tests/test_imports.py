@@ -17,7 +17,7 @@ LAYERS = (
     ("entrypoints", ""),
     ("cli",),
     ("library", "server"),
-    ("accuracy", "training", "planner"),
+    ("accuracy", "training"),
     ("opening",),
     ("measure",),
     ("engine",),
@@ -26,7 +26,7 @@ LAYERS = (
     ("models",),
     ("checkpoint",),
     ("config", "grammar", "host"),
-    ("json_text",),
+    ("json_text", "progress"),
     ("errors", "_native"),
 )
 """From top to bottom ("" is forerun/__init__.py).

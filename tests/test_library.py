@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import pytest
 
 import forerun
 from forerun import LLM, SamplingParams
+from forerun import progress as bar
 from forerun.engine.request_errors import RequestError
 from forerun.errors import ArtifactError, CheckpointError, ConfigError, ForerunError
+from forerun.library import answers_progress
 from forerun.opening import cache
 from tests.support.artifacts import tiny_artifact
 from tests.support.oracle import OracleExecutor, predict
@@ -162,3 +166,21 @@ def test_near_misses_of_parameters(name: str, meant: str) -> None:
 
 def test_the_version() -> None:
     assert forerun.__version__ == "0.1.0"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("wanted", "total", "shown"), [(True, 3, True), (True, 1, False), (False, 3, False)])
+def test_several_answers_have_the_bar_of_all_commands(
+    wanted: bool, total: int, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(bar, "_PATIENCE", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    with answers_progress(wanted) as tell:
+        tell(1, total)
+    assert ("Answers" in terminal.getvalue()) == shown

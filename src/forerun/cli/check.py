@@ -12,8 +12,8 @@ from typing import Any
 from forerun.accuracy.divergence import Divergence, measure
 from forerun.accuracy.scoring import ExecutorScorer
 from forerun.checkpoint import Tokenizer
-from forerun.cli.progress import Progress, base_name, progress
 from forerun.errors import AccuracyError
+from forerun.progress import Progress, base_name, progress
 from forerun.runtime.step import Executor
 
 CONTEXT = 1024

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun.cli.model_flags import add_model_flags, requested_settings
-from forerun.cli.progress import base_name, progress
 from forerun.errors import one_line
 from forerun.opening import ModelRequest, prepare
+from forerun.progress import base_name, progress
 
 if TYPE_CHECKING:
     from forerun.compiler.artifact import Artifact

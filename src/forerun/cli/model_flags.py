@@ -6,12 +6,12 @@ import argparse
 import sys
 from typing import Any
 
-from forerun.cli.progress import base_name, progress
 from forerun.cli.speculation_flag import add_speculation_flag
 from forerun.config import read_modules_to_not_convert
 from forerun.engine.engine_settings import EngineSettings
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, Prepared, prepare
+from forerun.progress import base_name, progress
 from forerun.runtime.loader import MOST_THREADS, RunSettings
 
 _SIZES = ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size")

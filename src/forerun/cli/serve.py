@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from forerun.cli.draft_flags import draft_notices, drafts_of
 from forerun.cli.foreign_flags import foreign_notices, refuse_foreign
 from forerun.cli.model_flags import crowding
-from forerun.cli.progress import base_name, progress
 from forerun.cli.serve_flags import add_flags
 from forerun.errors import ArtifactError, ConfigError
 from forerun.json_text import JsonReader
+from forerun.progress import base_name, progress
 
 if TYPE_CHECKING:
     from forerun.compiler.compile import Progress

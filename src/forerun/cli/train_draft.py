@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forerun.cli.progress import base_name, progress
 from forerun.engine.engine_settings import EngineSettings
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.engine.speculation.table import learn_table
 from forerun.errors import ConfigError
 from forerun.opening import ModelRequest, open_model
 from forerun.opening.tables import vocabulary_mark
+from forerun.progress import base_name, progress
 from forerun.runtime.loader import RunSettings
 
 if TYPE_CHECKING:

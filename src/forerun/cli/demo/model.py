@@ -10,7 +10,6 @@ from forerun.accuracy.checks import DRAFT_MODE, CheckOptions, CheckOutcome, chec
 from forerun.checkpoint import Checkpoint, Tokenizer, open_checkpoint
 from forerun.cli.compile import quantization_lines
 from forerun.cli.demo.speculated import speculated
-from forerun.cli.progress import base_name, progress
 from forerun.compiler.buckets import check_prompt_length
 from forerun.compiler.compile import plan_compile
 from forerun.config import NeuronConfig, OnDeviceSamplingConfig
@@ -20,6 +19,7 @@ from forerun.errors import ConfigError, ForerunError
 from forerun.measure.benchmark_report import DRAFTED, UNFUSED, Calls
 from forerun.measure.offline import measure, totals
 from forerun.opening import ModelRequest, OpenedModel, Prepared, new_config, prepare
+from forerun.progress import base_name, progress
 from forerun.runtime.step import DraftingExecutor
 
 Say = Callable[[str], None]

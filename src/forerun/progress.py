@@ -57,9 +57,8 @@ class _Lines:
             self._last = (now, done)
             began, before = self._first
             left = (now - began) / max(1, done - before) * (total - done) / 60
-            print(
-                f"{self._title}: {done} of {total}, {what}, about {left:.0f} minutes left", file=sys.stderr, flush=True
-            )
+            parts = [f"{self._title}: {done} of {total}", *([what] if what else []), f"about {left:.0f} minutes left"]
+            print(", ".join(parts), file=sys.stderr, flush=True)
 
     def close(self, *, done: bool) -> None:
         if self._told and done:

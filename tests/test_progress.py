@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from forerun.cli import progress as module
-from forerun.cli.progress import base_name, progress
+from forerun import progress as module
+from forerun.progress import base_name, progress
 
 WEIGHT = "model.layers.29.self_attn.qkv_proj.weight"
 
