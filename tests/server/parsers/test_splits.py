@@ -40,7 +40,11 @@ CASES: list[tuple[Callable[[], Parser], str, list[Part]]] = [
     (Llama, '{"answer": 5} and so on', [Content('{"answer": 5} and so on')]),
     (Llama, 'Well <|python_tag|>{"name": "now"}', [Content("Well"), *EMPTY]),
     (Llama, "<|python_tag|>print(1)", [Content("<|python_tag|>print(1)")]),
-    (Mistral, f'[TOOL_CALLS] [{{"name": "weather", "arguments": {WEATHER}}}, {{"name": "now"}}]', WEATHER_PARTS + EMPTY),
+    (
+        Mistral,
+        f'[TOOL_CALLS] [{{"name": "weather", "arguments": {WEATHER}}}, {{"name": "now"}}]',
+        WEATHER_PARTS + EMPTY,
+    ),
     (Mistral, f"Yes [TOOL_CALLS]weather{WEATHER}[TOOL_CALLS]now[ARGS]{{}}", [Content("Yes"), *WEATHER_PARTS, *EMPTY]),
     (Mistral, "[TOOL_CALLS]now[CALL_ID]abc123DEF[ARGS]{}", EMPTY),
     (Mistral, "[TOOL_CALLS] what is it", [Content("[TOOL_CALLS] what is it")]),
@@ -64,7 +68,11 @@ CASES: list[tuple[Callable[[], Parser], str, list[Part]]] = [
     (lambda: Thinking(Hermes(), begun=False), "<think>\n\n</think>\n\nHi", [Content("Hi")]),
     (lambda: Thinking(Hermes(), begun=False), "\n<thin", [Content("\n<thin")]),
     (lambda: Thinking(Hermes(), begun=True), "Hm </th", [Thought("Hm </th")]),
-    (lambda: Thinking(Hermes(), begun=True), "<think> Hm </think> Hi </think>", [Thought("Hm"), Content("Hi </think>")]),
+    (
+        lambda: Thinking(Hermes(), begun=True),
+        "<think> Hm </think> Hi </think>",
+        [Thought("Hm"), Content("Hi </think>")],
+    ),
 ]
 
 
@@ -87,7 +95,9 @@ SCRAPS += [WEATHER, HERMES, '{"name": "now"', '"arguments":', '{"name": "f", "ar
 SCRAPS += [" ", "\n", ",", '"', "\\", "now", "é", "x", "'", "(", ")", "f"]
 
 
-@given(st.lists(st.sampled_from(SCRAPS), max_size=12), st.lists(st.integers(0, 400), max_size=12), st.sampled_from(MAKES))
+@given(
+    st.lists(st.sampled_from(SCRAPS), max_size=12), st.lists(st.integers(0, 400), max_size=12), st.sampled_from(MAKES)
+)
 def test_any_text_any_cuts(scraps: list[str], cuts: list[int], make: Callable[[], Parser]) -> None:
     text = "".join(scraps)
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})

@@ -34,9 +34,7 @@ class Family:
         return {"begin": begin, "content": {"type": "json_schema", "json_schema": schema}, "end": self.after}
 
 
-_HERMES = Family(
-    Hermes, '<tool_call>\n{"name": NAME, "arguments": ', "}\n</tool_call>", "<tool_call>", "\n", Hermes
-)
+_HERMES = Family(Hermes, '<tool_call>\n{"name": NAME, "arguments": ', "}\n</tool_call>", "<tool_call>", "\n", Hermes)
 _LLAMA = Family(Llama, '{"name": NAME, "parameters": ', "}", '{"name": ', "; ", Llama)
 _PYTHONIC = Family(Pythonic, _LLAMA.before, _LLAMA.after, _LLAMA.trigger, _LLAMA.separator, Llama)
 _MISTRAL = Family(Mistral, '[TOOL_CALLS][{"name": NAME, "arguments": ', "}]", "[TOOL_CALLS]", "", Mistral)

@@ -73,4 +73,3 @@ class Thinking:
     def _behind(self) -> list[Part]:
         text, self._text = self._text, ""
         return self._parser.feed(text)
-
