@@ -66,9 +66,12 @@ def round_of(number: int, count: int, seconds: float) -> str:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """End the program with what ``main`` returns; a user's mistake is one line and status 1."""
+    """End the program with what ``main`` returns; a user's mistake is one line and status 1, Ctrl-C one and 130."""
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
     except ForerunError as error:
         say(f"error: {error}")
         sys.exit(1)

@@ -10,6 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from report import run
 from serving import forerun_server
 
 from forerun.bench.client import Target, send_all
@@ -17,7 +18,7 @@ from forerun.bench.client import Target, send_all
 PROGRAM = Path(__file__).with_name("timed_server.py")
 
 
-def main() -> None:
+def main() -> int:
     """Stream to each number of clients in turns, then print what the server noted."""
     parser = argparse.ArgumentParser(description="Time per step outside the native executor, under streaming clients.")
     parser.add_argument("model", nargs="?", default="default", help="what forerun serve takes (default 'default')")
@@ -41,7 +42,8 @@ def main() -> None:
     for clients in args.clients:
         steps, native, outside = found[str(clients)]
         print(f"| {clients} | {steps} | {native * 1e6:.0f} | {outside * 1e6:.0f} | {outside / native:.1%} |")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,6 +16,7 @@ from collections import Counter
 from typing import Any
 
 import httpx
+from report import run
 
 from forerun.bench.client import Client, Target
 from forerun.bench.exchange import STAY, Leave
@@ -226,4 +227,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -17,7 +17,7 @@ LAYERS = (
     ("entrypoints", ""),
     ("cli",),
     ("library", "server"),
-    ("accuracy", "training", "planner"),
+    ("accuracy", "training"),
     ("opening",),
     ("measure",),
     ("engine",),

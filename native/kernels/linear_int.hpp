@@ -152,7 +152,8 @@ template <Format F>
 void stream_linear(const LinearArgs& a, const PreparedRows& x) {
   // Tiles of nearly equal height; all of them visit the same panels in turn.
   const int tiles = (a.rows + kStreamRows - 1) / kStreamRows, least = a.rows / tiles;
-  const int widest = kStreamPanels[least];  // higher tiles are not wider
+  // Higher tiles are not wider; with both planes of every group there are twice as many sums to hold.
+  const int widest = x.all_fine && kStreamPanels[least] > kFinePanels ? kFinePanels : kStreamPanels[least];
   const int step = a.epilogue == Epilogue::SiluMul && widest < 2 ? 2 : widest;
   for (int panel = a.panel_begin; panel < a.panel_end; panel += step) {
     const int end = panel + step < a.panel_end ? panel + step : a.panel_end;

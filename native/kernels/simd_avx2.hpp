@@ -179,6 +179,7 @@ struct Dot {
 
 inline constexpr int kStreamRows = 3;
 inline constexpr int kStreamPanels[4] = {0, 2, 1, 1};
+inline constexpr int kFinePanels = 1;
 inline constexpr int kTileRows = 3, kTilePanels = 1;
 inline constexpr int kVectorRegisters = 8;
 

@@ -110,7 +110,7 @@ def test_the_true_summary(result: Result) -> None:
     found = metrics.summary(result, {"ttft": 1e9, "tpot": 1e-9})
     assert (found["requests"], found["completed"], found["cancelled"]) == (20, 17, 1)
     assert found["input_tokens"] == 17 * 20 and found["cached_share"] == 0.25 and found["acceptance"] == 0.75
-    assert {error["message"] for error in found["errors"]} == {"503: full", "None: the answer has no text"}
+    assert {error["message"] for error in found["errors"]} == {"503: full", "-1: the answer has no text"}
     assert found["goodput"]["requests"] == 0
     assert found["output_tokens_per_s"] == found["output_tokens"] / 21.0
     json.dumps(found, allow_nan=False)

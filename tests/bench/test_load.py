@@ -67,6 +67,15 @@ def test_broken_answers_are_errors_of_their_request(script: dict[str, Any]) -> N
     assert [outcome.good for outcome in result.outcomes] == [False, False]
 
 
+def test_half_characters_do_not_spoil_a_run() -> None:
+    event = b'data: {"choices": [{"delta": {"content": "a\\ud83d"}}]}\n\ndata: [DONE]\n\n'
+    with mock_server(always(raw=event)) as mock:
+        result = run(target(mock.url), sessions(2, turns=2), Plan())
+        bad = run(target(mock.url), [Session((Turn("\ud83d", 5),))], Plan())
+    assert [outcome.text for outcome in result.outcomes] == ["a\ufffd"] * 4
+    assert bad.outcomes[0].error_code == -1 and "UnicodeEncodeError" in bad.outcomes[0].error_message
+
+
 def test_a_server_that_is_not_there() -> None:
     result = run(target("http://127.0.0.1:9/v1"), sessions(2), Plan())
     assert [outcome.error_code for outcome in result.outcomes] == [-1, -1]

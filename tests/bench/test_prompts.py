@@ -49,6 +49,22 @@ def test_sonnet_prompts_are_as_long_as_they_were_drawn() -> None:
     assert sessions != sonnet_sessions(20, Lengths(300, 40, 50, 10), lines, count, seed=2)
 
 
+def test_the_draws_are_llmperfs_own(tmp_path: Path) -> None:
+    """Lengths and orders of lines as LLMPerf (commit f1d6bed) drew them for its default flags and its 84 lines."""
+    poem = [f"line {number:02} of some poem or other, end\n" for number in range(84)]
+    (tmp_path / "poem.txt").write_text("".join(poem).removesuffix("\n"))
+    lines = read_lines(str(tmp_path / "poem.txt"))
+    assert len(lines) == 84 and not lines[-1].endswith("\n")
+    sessions = sonnet_sessions(12, Lengths(), lines, count)
+    assert [(turn.max_tokens, turn.nominal_input_tokens) for session in sessions for turn in session.turns] == [
+        (167, 538), (92, 581), (231, 601), (173, 531), (64, 483), (32, 509), (56, 472), (98, 967), (101, 568),
+        (155, 639), (167, 507), (45, 408),
+    ]  # fmt: skip
+    for session, order in zip(sessions, ((39, 61, 18, 35, 28, 4), (29, 60, 14, 34, 35, 81)), strict=False):
+        text = session.turns[0].content.partition("\n\n")[2]
+        assert text.startswith("".join(poem[number] for number in order))
+
+
 def test_a_long_prompt_repeats_the_same_order() -> None:
     (session,) = sonnet_sessions(1, Lengths(4000, 0, 50, 0), read_lines(None), count)
     lines = session.turns[0].content.partition("\n\n")[2].splitlines()

@@ -112,6 +112,7 @@ def test_a_folder_that_cannot_be_written_is_told_first(tokenizer: str, tmp_path:
         (["--goodput", "x"], "--goodput x"),
         (["--tokenizer", "/nowhere"], "--tokenizer /nowhere"),
         (["--burstiness", "0"], "--burstiness"),
+        (["--model", "\udcff"], "--model must be"),
     ],
 )
 def test_wrong_flags_are_one_line(
@@ -129,7 +130,13 @@ def test_wrong_flags_are_one_line(
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--additional-sampling-params", "{"), ("--additional-sampling-params", "[1]"), ("--metadata", "x")],
+    [
+        ("--additional-sampling-params", "{"),
+        ("--additional-sampling-params", "[1]"),
+        ("--additional-sampling-params", '{"x": NaN}'),
+        ("--additional-sampling-params", '{"x": "\\ud83d"}'),
+        ("--metadata", "x"),
+    ],
 )
 def test_values_that_cannot_be_parsed(tokenizer: str, flag: str, value: str, capsys) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SystemExit) as ended:

@@ -66,7 +66,7 @@ async def post(http: httpx.AsyncClient, url: str, body: Mapping[str, Any], leave
         await asyncio.wait_for(_take(exchange, http, url, body, leave.pieces), leave.seconds)
     except asyncio.TimeoutError:
         exchange.left = True
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: no JSON can be made of the body
         exchange.failure = f"{type(error).__name__}: {error}"
     exchange.ended = time.perf_counter()
     return exchange

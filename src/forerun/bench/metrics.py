@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from forerun.bench.exchange import CONNECTION
 from forerun.bench.load import Result
 from forerun.bench.records import Outcome
 from forerun.bench.tokens import Count
 from forerun.errors import ForerunError
 
 QUANTILES = (25, 50, 75, 90, 95, 99)
+GOALS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "latency_s"}
+"""What a goal of --goodput is called, and the true metric that it bounds."""
 
 
 def quantile(ordered: Sequence[float], percent: float) -> float:
@@ -50,10 +53,9 @@ def llmperf_metrics(outcome: Outcome, count: Count) -> dict[str, Any]:
     nominal = outcome.nominal_input_tokens
     asked = nominal if nominal is not None else outcome.usage.get("prompt_tokens", 0)
     if not outcome.good:
-        code = outcome.error_code if outcome.error_code is not None else -1
         names = ("inter_token_latency_s", "ttft_s", "end_to_end_latency_s", "request_output_throughput_token_per_s")
         sizes = {"number_total_tokens": asked, "number_output_tokens": 0, "number_input_tokens": asked}
-        return {"error_code": code, "error_msg": error_text(outcome), **dict.fromkeys(names, 0), **sizes}
+        return {"error_code": error_code(outcome), "error_msg": error_text(outcome), **dict.fromkeys(names, 0), **sizes}
     tokens = count(outcome.text)
     return {
         "error_code": None,
@@ -95,6 +97,11 @@ def true_metrics(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def error_code(outcome: Outcome) -> int:
+    """Of a request that is not good: the status, or -1 where the connection or the answer itself was at fault."""
+    return CONNECTION if outcome.error_code is None else outcome.error_code
+
+
 def error_text(outcome: Outcome) -> str:
     """Why a request is not good, "" for a good one."""
     if outcome.cancelled:
@@ -118,8 +125,8 @@ def parse_goodput(words: Sequence[str]) -> dict[str, float]:
             seconds = float(value) / 1000
         except ValueError:
             seconds = -1.0
-        if name not in ("ttft", "tpot", "e2el") or not 0 < seconds < math.inf:
-            raise ForerunError(f"--goodput {word}: give NAME:MILLISECONDS with ttft, tpot or e2el")
+        if name not in GOALS or not 0 < seconds < math.inf:
+            raise ForerunError(f"--goodput {word}: give NAME:MILLISECONDS with {', '.join(GOALS)}")
         goals[name] = seconds
     return goals
 
@@ -165,7 +172,7 @@ def _total(each: Sequence[Mapping[str, Any]], name: str) -> int | None:
 
 def _errors(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
     bad = [outcome for outcome in outcomes if not outcome.good and not outcome.cancelled]
-    return Counter(f"{outcome.error_code}: {error_text(outcome)[:300]}" for outcome in bad).most_common(100)
+    return Counter(f"{error_code(outcome)}: {error_text(outcome)[:300]}" for outcome in bad).most_common(100)
 
 
 def _acceptance(each: Sequence[Mapping[str, Any]]) -> float | None:
@@ -176,5 +183,4 @@ def _acceptance(each: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _meets(one: Mapping[str, Any], goals: Mapping[str, float]) -> bool:
-    names = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "latency_s"}
-    return all((one[names[name]] or 0.0) <= goal for name, goal in goals.items())
+    return all((one[GOALS[name]] or 0.0) <= goal for name, goal in goals.items())

@@ -45,7 +45,7 @@ def read_answer(outcome: Outcome, arrivals: Sequence[Arrival], start: float) -> 
             return _fail(outcome, -1, f"an event is not JSON of an answer: {data[:200]!r}")
         parts += texts
         outcome.events += [moment - start] * len(texts)
-    outcome.text = "".join(parts)
+    outcome.text = "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves of characters
     if not done and not outcome.cancelled:
         _fail(outcome, -1, "the stream ended without [DONE]")
 

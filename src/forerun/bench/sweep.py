@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from forerun.bench.metrics import GOALS
+
 Measured = Mapping[str, Any]
 """The true summary of one run (``metrics.summary``)."""
 
@@ -22,11 +24,10 @@ class Sweep:
 
 def meets(summary: Measured, goals: Mapping[str, float], percent: int) -> bool:
     """Whether the percentile of every metric is within its goal, and nothing failed. goals: seconds."""
-    names = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "latency_s"}
     if not summary["completed"] or summary["errors"]:
         return False
-    return all(summary[names[name]]["quantiles"][f"p{percent}"] <= goal
-               for name, goal in goals.items() if summary[names[name]])  # fmt: skip
+    told = [(summary[GOALS[name]], goal) for name, goal in goals.items()]
+    return all(figures["quantiles"][f"p{percent}"] <= goal for figures, goal in told if figures)
 
 
 def sweep(

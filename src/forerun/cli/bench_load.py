@@ -211,6 +211,8 @@ def _check(args: argparse.Namespace) -> tuple[Plan, tuple[str, ...], dict[str, f
         raise ConfigError("--request-rate must be above 0 and finite; leave it out for a closed loop")
     if args.request_rate is None and not args.num_concurrent_requests:
         raise ConfigError("--num-concurrent-requests 0 needs --request-rate")
+    if not args.model.isprintable() or not args.model:
+        raise ConfigError("--model must be a name of printable characters")
     if args.llm_api != "openai":
         raise ConfigError(f"--llm-api {args.llm_api}: only openai is spoken here")
     urls = base_urls(os.environ.get("OPENAI_API_BASE", "") if args.base_url is None else args.base_url)
@@ -224,6 +226,7 @@ def _check(args: argparse.Namespace) -> tuple[Plan, tuple[str, ...], dict[str, f
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"'{text:.60}' is not JSON ({error})") from None
     if not isinstance(value, dict):

@@ -17,9 +17,8 @@ from forerun.engine.speculation.priors import PRIOR, SOURCES
 from forerun.engine.stats import DraftTotals
 from forerun.runtime.step import DraftRows
 
-_PATIENCE, _MOST_REST = 8, 16
-"""Looks that do not earn their own time, after which one step more is left out for each further one, and how many at
-most."""
+_PATIENCE, _DOUBLINGS = 8, 6
+"""Looks that do not earn their own time, after which a step is left out, then two, four, ... up to 64."""
 _GAIN_RATE = 0.1
 _LEAST = 0.02
 
@@ -64,8 +63,8 @@ class LookupDrafter:
         self._seconds = time.perf_counter() - began
         gain = choice.profit - self._seconds
         self._gain += _GAIN_RATE * (gain - self._gain)
-        self._vain = 0 if self._gain > 0.0 else min(self._vain + 1, _PATIENCE + _MOST_REST)
-        self._rest = max(0, self._vain - _PATIENCE)
+        self._vain = 0 if self._gain > 0.0 else min(self._vain + 1, _PATIENCE + _DOUBLINGS)
+        self._rest = 0 if self._vain < _PATIENCE else 1 << (self._vain - _PATIENCE)
         return choice
 
     def _look(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Choice:
