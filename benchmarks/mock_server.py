@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass
 class Script:
-    """One answer: pieces of text with the pause before each, then usage and ``[DONE]``.
+    """One answer: pieces of text with the pause before each, then usage and ``[DONE]``. A late piece delays no other.
 
     ``status`` other than 200: that status with ``raw`` as the body. ``raw``: bytes sent instead of a stream.
     ``cut``: the connection is closed before the end.
@@ -87,7 +87,7 @@ async def _serve(
                 await _answer(mock, body, script(body), writer)
             finally:
                 mock.open_now -= 1
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):  # cancelled: the server's end
         pass
     finally:
         writer.close()
@@ -99,8 +99,10 @@ async def _answer(mock: Mock, body: dict[str, Any], script: Script, writer: asyn
         writer.write(head.encode() + b"\r\n\r\n" + script.raw)
         return await writer.drain()
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    due = time.perf_counter()
     for number, piece in enumerate(script.pieces):
-        await asyncio.sleep(script.pause)
+        due += script.pause
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
         if not number:
             mock.firsts.append((body, time.perf_counter()))
         _event(writer, {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})

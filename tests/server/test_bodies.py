@@ -137,7 +137,7 @@ def test_wrong_values_are_named(server: Running, name: str) -> None:
     [
         {"messages": []},
         {"messages": "hi"},
-        {"messages": [{"role": "tool", "content": "x"}]},
+        {"messages": [{"role": "function", "content": "x"}]},
         {"messages": [{"role": "user", "content": 5}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
         {"messages": [{"role": "user", "content": "x", "tool_calls": [{"id": "a"}]}]},

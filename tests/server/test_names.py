@@ -122,15 +122,14 @@ def test_neutral_values_in_streams_and_for_tokenizing(server: Running) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"messages": [USER, {**ASSISTANT, "tool_calls": [{"id": "x"}]}]}, "messages.1.tool_calls"),
+        ({"messages": [USER, {**ASSISTANT, "tool_calls": [{"id": "x"}]}]}, "messages.1.tool_calls.0.function"),
         ({"messages": [USER, {**ASSISTANT, "function_call": {"name": "f"}}]}, "messages.1.function_call"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, "messages.0.tool_call_id"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{**USER, "images": ["x"]}]}, "messages.0.images"),
         ({"messages": [{**USER, "contents": "x"}]}, "messages.0.contents"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
         ({"chat_template_kwargs": {"custom": True}}, "chat_template_kwargs.custom"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
         ({"json_schema": {"type": "object"}}, "json_schema"),
         ({"best_of": 2}, "best_of"),
         ({"suffix": "x"}, "suffix"),

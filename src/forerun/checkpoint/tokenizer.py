@@ -109,6 +109,10 @@ class Tokenizer:
         """Whether the model came with a chat template."""
         return bool(self._templates)
 
+    def chat_template(self, tools: bool = False) -> str | None:
+        """The text of the chat template, or of the one for chats with tools."""
+        return (self._templates.get("tool_use") if tools else None) or self._templates.get("default")
+
     def check_chat_templates(self) -> None:
         """Compile the model's chat templates. Raises ChatTemplateError for one that is not valid."""
         for name, template in self._templates.items():

@@ -240,6 +240,9 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         token_ids_as_names=args.return_tokens_as_token_ids,
         force_usage=args.enable_force_include_usage,
         request_metrics=args.enable_per_request_metrics,
+        tool_call_parser=args.tool_call_parser,
+        reasoning_parser=args.reasoning_parser,
+        tools_without_calls=not args.exclude_tools_when_tool_choice_none,
         cors=_cors(args),
     )
 

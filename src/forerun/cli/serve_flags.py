@@ -42,6 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_speculation_flag(speculation, "-sc")
     add_draft_flags(speculation)
     _add_server(parser.add_argument_group("server"))
+    _add_tools(parser.add_argument_group("tools and reasoning"))
     _add_log(parser.add_argument_group("log"))
     add_foreign_flags(parser.add_argument_group("flags of vLLM without an effect here"), NO_EFFECT)
     add_foreign_flags(parser.add_argument_group("flags of vLLM that are refused"), REFUSED)
@@ -210,6 +211,25 @@ def _add_cors(group: argparse._ArgumentGroup) -> None:
         )
     group.add_argument(
         "--allow-credentials", action="store_true", help="these pages may send cookies and the browser's logins"
+    )
+
+
+def _add_tools(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--tool-call-parser",
+        metavar="NAME",
+        help="how the model writes calls: hermes, llama3_json, llama4_json, pythonic, llama4_pythonic or mistral "
+        "(default: as its chat template shows)",
+    )
+    group.add_argument(
+        "--reasoning-parser",
+        metavar="NAME",
+        help="how the model writes thoughts: qwen3, deepseek_r1, or none (default: as its chat template shows)",
+    )
+    group.add_argument(
+        "--exclude-tools-when-tool-choice-none",
+        action="store_true",
+        help="where tool_choice is none, the chat template gets no tools",
     )
 
 

@@ -29,6 +29,10 @@ NO_EFFECT: tuple[Foreign, ...] = (
         "--ignore-patterns --safetensors-load-strategy --safetensors-prefetch-block-size "
         "--safetensors-prefetch-num-threads",
     ),
+    *no_effect(
+        "tools and thoughts are read wherever there are some; see --tool-call-parser, --reasoning-parser",
+        switches="--enable-auto-tool-choice --enable-reasoning",
+    ),
     *no_effect("code that comes with a model is never run", switches="--trust-remote-code"),
     *no_effect(
         _GRAPHS,
@@ -156,14 +160,13 @@ REFUSED: tuple[Foreign, ...] = (
         lists="--prompt-adapters",
     ),
     *refused(
-        f"calling of tools {_VERSION}",
-        switches="--enable-auto-tool-choice --exclude-tools-when-tool-choice-none",
-        values="--tool-call-parser --tool-parser-plugin --tool-server --tool-strict-level",
+        "the parsers of tools are those of --tool-call-parser, and no tools run in the server",
+        values="--tool-parser-plugin --tool-server --tool-strict-level",
     ),
     *refused(
-        f"a reasoning parser {_VERSION}: the answer has the model's own text",
-        switches="--enable-reasoning --cohere-is-reasoning-model",
-        values="--reasoning-parser --reasoning-parser-plugin --reasoning-config --reasoning-effort-map "
+        "the parsers of reasoning are those of --reasoning-parser",
+        switches="--cohere-is-reasoning-model",
+        values="--reasoning-parser-plugin --reasoning-config --reasoning-effort-map "
         "--anthropic-disabled-thinking-effort --cohere-format",
     ),
     *refused(

@@ -18,6 +18,7 @@ from forerun.server.openapi import document
 from forerun.server.routes import Routes
 from forerun.server.server_settings import Cors
 from forerun.server.service import Service
+from forerun.server.state_routes import StateRoutes
 
 
 def build_app(service: Service) -> FastAPI:
@@ -36,7 +37,7 @@ def build_app(service: Service) -> FastAPI:
     if service.settings.cors is not None:
         _open_to_pages(app, service.settings.cors)
     app.add_exception_handler(HTTPException, _http_error)
-    routes = Routes(service)
+    routes, state = Routes(service), StateRoutes(service)
     for path, handler in (
         ("/v1/completions", routes.completions),
         ("/v1/chat/completions", routes.chat),
@@ -44,18 +45,18 @@ def build_app(service: Service) -> FastAPI:
         ("/invocations", routes.invocations),
         ("/tokenize", routes.tokenize),
         ("/detokenize", routes.detokenize),
-        ("/reset_prefix_cache", routes.reset_prefix_cache),
+        ("/reset_prefix_cache", state.reset_prefix_cache),
     ):
         app.add_route(path, handler, methods=["POST"])
     for path, handler in (
-        ("/", routes.root),
-        ("/v1/models", routes.models),
-        ("/v1/models/{name:path}", routes.model),
-        ("/health", routes.health),
-        ("/version", routes.version),
-        ("/server_info", routes.server_info),
-        ("/load", routes.load),
-        ("/metrics", routes.metrics),
+        ("/", state.root),
+        ("/v1/models", state.models),
+        ("/v1/models/{name:path}", state.model),
+        ("/health", state.health),
+        ("/version", state.version),
+        ("/server_info", state.server_info),
+        ("/load", state.load),
+        ("/metrics", state.metrics),
     ):
         app.add_route(path, handler, methods=["GET"])
     if service.settings.tokenizer_info:

@@ -8,7 +8,7 @@ from typing import Any
 
 from forerun.engine import CompletionOutput, Delta, RequestOutput
 from forerun.server.messages import ChatMessage
-from forerun.server.protocol import BatchChatCompletionRequest, ChatRequest
+from forerun.server.protocol import ChatRequest
 from forerun.server.service import Service
 from forerun.server.usage import ChunkTail, StreamUsage, usage_event
 
@@ -115,19 +115,9 @@ class ChatShape:
 class BatchShape:
     """How the answers to several conversations look: one choice for each."""
 
-    def __init__(
-        self,
-        service: Service,
-        request: BatchChatCompletionRequest,
-        response_id: str,
-        created: int,
-        ids: Sequence[Sequence[int]],
-    ) -> None:
+    def __init__(self, service: Service, response_id: str, created: int, shapes: Sequence[ChatShape]) -> None:
         self._frame = {"id": response_id, "object": "chat.completion", "created": created, "model": service.model}
-        self._shapes = [
-            ChatShape(service, request, messages, response_id, created, own)
-            for messages, own in zip(request.messages, ids, strict=True)
-        ]
+        self._shapes = shapes
 
     def whole(self, outputs: Sequence[RequestOutput], usage: dict[str, Any]) -> dict[str, Any]:
         """The response body."""

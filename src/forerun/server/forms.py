@@ -7,8 +7,8 @@ import json
 import threading
 from contextlib import suppress
 
-from forerun.engine.constraint import Form
 from forerun.grammar import GrammarError, Grammars
+from forerun.grammar.library import Grammar
 from forerun.server.answer_form import AskedForm
 from forerun.server.api_error import ApiError
 from forerun.server.text import TextWorkers
@@ -28,7 +28,7 @@ class Forms:
         with suppress(GrammarError):  # which every form will say
             self._grammars.prepare()
 
-    async def compiled(self, asked: AskedForm | None) -> Form | None:
+    async def compiled(self, asked: AskedForm | None) -> Grammar | None:
         """The grammar of what is asked for. Raises ApiError 400 in one line that names the field."""
         if asked is None:
             return None

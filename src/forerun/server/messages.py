@@ -9,16 +9,16 @@ from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema
 
 from forerun.server.fields import Body, Capped, reading_of, wrong
 from forerun.server.names import MESSAGE_NAMES, PART_NAMES, Names, near_miss
+from forerun.server.tool_fields import ToolCall
 
-ROLES = ("system", "developer", "user", "assistant")
-_TOOL_ROLES = ("tool", "function")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 _PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # type -> its text's name
 
 
 def _role(role: str, info: ValidationInfo) -> str:
     """Templates decide what they do with a role of their own; one that looks like a known role is a mistake."""
-    if role in _TOOL_ROLES:
-        raise wrong(f"'{role}' is not supported: tool calls are not in this version")
+    if role == "function":
+        raise wrong("'function' is not supported; send the role 'tool', with a tool_call_id")
     if role in ROLES:
         return role
     near = near_miss(role, ROLES)
@@ -73,6 +73,8 @@ class ChatMessage(Body):
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True), Capped("tool_calls")] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
 
     @property
     def text(self) -> str:
@@ -84,18 +86,30 @@ class ChatMessage(Body):
 Messages = Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True), Capped("messages")]
 
 
-def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
+def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """Messages as chat templates expect them; developer messages are what templates call system.
 
     The reasoning of earlier turns is the template's to use or to leave out.
     """
     found = []
     for message in messages:
-        entry = {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+        entry: dict[str, Any] = {
+            "role": "system" if message.role == "developer" else message.role,
+            "content": message.text,
+        }
         if message.name is not None:
             entry["name"] = message.name
         thought = message.reasoning_content or message.reasoning
         if thought:
             entry["reasoning_content"] = thought
+        if message.tool_calls:
+            entry["tool_calls"] = [_call(call) for call in message.tool_calls]
+        if message.tool_call_id:
+            entry["tool_call_id"] = message.tool_call_id
         found.append(entry)
     return found
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": call.function.arguments or {}}
+    return {"id": call.id, "type": "function", "function": function}

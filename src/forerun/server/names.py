@@ -108,7 +108,8 @@ def _as_many_as_n(value: Any, data: Mapping[str, Any]) -> bool:
     return value is None or (type(value) in (int, float) and value == (data.get("n") or 1))
 
 
-_TOOLS = "tool calls are not in this version"
+_TOOLS = "only chats have tools"
+_FUNCTIONS = "send tools and tool_choice"
 _GRAMMAR = "send structured_outputs, or response_format"
 _TEMPLATE = "the model's own chat template is always used"
 _TEXT = "this is a text-only server"
@@ -126,8 +127,8 @@ REQUEST_NAMES = Names(
     refused={
         "tools": (_TOOLS, NEUTRAL),
         "tool_choice": (_TOOLS, (None, "none", "auto")),
-        "functions": (_TOOLS, NEUTRAL),
-        "function_call": (_TOOLS, (None, "none", "auto")),
+        "functions": (_FUNCTIONS, NEUTRAL),
+        "function_call": (_FUNCTIONS, (None, "none", "auto")),
         "json_schema": (_GRAMMAR, NEUTRAL),
         "grammar": (_GRAMMAR, NEUTRAL),
         "ebnf": (_GRAMMAR, NEUTRAL),
@@ -166,15 +167,17 @@ MESSAGE_NAMES = Names(
     place="messages[].",
     harmless=frozenset(("id", "annotations", "cache_control", "reasoning_details", "metadata", "timestamp")),
     refused={
-        "tool_calls": (_TOOLS, NEUTRAL),
-        "tool_call_id": (_TOOLS, NEUTRAL),
-        "function_call": (_TOOLS, NEUTRAL),
+        "function_call": ("send tool_calls", NEUTRAL),
         "audio": (_TEXT, NEUTRAL),
         "images": (_TEXT, NEUTRAL),
         "prefix": ("send continue_final_message beside the messages", NEUTRAL),
     },
 )
 PART_NAMES = Names(place="messages[].content[].", harmless=frozenset(("id", "annotations", "cache_control")))
+TOOL_NAMES = Names(place="tools[].", harmless=frozenset(("cache_control",)))
+FUNCTION_NAMES = Names(place="tools[].function.")
+CALL_NAMES = Names(place="messages[].tool_calls[].", harmless=frozenset(("index", "cache_control")))
+CALLED_NAMES = Names(place="messages[].tool_calls[].function.")
 STREAM_NAMES = Names(place="stream_options.", harmless=frozenset(("include_obfuscation",)), keeps_nulls=True)
 TEMPLATE_NAMES = Names(place="chat_template_kwargs.", closed=True)
 TRANSFER_NAMES = Names(place="kv_transfer_params.", closed=True)

@@ -35,6 +35,7 @@ from forerun.server.names import (
     Names,
     Reading,
 )
+from forerun.server.tool_fields import ToolChoice, Tools
 
 
 class StreamOptions(Body):
@@ -118,6 +119,7 @@ class Rendering(Request):
 
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    tools: Tools | None = None
     chat_template_kwargs: TemplateArguments | None = None
 
     @property
@@ -134,7 +136,7 @@ class Rendering(Request):
 
 def _no_effort(value: str) -> str:
     if value not in ("", "none"):
-        raise wrong("not supported: reasoning models are not in this version; only 'none' is")
+        raise wrong("not supported: a model reasons or does not; only 'none' is")
     return value
 
 
@@ -145,6 +147,9 @@ class ChatRequest(GenerationRequest, Rendering):
     max_completion_tokens: Annotated[int, Field(ge=1, le=INT32), WHOLE, LENGTH] | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
     reasoning_effort: Annotated[str, AfterValidator(_no_effort), WithJsonSchema({"enum": ["none"]})] | None = None
 
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from forerun.engine import RequestOutput, SamplingParams
+from forerun.engine.constraint import Form
+from forerun.grammar.waiting import After
 from forerun.server.answer_form import asked_form
 from forerun.server.api_error import ApiError, json_response
 from forerun.server.chat import BatchShape, ChatShape
 from forerun.server.completions import CompletionShape
-from forerun.server.facts import server_facts
 from forerun.server.fields import as_ids
 from forerun.server.generation import DisconnectWatch, Generation, refuse_when_draining
 from forerun.server.json_body import ClientGone, read_object
 from forerun.server.messages import Messages, template_messages
-from forerun.server.metrics import render
 from forerun.server.names import Reading
+from forerun.server.parsers.reasoning import CLOSE, OPEN
+from forerun.server.parsing import Plan
+from forerun.server.parted_chat import PartedChatShape
 from forerun.server.protocol import (
     BatchChatCompletionRequest,
     ChatCompletionRequest,
@@ -41,6 +45,8 @@ from forerun.server.stream import EventStream
 from forerun.server.text import Truncation
 from forerun.server.usage import StreamUsage
 
+_END_OF_PROMPT = 16  # tokens, among which the template's last word on thinking is
+
 
 class Routes:
     """The handlers of one service. ``request.scope["forerun"]`` is the request's log record, made by the gate."""
@@ -59,30 +65,39 @@ class Routes:
         params = await self._params(request, asked)
         created = int(time.time())
         shape = CompletionShape(self._service, asked, f"cmpl-{_request_id(request)}", created, ids)
-        return await self._answer(request, asked, ids, params, shape, hidden=asked.max_tokens == 0)
+        form = await self._service.forms.compiled(asked_form(asked))
+        return await self._answer(request, asked, ids, params, shape, form=form, hidden=asked.max_tokens == 0)
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         asked = await self._generation_request(request, ChatCompletionRequest)
+        plan = self._service.parsing.plan(asked)
         given = None if asked.kv_transfer_params is None else asked.kv_transfer_params.prompt_token_ids
         if given is not None and not asked.echo:
             self._service.engine.admission.prompt_ids(given)
             ids = given
         else:
             ids = await self._rendered(asked, asked.messages, self._truncation(asked))
-        params = await self._params(request, asked)
+        params = _shown(await self._params(request, asked), plan)
         name = f"chatcmpl-{_request_id(request)}"
-        shape = ChatShape(self._service, asked, asked.messages, name, int(time.time()), ids)
-        return await self._answer(request, asked, [ids], params, shape)
+        thinking = await self._thinking(plan, ids)
+        shape = self._chat_shape(plan, asked.messages, name, ids, thinking)
+        return await self._answer(request, asked, [ids], params, shape, form=await self._form(plan, thinking))
 
     async def chat_batch(self, request: Request) -> Response:
         """POST /v1/chat/completions/batch."""
         asked = await self._generation_request(request, BatchChatCompletionRequest)
+        plan = self._service.parsing.plan(asked)
         cut = self._truncation(asked)
         ids = [await self._rendered(asked, messages, cut) for messages in asked.messages]
-        params = await self._params(request, asked)
-        shape = BatchShape(self._service, asked, f"chatcmpl-{_request_id(request)}", int(time.time()), ids)
-        form = await self._service.forms.compiled(asked_form(asked))
+        params = _shown(await self._params(request, asked), plan)
+        name, thinking = f"chatcmpl-{_request_id(request)}", await self._thinking(plan, ids[0])
+        shapes = [
+            self._chat_shape(plan, messages, name, own, thinking)
+            for messages, own in zip(asked.messages, ids, strict=True)
+        ]
+        shape = BatchShape(self._service, name, int(time.time()), shapes)
+        form = await self._form(plan, thinking)
         return await self._whole(
             request, Generation(self._service, _request_id(request), ids, params, form=form), shape
         )
@@ -91,6 +106,28 @@ class Routes:
         """POST /invocations, the one route of some hosting services: messages make it a chat."""
         data = await self._read(request)
         return await (self.chat if "messages" in data else self.completions)(request)
+
+    def _chat_shape(self, plan: Plan, messages: Messages, name: str, ids: Sequence[int], thinking: bool) -> ChatShape:
+        created = int(time.time())
+        if not plan.parses:
+            return ChatShape(self._service, plan.asked, messages, name, created, ids)
+        reader = plan.reader(thinking=thinking)
+        return PartedChatShape(self._service, plan.asked, messages, name, created, ids, reader)
+
+    async def _thinking(self, plan: Plan, ids: Sequence[int]) -> bool:
+        """Whether the answer begins within thoughts."""
+        if self._service.parsing.reasoning is None:
+            return False
+        end = await self._service.text.decode(ids[-_END_OF_PROMPT:])
+        return end.rfind(OPEN) > end.rfind(CLOSE) or (
+            CLOSE not in end and self._service.parsing.reasoning == "deepseek_r1"
+        )
+
+    async def _form(self, plan: Plan, thinking: bool) -> Form | None:
+        """The grammar of a chat's answer; it counts behind the thoughts where there are some."""
+        form = await self._service.forms.compiled(plan.form())
+        marker = self._service.tokenizer.token_to_id(CLOSE) if thinking else None
+        return form if form is None or marker is None else After(form, [marker])
 
     async def _generation_request(self, request: Request, kind: type[RequestT]) -> RequestT:
         refuse_when_draining(self._service)
@@ -119,12 +156,13 @@ class Routes:
         self, asked: ChatRequest | TokenizeRequest, messages: Messages, cut: Truncation | None = None
     ) -> list[int]:
         """Token ids of a conversation."""
+        given, tools = self._service.parsing.conversation(template_messages(messages), asked)
         return await self._service.text.encode_chat(
-            template_messages(messages),
+            given,
             add_generation_prompt=asked.opens_answer,
             continue_final_message=asked.continue_final_message,
             add_special_tokens=asked.add_special_tokens is True,
-            variables=_template_variables(asked),
+            variables=_template_variables(asked) | tools,
             truncation=cut,
         )
 
@@ -157,9 +195,9 @@ class Routes:
         params: SamplingParams,
         shape: CompletionShape | ChatShape,
         *,
+        form: Form | None = None,
         hidden: bool = False,
     ) -> Response:
-        form = await self._service.forms.compiled(asked_form(asked))
         refuse_when_draining(self._service)
         yielding = isinstance(asked, CompletionRequest) and "max_tokens" not in asked.model_fields_set
         generation = Generation(
@@ -213,71 +251,6 @@ class Routes:
         """GET /tokenizer_info."""
         return json_response(self._service.tokenizer.description())
 
-    # ---- state ----
-
-    async def models(self, request: Request) -> Response:
-        """GET /v1/models."""
-        return json_response(
-            {"object": "list", "data": [self._card(name) for name in self._service.settings.served_names]}
-        )
-
-    async def model(self, request: Request) -> Response:
-        """GET /v1/models/{name}."""
-        name = request.path_params["name"]
-        if not name:  # /v1/models/, which some clients make of their base URL
-            return await self.models(request)
-        if not self._service.settings.serves(name) and self._service.settings.serves("/" + name):
-            name = "/" + name
-        self._service.check_model(name)
-        return json_response(self._card(name))
-
-    async def health(self, request: Request) -> Response:
-        """GET /health: 200 while requests are taken and the engine makes its steps, else 503."""
-        health = self._service.engine.health()
-        if self._service.draining:
-            raise ApiError(503, "the server is shutting down")
-        if not health.ok:
-            raise ApiError(503, health.reason)
-        return json_response({"status": "ok"})
-
-    async def root(self, request: Request) -> Response:
-        """GET /: what this is, for who opens the address in a browser."""
-        service = self._service
-        links = {"models": "/v1/models", "health": "/health", "metrics": "/metrics", "openapi": "/openapi.json"}
-        server = {"server": "forerun", "version": service.version, "model": service.model}
-        return json_response({**server, "chat": "/v1/chat/completions", "completions": "/v1/completions", **links})
-
-    async def version(self, request: Request) -> Response:
-        """GET /version."""
-        return json_response({"version": self._service.version})
-
-    async def server_info(self, request: Request) -> Response:
-        """GET /server_info."""
-        return json_response(server_facts(self._service))
-
-    async def load(self, request: Request) -> Response:
-        """GET /load: generation requests in flight, as HTTP requests and as answers of the engine."""
-        stats = self._service.engine.stats()
-        return json_response(
-            {
-                "server_load": self._service.metrics.in_flight,
-                "num_requests_running": stats.num_running,
-                "num_requests_waiting": stats.num_waiting,
-                "kv_cache_usage": stats.kv_usage,
-            }
-        )
-
-    async def metrics(self, request: Request) -> Response:
-        """GET /metrics."""
-        body, kind = render(self._service.collector)
-        return Response(body, headers={"content-type": kind})
-
-    async def reset_prefix_cache(self, request: Request) -> Response:
-        """POST /reset_prefix_cache; the gate has checked the admin key."""
-        refuse_when_draining(self._service)
-        await self._service.engine.reset_prefix_cache()
-        return json_response({"status": "ok"})
-
     async def _read(self, request: Request) -> dict[str, Any]:
         """The body, which is read once."""
         caps, timeouts = self._service.settings.caps, self._service.settings.timeouts
@@ -286,11 +259,6 @@ class Routes:
             request.scope["forerun.body"] = body
         found: dict[str, Any] = request.scope["forerun.body"]
         return found
-
-    def _card(self, name: str) -> dict[str, Any]:
-        service = self._service
-        card = {"id": name, "object": "model", "created": service.created, "owned_by": "forerun"}
-        return {**card, "root": service.opened.source, "parent": None, "max_model_len": service.max_model_len}
 
     async def _parse(self, request: Request, kind: type[RequestT]) -> RequestT:
         reading = Reading(self._service.settings.caps, self._service.settings.strict_requests)
@@ -330,6 +298,11 @@ def _record(request: Request) -> MutableMapping[str, Any]:
 def _request_id(request: Request) -> str:
     name: str = request.scope["forerun"]["request_id"]
     return name
+
+
+def _shown(params: SamplingParams, plan: Plan) -> SamplingParams:
+    """The markers of calls may be special tokens, which the parser has to see."""
+    return replace(params, skip_special_tokens=False) if plan.parses else params
 
 
 def _template_variables(asked: Rendering) -> dict[str, Any]:

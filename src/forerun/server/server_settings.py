@@ -25,6 +25,8 @@ class Caps:
     prompt_chars: int = 0
     prompts: int = 64
     messages: int = 4096
+    tools: int = 128
+    tool_calls: int = 256
     n: int = 128
     logprobs: int = 20
     stop_strings: int = 16
@@ -90,7 +92,9 @@ class ServerSettings:
     stream gets a comment; 0: never. ``tokenizer_info``: whether /tokenizer_info is there. ``root_path``: where a proxy
     puts the server, "" or "/name"; routes are there with it and without. ``token_ids_as_names``: log-probabilities name
     tokens by their ids where a request does not say. ``force_usage``: every chunk of every stream has the usage so far.
-    ``request_metrics``: answers have their own times.
+    ``request_metrics``: answers have their own times. ``tool_call_parser``, ``reasoning_parser``: how the model writes
+    calls and thoughts (None: as its chat template shows; a reasoning parser of "none": thoughts are text).
+    ``tools_without_calls``: the template gets the tools even where none may be called.
     """
 
     served_names: tuple[str, ...] = ("model",)
@@ -114,6 +118,9 @@ class ServerSettings:
     token_ids_as_names: bool = False
     force_usage: bool = False
     request_metrics: bool = False
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    tools_without_calls: bool = True
     cors: Cors | None = None
 
     def __post_init__(self) -> None:

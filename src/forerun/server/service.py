@@ -18,6 +18,7 @@ from forerun.runtime.step import Executor
 from forerun.server.api_error import ApiError
 from forerun.server.forms import Forms
 from forerun.server.metrics import Collector, ServerMetrics
+from forerun.server.parsing import Parsing
 from forerun.server.sampling_params import SamplingDefaults, overridden, sampling_defaults
 from forerun.server.server_settings import ServerSettings
 from forerun.server.text import TextWorkers
@@ -67,6 +68,7 @@ class Service:
             tokenizer, max_model_len=self.max_model_len, max_chars=chars, timeout=settings.timeouts.text
         )
         self.forms = Forms(grammars, self.text, executor.vocab_size)
+        self.parsing = Parsing.of(tokenizer, settings)
         self.tokenizer = tokenizer
         self._tokens, self._token_names = TokenTexts(tokenizer), TokenTexts(tokenizer, by_id=True)
         stored = tokenizer.generation_config if settings.model_defaults else {}
