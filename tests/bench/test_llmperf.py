@@ -106,6 +106,16 @@ def test_a_run_in_which_nothing_was_completed_has_every_key(result: Result, tmp_
         llmperf.make_folder(str(tmp_path / "file"))
 
 
+def test_a_run_whose_counting_server_is_gone_keeps_its_figures(result: Result) -> None:
+    def gone(text: str) -> int:
+        raise ForerunError("tokens cannot be counted")
+
+    each = llmperf.individual(result, gone)
+    assert len(each) == 19
+    good = [one for one in each if one["error_code"] is None]
+    assert len(good) == 17 and all(one["number_output_tokens"] == one["forerun"]["output_tokens"] for one in good)
+
+
 def test_the_true_summary(result: Result) -> None:
     found = metrics.summary(result, {"ttft": 1e9, "tpot": 1e-9})
     assert (found["requests"], found["completed"], found["cancelled"]) == (20, 17, 1)

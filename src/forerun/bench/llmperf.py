@@ -35,9 +35,15 @@ _NOTHING: Mapping[str, Any] = {
 
 
 def individual(result: Result, count: Count) -> list[dict[str, Any]]:
-    """The requests of a run, cancelled ones left out, each with its true values under "forerun"."""
+    """The requests of a run, cancelled ones left out, each with its true values under "forerun".
+
+    Where ``count`` fails, because the server that counts is gone, all have the tokens that were told with the answers.
+    """
     kept = [outcome for outcome in result.outcomes if not outcome.cancelled]
-    return [{**llmperf_metrics(outcome, count), "forerun": true_metrics(outcome)} for outcome in kept]
+    try:
+        return [{**llmperf_metrics(outcome, count), "forerun": true_metrics(outcome)} for outcome in kept]
+    except ForerunError:
+        return [{**llmperf_metrics(outcome, None), "forerun": true_metrics(outcome)} for outcome in kept]
 
 
 def results(each: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:

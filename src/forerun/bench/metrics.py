@@ -48,15 +48,18 @@ def statistics(values: Iterable[float]) -> dict[str, Any]:
     }
 
 
-def llmperf_metrics(outcome: Outcome, count: Count) -> dict[str, Any]:
-    """One request under LLMPerf's names; output tokens are those of the text, tokenised again, input the nominal."""
+def llmperf_metrics(outcome: Outcome, count: Count | None) -> dict[str, Any]:
+    """One request under LLMPerf's names; output tokens are those of the text, tokenised again, input the nominal.
+
+    Without ``count`` the output tokens are the server's own, or the pieces of text.
+    """
     nominal = outcome.nominal_input_tokens
     asked = nominal if nominal is not None else outcome.usage.get("prompt_tokens", 0)
     if not outcome.good:
         names = ("inter_token_latency_s", "ttft_s", "end_to_end_latency_s", "request_output_throughput_token_per_s")
         sizes = {"number_total_tokens": asked, "number_output_tokens": 0, "number_input_tokens": asked}
         return {"error_code": error_code(outcome), "error_msg": error_text(outcome), **dict.fromkeys(names, 0), **sizes}
-    tokens = count(outcome.text)
+    tokens = count(outcome.text) if count else outcome.usage.get("completion_tokens", len(outcome.events))
     return {
         "error_code": None,
         "error_msg": "",
