@@ -89,15 +89,17 @@ void sample(const std::string& isa, Out<float, 2> logits, int vocab, In<int32_t,
 }
 
 // (tokens, buckets, chances) of a draft, as lists.
-auto draft(const std::vector<const SuffixIndex*>& sources, In<float, 1> chances, In<float, 1> scales, int limit,
-           int min_order, float least) {
+auto draft(const std::vector<const SuffixIndex*>& sources, In<float, 1> prior, In<float, 1> right, In<float, 1> tried,
+           In<float, 1> scales, float weight, int limit, int min_order, float least) {
   if (sources.empty() || sources[0] == nullptr) throw std::invalid_argument("draft: no sequence to go on from");
-  if (chances.shape(0) < sources.size() * kBuckets || scales.shape(0) < sources.size())
-    throw std::invalid_argument("draft: a chance for every bucket");
+  for (const auto& each : {prior, right, tried})
+    if (each.shape(0) < sources.size() * kBuckets) throw std::invalid_argument("draft: a chance for every bucket");
+  if (scales.shape(0) < sources.size()) throw std::invalid_argument("draft: a scale for every source");
+  const Chances chances = {prior.data(), right.data(), tried.data(), scales.data(), weight};
   if (min_order < 1) throw std::invalid_argument("draft: min_order must be at least 1");
   std::vector<int32_t> tokens, buckets;
   std::vector<float> likely;
-  for (const Guess& g : suffix_draft(sources, chances.data(), scales.data(), limit, min_order, least))
+  for (const Guess& g : suffix_draft(sources, chances, limit, min_order, least))
     tokens.push_back(g.token), buckets.push_back(g.bucket), likely.push_back(g.chance);
   return std::tuple{tokens, buckets, likely};
 }
@@ -135,8 +137,8 @@ void bind_suffix_index(nb::module_& m) {
       .def_prop_ro("entries", &SuffixIndex::entries);
   m.attr("SUFFIX_BUCKETS") = kBuckets;
   m.def("suffix_bucket", &suffix_bucket, nb::arg("order"), nb::arg("count"), nb::arg("follow"));
-  m.def("suffix_draft", &draft, nb::arg("sources").none(), nb::arg("chances"), nb::arg("scales"), nb::arg("limit"),
-        nb::arg("min_order"), nb::arg("least"));
+  m.def("suffix_draft", &draft, nb::arg("sources").none(), nb::arg("prior"), nb::arg("right"), nb::arg("tried"),
+        nb::arg("scales"), nb::arg("weight"), nb::arg("limit"), nb::arg("min_order"), nb::arg("least"));
 }
 
 }  // namespace

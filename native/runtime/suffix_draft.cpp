@@ -23,12 +23,17 @@ const SuffixIndex::Entry* longest(const SuffixIndex& source, const std::vector<u
 
 }  // namespace
 
+float Chances::of(int source, int bucket) const {
+  const float start = std::min(kSurest, prior[bucket] * scales[source]);
+  return (start * weight + right[bucket]) / (weight + tried[bucket]);
+}
+
 int suffix_bucket(int order, uint32_t count, uint32_t follow) {
   return (std::min(order, kMostOrder) - 1) * kShares + share_of(count, follow);
 }
 
-std::vector<Guess> suffix_draft(const std::vector<const SuffixIndex*>& sources, const float* chances,
-                                const float* scales, int limit, int min_order, float least) {
+std::vector<Guess> suffix_draft(const std::vector<const SuffixIndex*>& sources, const Chances& chances, int limit,
+                                int min_order, float least) {
   size_t most = 0;
   for (const SuffixIndex* source : sources)
     if (source != nullptr) most = std::max(most, static_cast<size_t>(source->max_order()));
@@ -44,7 +49,7 @@ std::vector<Guess> suffix_draft(const std::vector<const SuffixIndex*>& sources, 
       const SuffixIndex::Entry* e = sources[s] == nullptr ? nullptr : longest(*sources[s], keys, min_order, order);
       if (e == nullptr) continue;
       const int bucket = static_cast<int>(s) * kBuckets + suffix_bucket(order, e->best_count, e->follow);
-      const float chance = std::min(kSurest, chances[bucket] * scales[s]);
+      const float chance = chances.of(static_cast<int>(s), bucket);
       if (chance > best.chance) best = {e->best, bucket, chance};
     }
     if (best.bucket < 0 || (reached *= best.chance) < least) break;

@@ -18,15 +18,23 @@ int suffix_bucket(int order, uint32_t count, uint32_t follow);
 struct Guess {
   int32_t token;
   int32_t bucket;  // source * kBuckets + suffix_bucket
-  float chance;    // chances[bucket] * scales[source], at most 0.99
+  float chance;
+};
+
+// How often guesses of a bucket are right, [sources * kBuckets]: `right` of the `tried` ones, and of `weight` more
+// prior * scale, at most 0.99. `scales`, [sources].
+struct Chances {
+  const float *prior, *right, *tried, *scales;
+  float weight;
+
+  float of(int source, int bucket) const;
 };
 
 // Up to `limit` guesses of what comes after the sequence of sources[0], each after the ones before it. Every source
 // (nullptr: none) answers with what most often followed the longest context of at least `min_order` tokens that it
-// knows; the answer with the largest chance counts, the first source on ties. `chances`, [sources * kBuckets], times
-// `scales`, [sources]: how often guesses of a bucket are right. Ends where nobody answers, or the draft so far is right
-// less often than `least`.
-std::vector<Guess> suffix_draft(const std::vector<const SuffixIndex*>& sources, const float* chances,
-                                const float* scales, int limit, int min_order, float least);
+// knows; the answer with the largest chance counts, the first source on ties. Ends where nobody answers, or the draft
+// so far is right less often than `least`.
+std::vector<Guess> suffix_draft(const std::vector<const SuffixIndex*>& sources, const Chances& chances, int limit,
+                                int min_order, float least);
 
 }  // namespace forerun

@@ -90,8 +90,11 @@ def suffix_bucket(order: int, count: int, follow: int) -> int:
 
 def suffix_draft(
     sources: Sequence[SuffixIndex | None],
-    chances: Float32 | array[float],
+    prior: Float32 | array[float],
+    right: Float32 | array[float],
+    tried: Float32 | array[float],
     scales: Float32 | array[float],
+    weight: float,
     limit: int,
     min_order: int,
     least: float,
@@ -99,9 +102,10 @@ def suffix_draft(
     """Up to ``limit`` guesses of what comes after the sequence of ``sources[0]``: tokens, buckets and chances.
 
     Every source answers with what most often followed the longest context of at least ``min_order`` tokens that it
-    knows; the answer with the largest chance counts: ``chances``, float32 [len(sources) * SUFFIX_BUCKETS], how often
-    guesses of a bucket (source * SUFFIX_BUCKETS + suffix_bucket) are right, times ``scales`` [len(sources)], at most
-    0.99. Ends where nobody answers, or where the draft so far is right less often than ``least``."""
+    knows; the answer with the largest chance counts. That of a bucket (source * SUFFIX_BUCKETS + suffix_bucket) is
+    (min(0.99, prior * scale) * weight + right) / (weight + tried), float32 [len(sources) * SUFFIX_BUCKETS] each, but
+    for ``scales`` [len(sources)]. Ends where nobody answers, or where the draft so far is right less often than
+    ``least``."""
 
 class ThreadTeam:
     """Threads that run a step together, the caller among them; executors may share a team."""

@@ -28,6 +28,19 @@ def test_one_prompt_as_text_or_as_ids() -> None:
     assert llm.generate([], GREEDY) == []
 
 
+def test_prompts_by_name() -> None:
+    with Generator(OracleExecutor(vocab_size=257), ByteTokenizer()) as llm:
+        params = SamplingParams(temperature=0, max_tokens=4)
+        plain = llm.generate([[5, 6, 7], [8]], params)
+        named = llm.generate([{"prompt_token_ids": [5, 6, 7], "prompt": "x"}, {"prompt_token_ids": (8,)}], params)
+        assert [each.outputs[0].token_ids for each in named] == [each.outputs[0].token_ids for each in plain]
+        assert len(llm.generate({"prompt_token_ids": [5], "prompt": None}, params)) == 1
+        for wrong in ({}, {"prompts": "x"}, {"prompt": [1]}, {"prompt_token_ids": "12"}, {"prompt_token_ids": 4}):
+            with pytest.raises(RequestError, match="prompt") as caught:
+                llm.generate([wrong], params)
+            assert "\n" not in str(caught.value)
+
+
 def test_a_set_of_parameters_per_prompt() -> None:
     llm = Generator(OracleExecutor())
     short = SamplingParams(temperature=0, max_tokens=2)

@@ -18,12 +18,13 @@ from tests.engine.harness import ScriptedExecutor, run
 from tests.speculation.test_lookup_drafter import FreeRows
 
 EVERY, ONES = np.full(2 * SUFFIX_BUCKETS, 0.75, np.float32), np.ones(2, np.float32)
+NONE = np.zeros(2 * SUFFIX_BUCKETS, np.float32)
 
 
 def continues(words: SuffixIndex | None, *tokens: int) -> list[int]:
     own = SuffixIndex(8, 100)
     own.extend(np.array(tokens, np.int32))
-    return suffix_draft([own, words], EVERY, ONES, 3, 1, 0.0)[0]
+    return suffix_draft([own, words], EVERY, NONE, NONE, ONES, 4.0, 3, 1, 0.0)[0]
 
 
 def test_answers_are_known_to_their_salt_only() -> None:

@@ -15,6 +15,7 @@ MAX_ORDER = 4
 
 
 EVERY, ONES = np.full(3 * SUFFIX_BUCKETS, 0.75, np.float32), np.ones(3, np.float32)
+NONE = np.zeros(3 * SUFFIX_BUCKETS, np.float32)
 
 
 def counted(tokens: list[int], limit: int, min_order: int) -> list[tuple[int, int]]:
@@ -36,7 +37,7 @@ def counted(tokens: list[int], limit: int, min_order: int) -> list[tuple[int, in
 
 
 def drafted(index: SuffixIndex, limit: int, min_order: int = 1) -> list[tuple[int, int]]:
-    tokens, buckets, chances = suffix_draft([index], EVERY, ONES, limit, min_order, 0.0)
+    tokens, buckets, chances = suffix_draft([index], EVERY, NONE, NONE, ONES, 4.0, limit, min_order, 0.0)
     assert chances == [0.75] * len(tokens)
     return list(zip(tokens, buckets, strict=True))
 
@@ -115,21 +116,25 @@ def test_the_source_that_is_right_more_often_answers() -> None:
     chances = np.zeros(3 * SUFFIX_BUCKETS, np.float32)
     chances[suffix_bucket(1, 1, 1)] = 0.5
     chances[SUFFIX_BUCKETS + suffix_bucket(1, 2, 2)] = 0.8
-    tokens, buckets, likely = suffix_draft([own, None, other], chances, ONES, 1, 1, 0.1)
+    tokens, buckets, likely = suffix_draft([own, None, other], chances, NONE, NONE, ONES, 4.0, 1, 1, 0.1)
     assert tokens == [2] and buckets == [suffix_bucket(1, 1, 1)] and likely == [0.5]
-    tokens, buckets, likely = suffix_draft([own, other, None], chances, ONES, 1, 1, 0.1)
+    tokens, buckets, likely = suffix_draft([own, other, None], chances, NONE, NONE, ONES, 4.0, 1, 1, 0.1)
     assert tokens == [9] and buckets == [SUFFIX_BUCKETS + suffix_bucket(1, 2, 2)]
     assert likely == [pytest.approx(0.8)]
     scales = np.array([2.5, 1.0, 1.0], np.float32)
-    tokens, buckets, likely = suffix_draft([own, other], chances, scales, 1, 1, 0.1)
+    tokens, buckets, likely = suffix_draft([own, other], chances, 0 * chances, 0 * chances, scales, 4.0, 1, 1, 0.1)
     assert tokens == [2] and likely == [pytest.approx(0.99)]
+    right, tried = NONE.copy(), NONE.copy()
+    tried[SUFFIX_BUCKETS + suffix_bucket(1, 2, 2)], right[SUFFIX_BUCKETS + suffix_bucket(1, 2, 2)] = 12.0, 4.0
+    tokens, buckets, likely = suffix_draft([own, other], chances, right, tried, ONES, 4.0, 1, 1, 0.1)
+    assert tokens == [2] and likely == [0.5], "the other one is right in (0.8 * 4 + 4) / (4 + 12)"
     chances[suffix_bucket(1, 1, 1)] = chances[SUFFIX_BUCKETS + suffix_bucket(1, 2, 2)]
-    assert suffix_draft([own, other], chances, ONES, 1, 1, 0.1)[0] == [2]
+    assert suffix_draft([own, other], chances, NONE, NONE, ONES, 4.0, 1, 1, 0.1)[0] == [2]
 
 
 def test_a_draft_ends_where_it_is_hardly_right() -> None:
     chances = np.full(SUFFIX_BUCKETS, 0.5, np.float32)
-    assert len(suffix_draft([said(*range(20), *range(5))], chances, ONES, 9, 1, 0.2)[0]) == 2
+    assert len(suffix_draft([said(*range(20), *range(5))], chances, NONE, NONE, ONES, 4.0, 9, 1, 0.2)[0]) == 2
 
 
 def test_what_was_counted_elsewhere_is_taken_over() -> None:
@@ -141,7 +146,7 @@ def test_what_was_counted_elsewhere_is_taken_over() -> None:
     chances = np.zeros(2 * SUFFIX_BUCKETS, np.float32)
     chances[SUFFIX_BUCKETS:] = np.arange(SUFFIX_BUCKETS) + 1
     for words, order in (((4,), 1), ((3, 4), 2), ((2, 3, 4), 3)):
-        guess = suffix_draft([said(*words), index], chances, ONES, 1, 1, 0.1)
+        guess = suffix_draft([said(*words), index], chances, NONE, NONE, ONES, 4.0, 1, 1, 0.1)
         share = (int(columns[1][order - 1]), int(columns[2][order - 1]))
         assert guess[0] == [int(columns[0][order - 1])]
         assert guess[1] == [SUFFIX_BUCKETS + suffix_bucket(order, *share)]
@@ -160,12 +165,12 @@ def test_contexts_that_cannot_be(context: list[int], count: int, follow: int) ->
 def test_drafts_that_cannot_be() -> None:
     for sources in ([], [None]):
         with pytest.raises(ValueError, match="no sequence"):
-            suffix_draft(sources, EVERY, ONES, 1, 1, 0.0)
+            suffix_draft(sources, EVERY, NONE, NONE, ONES, 4.0, 1, 1, 0.0)
     with pytest.raises(ValueError, match="chance"):
-        suffix_draft([said(1)], EVERY[:9], ONES, 1, 1, 0.0)
+        suffix_draft([said(1)], EVERY[:9], NONE, NONE, ONES, 4.0, 1, 1, 0.0)
     with pytest.raises(ValueError, match="min_order"):
-        suffix_draft([said(1)], EVERY, ONES, 1, 0, 0.0)
-    assert suffix_draft([said(1, 1)], EVERY, ONES, -1, 1, 0.0) == ([], [], [])
+        suffix_draft([said(1)], EVERY, NONE, NONE, ONES, 4.0, 1, 0, 0.0)
+    assert suffix_draft([said(1, 1)], EVERY, NONE, NONE, ONES, 4.0, -1, 1, 0.0) == ([], [], [])
 
 
 @pytest.mark.parametrize("order", [0, 33, -1])

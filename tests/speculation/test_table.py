@@ -62,7 +62,7 @@ def test_a_file_gives_the_same_table(tmp_path: Path) -> None:
     own = SuffixIndex(8, 100)
     own.extend(np.array([9, 1, 2], np.int32))
     chances, scales = np.ones(3 * SUFFIX_BUCKETS, np.float32), np.ones(3, np.float32)
-    guess = suffix_draft([own, None, again.index()], chances, scales, 1, 1, 0.0)
+    guess = suffix_draft([own, None, again.index()], chances, 0 * chances, 0 * chances, scales, 4.0, 1, 1, 0.0)
     assert guess[0] == [3]
 
 

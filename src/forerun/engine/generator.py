@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from typing import Any
 
 from forerun.engine.admission import Admitted
 from forerun.engine.drafts import Drafter
@@ -19,7 +20,9 @@ from forerun.engine.text import Tokenizer
 from forerun.grammar import Grammars
 from forerun.runtime.step import Executor
 
-Prompt = str | Sequence[int]
+Plain = str | Sequence[int]
+Prompt = Plain | Mapping[str, Any]
+"""A text, token ids, or either by vLLM's names: {"prompt": text}, {"prompt_token_ids": ids}."""
 Progress = Callable[[int, int], None]
 """(answers that ended, answers in all)."""
 
@@ -83,7 +86,7 @@ class Generator:
     ) -> list[RequestOutput]:
         if self._closed:
             raise RequestError("this model is closed; open it again", "prompts")
-        prompt_list = _as_list(prompts)
+        prompt_list = [_plain(prompt) for prompt in _as_list(prompts)]
         param_list = _per_prompt(sampling_params, len(prompt_list))
         results: dict[str, RequestOutput] = {}
         queue: deque[tuple[str, Admitted, range]] = deque()
@@ -130,7 +133,7 @@ class Generator:
                         done += 1
                         progress(done, total)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def _encode(self, prompt: Plain) -> list[int]:
         if not isinstance(prompt, str):
             return list(prompt)
         if self.tokenizer is None:
@@ -140,11 +143,29 @@ class Generator:
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt is a list of one; a flat sequence of ids is one prompt."""
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | Mapping):
         return [prompts]
     if len(prompts) and not hasattr(prompts[0], "__len__"):
         return [[int(token) for token in prompts]]  # type: ignore[arg-type]
     return list(prompts)  # type: ignore[arg-type]
+
+
+def _plain(prompt: Prompt) -> Plain:
+    """The text or the ids of a prompt that says which by name. Where it has both, the ids are the prompt."""
+    if not isinstance(prompt, Mapping):
+        return prompt
+    names = {name for name, value in prompt.items() if value is not None}
+    if not names or names - {"prompt", "prompt_token_ids"}:
+        found = ", ".join(map(str, prompt)) or "nothing"
+        raise RequestError(f"a prompt by name is 'prompt' (a text) or 'prompt_token_ids', not {found}", "prompts")
+    if "prompt_token_ids" in names:
+        ids = prompt["prompt_token_ids"]
+        if isinstance(ids, str) or not hasattr(ids, "__len__"):
+            raise RequestError("prompt_token_ids must be a list of token ids", "prompts")
+        return list(ids)
+    if not isinstance(text := prompt["prompt"], str):
+        raise RequestError("the 'prompt' of a prompt of names must be a text", "prompts")
+    return text
 
 
 def _per_prompt(

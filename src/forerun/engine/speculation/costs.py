@@ -68,7 +68,7 @@ class LearntCosts:
             self._level = seconds / self._shape(rows)
             self._predicted.clear()
         ratio = min(_MOST_OFF, max(1 / _MOST_OFF, seconds / self(rows)))
-        seen = self._seen[rows] = self._seen.get(rows, 0) + 1
+        seen = self._seen[rows] = 1 if self.stale(rows) else self._seen.get(rows, 0) + 1
         own = max(_OWN, 1 / (seen + 1))
         factor = self(rows) / (self._level * self._shape(rows)) * ratio ** (own - _MOOD)
         if rows not in self._factors:

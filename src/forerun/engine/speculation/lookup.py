@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forerun._native import SuffixIndex, suffix_draft
-from forerun.engine.speculation.acceptance import Acceptance, Bucket
+from forerun.engine.speculation.acceptance import PRIOR_WEIGHT, Acceptance, Bucket
 from forerun.runtime.step import Int32
 
 MAX_ORDER = 8
@@ -44,5 +44,5 @@ class Lookup:
 
     def draft(self, limit: int, acceptance: Acceptance, least: float) -> Draft:
         """At most ``limit`` guesses, that together are right more often than ``least``."""
-        chances, scales = acceptance.blended, acceptance.scales
-        return Draft(*suffix_draft(self._sources, chances, scales, limit, self._min_order, least))
+        known = acceptance.prior, acceptance.right, acceptance.tried, acceptance.scales, PRIOR_WEIGHT
+        return Draft(*suffix_draft(self._sources, *known, limit, self._min_order, least))

@@ -57,6 +57,7 @@ class ModelDrafter:
         self._filling: list[Piece] = []
         self._fused = fused
         self._seconds = 0.0  # of drafting, since the last step of the target
+        self._filled = 0.0  # seconds of the last prompts
         self._inner: _Inner | None = None
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
@@ -133,8 +134,10 @@ class ModelDrafter:
 
     def fill(self) -> None:
         """Compute the prompts of the last step."""
+        began = time.perf_counter()
         pieces, self._filling = self._filling, []
         self._runs.fill(pieces)
+        self._filled = time.perf_counter() - began
 
     def verified(self, request: Request, proposed: int, accepted: int) -> None:
         """Remember how often drafts are right, and how much of the last one is now known text."""
@@ -146,6 +149,7 @@ class ModelDrafter:
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
         """A step of ``rows`` decoding rows gave ``tokens`` tokens, drafting included."""
+        seconds = max(seconds - self._filled, 1e-9)  # prompts are no part of what a step costs
         drafting = self._seconds
         if self._inner is not None and self._fused is not None:
             inside = self._fused.drafting_seconds
