@@ -13,6 +13,7 @@ from forerun.errors import did_you_mean
 COMMANDS = {
     "compile": "prepare a checkpoint for this machine: an artifact folder",
     "generate": "answer a prompt in the terminal",
+    "chat": "talk with a model in the terminal",
     "serve": "OpenAI-compatible server",
     "bench": "measure: kernels, offline speed, a server under load",
     "inspect": "print a checkpoint, or an artifact: program, buckets, memory, quantisation",

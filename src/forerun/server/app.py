@@ -42,6 +42,7 @@ def build_app(service: Service) -> FastAPI:
         ("/v1/completions", routes.completions),
         ("/v1/chat/completions", routes.chat),
         ("/v1/chat/completions/batch", routes.chat_batch),
+        ("/v1/responses", routes.responses),
         ("/invocations", routes.invocations),
         ("/tokenize", routes.tokenize),
         ("/detokenize", routes.detokenize),

@@ -10,6 +10,7 @@ from forerun.engine import CompletionOutput, Delta, RequestOutput
 from forerun.server.messages import ChatMessage
 from forerun.server.protocol import ChatRequest
 from forerun.server.service import Service
+from forerun.server.stream import DONE
 from forerun.server.usage import ChunkTail, StreamUsage, usage_event
 
 _ASSISTANT = "assistant"
@@ -17,6 +18,8 @@ _ASSISTANT = "assistant"
 
 class ChatShape:
     """How answers to one conversation look, streamed or whole. ``ids``: the token ids of the rendered messages."""
+
+    done = DONE
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from forerun.engine import CompletionOutput, Delta, RequestOutput
 from forerun.server.fields import Prompt
 from forerun.server.protocol import CompletionRequest
 from forerun.server.service import Service
+from forerun.server.stream import DONE
 from forerun.server.token_text import CompletionLogprobs
 from forerun.server.usage import ChunkTail, StreamUsage, usage_event
 
@@ -18,6 +19,8 @@ _OBJECT = "text_completion"
 
 class CompletionShape:
     """How answers to one request look, streamed or whole. ``ids`` are the token ids of ``request.prompt``'s entries."""
+
+    done = DONE
 
     def __init__(
         self,

@@ -161,6 +161,38 @@ REQUEST_NAMES = Names(
     },
 )  # fmt: skip
 
+_ALONE = "responses are not kept; send the whole conversation as input"
+
+
+def _no_scores(value: Any, data: Mapping[str, Any]) -> bool:
+    return not isinstance(value, list) or "message.output_text.logprobs" not in value
+
+
+RESPONSES_NAMES = Names(
+    harmless=frozenset(
+        (
+            "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+            "max_tool_calls", "stream_options",
+        )
+    ),
+    refused={
+        "store": (f"{_ALONE} (store: false)", NEUTRAL),
+        "previous_response_id": (_ALONE, NEUTRAL),
+        "conversation": (_ALONE, NEUTRAL),
+        "background": ("a response comes with its request", NEUTRAL),
+        "prompt": ("no prompts are kept; send instructions and input", NEUTRAL),
+        "include": ("log-probabilities are in /v1/chat/completions", _no_scores),
+        "top_logprobs": ("log-probabilities are in /v1/chat/completions", (None, 0)),
+        "truncation": ("a conversation that is too long is an error", (None, "disabled")),
+        "max_tokens": ("send max_output_tokens", (None,)),
+        "messages": ("send input", NEUTRAL),
+        "response_format": ("send text.format", NEUTRAL),
+        "stop": ("stop strings are in /v1/chat/completions", NEUTRAL),
+        "n": ("there is one answer", (None, 1)),
+    },
+)  # fmt: skip
+TEXT_NAMES = Names(place="text.", harmless=frozenset(("verbosity",)))
+
 # ---- the names inside of a request ----
 
 MESSAGE_NAMES = Names(

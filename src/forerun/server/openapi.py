@@ -14,12 +14,15 @@ from forerun.server.protocol import (
     CompletionRequest,
     DetokenizeRequest,
     KvTransfer,
+    Request,
     TemplateArguments,
     TokenizeRequest,
 )
+from forerun.server.responses_request import ResponsesRequest
 from forerun.server.schema_rules import RULES, stated
 from forerun.server.server_settings import ServerSettings
 
+_REQUESTS: tuple[type[Request], ...] = (*REQUESTS, ResponsesRequest)
 _STRING: Mapping[str, Any] = {"type": "string"}
 _COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0}
 _ERROR_STATUSES: Mapping[str, str] = {
@@ -64,6 +67,7 @@ _ERROR = _object({"error": _object({"message": _STRING, "type": _STRING, "param"
 _ANSWERS: Mapping[str, dict[str, Any]] = {
     "Completion": _object({**_FRAME, "choices": _list(_object({**_FINISH, "text": _STRING}))}),
     "ChatCompletion": _object({**_FRAME, "choices": _list(_object({**_FINISH, "message": _MESSAGE}))}),
+    "Response": _object({"id": _STRING, "object": _STRING, "status": _STRING, "output": _list({"type": "object"})}),
     "Answer": {"anyOf": [_ref("Completion"), _ref("ChatCompletion")]},
     "Tokens": _object({"count": _COUNT, "max_model_len": _COUNT, "tokens": _list(_COUNT)}),
     "Text": _object({"prompt": _STRING}),
@@ -95,7 +99,7 @@ def _operation(summary: str, answer: str, request: str | None = None, *, stream:
 def _requests(settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, Any]:
     """Schemas of the requests of one server."""
     _, definitions = models_json_schema(
-        [(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}"
+        [(kind, "validation") for kind in _REQUESTS], ref_template="#/components/schemas/{model}"
     )
     found: dict[str, Any] = definitions.get("$defs", {})
     open_to = (
@@ -104,7 +108,7 @@ def _requests(settings: ServerSettings, bounds: Mapping[str, int]) -> dict[str, 
         else frozenset(found) - {TemplateArguments.__name__, KvTransfer.__name__}
     )
     found = stated(found, bounds, open_to=open_to)
-    for kind in REQUESTS:
+    for kind in _REQUESTS:
         schema = found[kind.__name__]
         schema["properties"]["model"] = {"enum": [*settings.served_names, None]}
         if kind.__name__ in RULES:
@@ -141,6 +145,9 @@ def document(version: str, settings: ServerSettings, bounds: Mapping[str, int]) 
                 "post": _operation(
                     "Answer several conversations.", "ChatCompletion", BatchChatCompletionRequest.__name__
                 )
+            },
+            "/v1/responses": {
+                "post": _operation("Answer an input.", "Response", ResponsesRequest.__name__, stream=True)
             },
             "/invocations": {
                 "post": _operation("Continue prompts; or a chat.", "Answer", CompletionRequest.__name__, stream=True)

@@ -39,6 +39,8 @@ from forerun.server.protocol import (
     parse_request,
 )
 from forerun.server.request_log import log_generation
+from forerun.server.responses import ResponseShape
+from forerun.server.responses_request import ResponsesRequest, as_chat
 from forerun.server.sampling_params import sampling_params
 from forerun.server.service import Service
 from forerun.server.stream import EventStream
@@ -101,6 +103,19 @@ class Routes:
         return await self._whole(
             request, Generation(self._service, _request_id(request), ids, params, form=form), shape
         )
+
+    async def responses(self, request: Request) -> Response:
+        """POST /v1/responses."""
+        asked = await self._generation_request(request, ResponsesRequest)
+        chat = as_chat(asked, Reading(self._service.settings.caps))
+        _record(request)["stream"] = bool(asked.stream)
+        plan = self._service.parsing.plan(chat)
+        ids = await self._rendered(chat, chat.messages)
+        params = _shown(await self._params(request, chat), plan)
+        thinking = await self._thinking(plan, ids)
+        reader, name = plan.reader(thinking=thinking), f"resp_{_request_id(request)}"
+        shape = ResponseShape(self._service, asked, name, int(time.time()), reader)
+        return await self._answer(request, chat, [ids], params, shape, form=await self._form(plan, thinking))
 
     async def invocations(self, request: Request) -> Response:
         """POST /invocations, the one route of some hosting services: messages make it a chat."""
@@ -193,7 +208,7 @@ class Routes:
         asked: CompletionRequest | ChatCompletionRequest,
         ids: Sequence[Sequence[int]],
         params: SamplingParams,
-        shape: CompletionShape | ChatShape,
+        shape: CompletionShape | ChatShape | ResponseShape,
         *,
         form: Form | None = None,
         hidden: bool = False,
@@ -211,7 +226,7 @@ class Routes:
         return await self._whole(request, generation, shape)
 
     async def _whole(
-        self, request: Request, generation: Generation, shape: CompletionShape | ChatShape | BatchShape
+        self, request: Request, generation: Generation, shape: CompletionShape | ChatShape | BatchShape | ResponseShape
     ) -> Response:
         try:
             outputs = await _collect(request, generation)

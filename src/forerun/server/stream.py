@@ -27,7 +27,9 @@ _HEADERS = [
 
 
 class Chunks(Protocol):
-    """Turns news into events of one API shape."""
+    """Turns news into events of one API shape. ``done``: what goes behind the last one."""
+
+    done: str
 
     def event(self, place: int, delta: Delta) -> str:
         """The events for one delta, complete with their line ends; may be empty."""
@@ -100,7 +102,7 @@ class EventStream(Response):
             if watch.gone:
                 raise ClientGone
             last = self._chunks.usage_event(generation.usage(), generation.metrics()) if self._include_usage else ""
-            await _finish(send, direct, last + DONE)
+            await _finish(send, direct, last + self._chunks.done)
 
     def _hand_over(self, direct: ChunkWriter) -> None:
         """Let the engine's courier write events, until an answer ends or the client reads too slowly."""
@@ -126,7 +128,7 @@ class EventStream(Response):
         self._generation.abort()
         self._record["error"] = problem.message
         self._log()
-        await _finish(send, direct, pieces + event_of(problem.body()) + DONE)
+        await _finish(send, direct, pieces + event_of(problem.body()) + self._chunks.done)
 
     def _log(self) -> None:
         log_generation(self._record, self._generation)
