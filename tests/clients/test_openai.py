@@ -97,8 +97,8 @@ def test_errors_have_classes_codes_and_params(client: openai.OpenAI) -> None:
         ask(client, temperature=-1)
     assert (wrong.value.code, wrong.value.param) == ("greater_than_equal", "temperature")
     with pytest.raises(openai.BadRequestError) as tools:
-        ask(client, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
-    assert (tools.value.code, tools.value.param) == ("unsupported_parameter", "tools")
+        ask(client, tools=[{"type": "function", "function": {"name": "f g", "parameters": {}}}])
+    assert (tools.value.code, tools.value.param) == ("wrong_value", "tools.0.function.name")
     with pytest.raises(openai.BadRequestError) as long:
         ask(client, {"role": "user", "content": "x" * 2000})
     assert long.value.code == "context_length_exceeded" and "maximum context length is 512" in long.value.message

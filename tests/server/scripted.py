@@ -23,7 +23,7 @@ class Says(PacedExecutor):
     """Answers with ``texts``, one request after another, then with the oracle's tokens."""
 
     def __init__(self, tokenizer: Tokenizer, **limits: int) -> None:
-        super().__init__(**{"num_blocks": 512, "max_model_len": 4096, **limits})
+        super().__init__(**{"num_blocks": 1024, "max_model_len": 16384, **limits})
         self._tokenizer = tokenizer
         self.texts: list[str] = []
 
@@ -54,5 +54,5 @@ def saying(*texts: str, template: str | None = None, **settings: Any) -> Iterato
     executor = Says(tokenizer)
     executor.texts = list(texts)
     served = replace(ServerSettings(served_names=("tiny",)), **settings)
-    with running(executor, served, config=NeuronConfig(seq_len=4096), tokenizer=tokenizer) as server:
+    with running(executor, served, config=NeuronConfig(seq_len=16384), tokenizer=tokenizer) as server:
         yield server, executor
