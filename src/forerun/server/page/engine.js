@@ -40,7 +40,7 @@ function push(list, value) {
 }
 
 function share(some, all, what) {
-  return all ? `${(100 * some / all).toFixed(0)} % of ${all} ${what}` : "–";
+  return all ? `${(100 * some / all).toFixed(0)} % of ${what}` : "–";
 }
 
 function curve(id, values) {
