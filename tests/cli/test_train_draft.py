@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +161,21 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         torch_module.need_torch()
     monkeypatch.undo()
     assert torch_module.import_module is importlib.import_module
+
+
+def test_what_is_killed_goes_on(tmp_path: Path, target: Path) -> None:
+    flags = ["train-draft", str(target), "--answer-tokens", "24", "--threads", "1", "--until", "collect", "--out"]
+    first = tmp_path / "killed" / "text" / "shard-00000.npz"
+    command = [sys.executable, "-m", "forerun.cli.main", *flags, str(tmp_path / "killed"), "--tokens", "1000000000"]
+    with subprocess.Popen(command) as running:
+        while running.poll() is None and not first.exists():
+            time.sleep(0.01)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL
+    texts = []
+    for name in ("killed", "whole"):
+        assert main([*flags, str(tmp_path / name), "--tokens", "30000"]) == 0
+        texts.append({path.name: path.read_bytes() for path in (tmp_path / name / "text").iterdir()})
+    killed, whole = texts
+    assert len(whole) > 2
+    assert {name: killed.get(name) for name in whole} == whole

@@ -237,6 +237,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         sse_keep_alive=args.sse_keep_alive,
         tokenizer_info=args.enable_tokenizer_info_endpoint,
         root_path="/" + args.root_path.strip("/") if args.root_path.strip("/") else "",
+        page=not args.no_ui,
         token_ids_as_names=args.return_tokens_as_token_ids,
         force_usage=args.enable_force_include_usage,
         request_metrics=args.enable_per_request_metrics,

@@ -179,6 +179,7 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
         metavar="PATH",
         help="where a proxy puts the server, such as /llm; routes are there too",
     )
+    group.add_argument("--no-ui", action="store_true", help="no page for browsers at /")
     group.add_argument(
         "--return-tokens-as-token-ids",
         action="store_true",

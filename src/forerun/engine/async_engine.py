@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from forerun.engine.admission import Admission, Admitted, PromptIds
 from forerun.engine.courier import Courier, News
@@ -19,6 +20,7 @@ from forerun.engine.params import SamplingParams
 from forerun.engine.request_errors import EngineStoppedError, RequestError
 from forerun.engine.stats import EngineStats
 from forerun.engine.stream import Stream
+from forerun.engine.view import answers_view
 
 SLOW_READER = "the client reads too slowly; the request was aborted"
 _HEARTBEAT_SECONDS = 1.0
@@ -149,6 +151,10 @@ class AsyncEngine:
     def stats(self) -> EngineStats:
         """A reading of counters and load; may be taken in the middle of a step."""
         return self._engine.stats()
+
+    def view(self) -> list[dict[str, Any]]:
+        """The running answers; may be taken in the middle of a step."""
+        return answers_view(self._engine.running())
 
     def health(self) -> Health:
         """Whether the engine's thread lives, makes steps in time, and its last steps did not all fail."""

@@ -185,8 +185,13 @@ class Engine:
             prefix_queries=prefix.queries,
             prefix_hits=prefix.hits,
             prefix_evictions=prefix.evictions,
+            kv_kept=self._kv.num_kept,
             drafts=self._desk.totals(),
         )
+
+    def running(self) -> list[Request]:
+        """The answers that have KV blocks now; any thread may ask."""
+        return list(self._scheduler.running)
 
     def close(self) -> None:
         """Abort what is left and close the executor."""

@@ -99,4 +99,6 @@ class EngineStats:
     prefix_queries: int
     prefix_hits: int
     prefix_evictions: int
+    kv_kept: int = 0
+    """Free blocks whose prefixes can still be found."""
     drafts: DraftTotals = field(default_factory=DraftTotals)

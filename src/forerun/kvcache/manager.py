@@ -69,6 +69,11 @@ class KVCache:
         return self._pool.num_free
 
     @property
+    def num_kept(self) -> int:
+        """Free blocks whose contents can still be found."""
+        return self._pool.num_kept
+
+    @property
     def usage(self) -> float:
         """Share of the blocks held by sequences, 0 to 1."""
         return 1.0 - self._pool.num_free / self.num_blocks

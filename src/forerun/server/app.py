@@ -15,6 +15,7 @@ from forerun.server.api_error import ApiError, json_response
 from forerun.server.facts import seconds_alive
 from forerun.server.gate import IGNORED_HEADER, Gate
 from forerun.server.openapi import document
+from forerun.server.page import PAGE_FILES, Page
 from forerun.server.routes import Routes
 from forerun.server.server_settings import Cors
 from forerun.server.service import Service
@@ -37,7 +38,8 @@ def build_app(service: Service) -> FastAPI:
     if service.settings.cors is not None:
         _open_to_pages(app, service.settings.cors)
     app.add_exception_handler(HTTPException, _http_error)
-    routes, state = Routes(service), StateRoutes(service)
+    page = Page(service.settings.root_path) if service.settings.page else None
+    routes, state = Routes(service), StateRoutes(service, page)
     for path, handler in (
         ("/v1/completions", routes.completions),
         ("/v1/chat/completions", routes.chat),
@@ -57,9 +59,12 @@ def build_app(service: Service) -> FastAPI:
         ("/version", state.version),
         ("/server_info", state.server_info),
         ("/load", state.load),
+        ("/engine", state.engine),
         ("/metrics", state.metrics),
     ):
         app.add_route(path, handler, methods=["GET"])
+    if page is not None:
+        app.add_route(PAGE_FILES + "{name}", page.file, methods=["GET"])
     if service.settings.tokenizer_info:
         app.add_route("/tokenizer_info", routes.tokenizer_info, methods=["GET"])
 

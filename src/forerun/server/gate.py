@@ -16,6 +16,7 @@ from forerun.engine import QueueFullError
 from forerun.server.api_error import CLIENT_GONE, ApiError, as_api_error
 from forerun.server.json_body import ClientGone
 from forerun.server.load_report import LOAD_FORMS, LOAD_HEADER, load_report
+from forerun.server.page import is_page
 from forerun.server.request_log import log_line, text_line
 from forerun.server.service import Service
 
@@ -24,7 +25,7 @@ OPEN_ROUTES = frozenset(("/health",))
 ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))
 GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/invocations"))
 IGNORED_HEADER = b"x-ignored-parameters"
-_PROBES = frozenset(("/health", "/metrics", "/load"))
+_PROBES = frozenset(("/health", "/metrics", "/load", "/engine"))
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _UNNAMELY = re.compile(r"[^A-Za-z0-9._\[\]\-]")
@@ -112,6 +113,8 @@ class Gate:
         """Raise ApiError unless the route may be used with the key that came. Keys are compared in constant time."""
         path = scope["path"]
         if path in OPEN_ROUTES:
+            return
+        if self._service.settings.page and is_page(scope["method"], path, _header(scope, b"accept")):
             return
         given = _bearer(_header(scope, b"authorization")) or _header(scope, b"x-api-key") or b""
         is_admin = self._admin is not None and hmac.compare_digest(given, self._admin)

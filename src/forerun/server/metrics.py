@@ -48,6 +48,7 @@ _KNOWN_ROUTES = frozenset(
         "/version",
         "/server_info",
         "/load",
+        "/engine",
         "/metrics",
         "/reset_prefix_cache",
         "/openapi.json",

@@ -90,8 +90,9 @@ class ServerSettings:
     model's generation_config.json says where they say nothing; ``default_overrides`` go over that.
     ``strict_requests``: unknown names in requests are refused. ``sse_keep_alive``: seconds without news after which a
     stream gets a comment; 0: never. ``tokenizer_info``: whether /tokenizer_info is there. ``root_path``: where a proxy
-    puts the server, "" or "/name"; routes are there with it and without. ``token_ids_as_names``: log-probabilities name
-    tokens by their ids where a request does not say. ``force_usage``: every chunk of every stream has the usage so far.
+    puts the server, "" or "/name"; routes are there with it and without. ``page``: whether browsers get one at ``/``.
+    ``token_ids_as_names``: log-probabilities name tokens by their ids where a request does not say. ``force_usage``:
+    every chunk of every stream has the usage so far.
     ``request_metrics``: answers have their own times. ``tool_call_parser``, ``reasoning_parser``: how the model writes
     calls and thoughts (None: as its chat template shows; a reasoning parser of "none": thoughts are text).
     ``tools_without_calls``: the template gets the tools even where none may be called.
@@ -115,6 +116,7 @@ class ServerSettings:
     sse_keep_alive: float = 0.0
     tokenizer_info: bool = False
     root_path: str = ""
+    page: bool = True
     token_ids_as_names: bool = False
     force_usage: bool = False
     request_metrics: bool = False

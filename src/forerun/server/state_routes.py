@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from starlette.requests import Request
@@ -11,14 +12,16 @@ from forerun.server.api_error import ApiError, json_response
 from forerun.server.facts import server_facts
 from forerun.server.generation import refuse_when_draining
 from forerun.server.metrics import render
+from forerun.server.page import Page, wants_page
 from forerun.server.service import Service
 
 
 class StateRoutes:
     """The handlers of one service that generate nothing."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, page: Page | None = None) -> None:
         self._service = service
+        self._page = page
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -46,7 +49,9 @@ class StateRoutes:
         return json_response({"status": "ok"})
 
     async def root(self, request: Request) -> Response:
-        """GET /: what this is, for who opens the address in a browser."""
+        """GET /: what this is: the page for browsers, JSON for programs."""
+        if self._page is not None and wants_page(request.headers.get("accept")):
+            return self._page.index(request)
         service = self._service
         links = {"models": "/v1/models", "health": "/health", "metrics": "/metrics", "openapi": "/openapi.json"}
         server = {"server": "forerun", "version": service.version, "model": service.model}
@@ -69,6 +74,31 @@ class StateRoutes:
                 "num_requests_running": stats.num_running,
                 "num_requests_waiting": stats.num_waiting,
                 "kv_cache_usage": stats.kv_usage,
+            }
+        )
+
+    async def engine(self, request: Request) -> Response:
+        """GET /engine: totals and load; the running answers, which with several keys the admin key alone sees."""
+        stats = self._service.engine.stats()
+        counters = stats.counters
+        alone = len(self._service.settings.api_keys) < 2 or "forerun.key" not in request.scope
+        return json_response(
+            {
+                "seconds": time.monotonic(),
+                "running": stats.num_running,
+                "waiting": stats.num_waiting,
+                "steps": counters.steps,
+                "step_rows": counters.step_rows,
+                "generation_tokens": counters.generation_tokens,
+                "prefix_queries": stats.prefix_queries,
+                "prefix_hits": stats.prefix_hits,
+                "draft_tokens": counters.draft_tokens,
+                "accepted_draft_tokens": counters.accepted_draft_tokens,
+                "block_size": self._service.block_size,
+                "blocks": stats.kv_blocks,
+                "blocks_held": round(stats.kv_usage * stats.kv_blocks),
+                "blocks_kept": stats.kv_kept,
+                "answers": self._service.engine.view() if alone else [],
             }
         )
 

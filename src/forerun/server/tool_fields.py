@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from forerun.server.api_error import ApiError
 from forerun.server.fields import Body, Capped, wrong
+from forerun.server.json_body import parse_object
 from forerun.server.names import CALL_NAMES, CALLED_NAMES, FUNCTION_NAMES, TOOL_NAMES, Names
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -96,9 +97,9 @@ def _arguments(value: Any) -> dict[str, Any]:
     """Templates get objects; clients send them as text."""
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else {}
-        except (ValueError, RecursionError):
-            raise wrong("must be a JSON object, as text") from None
+            value = parse_object(value.encode()) if value.strip() else {}
+        except (ApiError, UnicodeEncodeError):
+            raise wrong("must be a JSON object, as text; as strict and as flat as the request itself") from None
     if not isinstance(value, dict):
         raise wrong("must be a JSON object, as text")
     return value
