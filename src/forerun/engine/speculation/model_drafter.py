@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from forerun.engine.stats import DraftTotals
 from forerun.runtime.step import DraftingExecutor, DraftRows, Executor, SamplingRows, StepInput
 
 _DEPTHS = 16
-_PRIOR = (0.7,) * _DEPTHS
+_PRIOR = (0.6,) * _DEPTHS
 """Acceptance by place in the draft, a first guess that the requests correct."""
 SOURCE = "draft_model"
 _PATIENCE, _MOST_PATIENCE = 16, 256
@@ -75,10 +75,17 @@ class ModelDrafter:
             return Choice([min(limit, 1) for limit in limits], 0.0)
         chances = [voice.chances(limit) for voice, limit in zip(voices, limits, strict=True)]
         choice = choose_lengths(chances, len(requests), self._costs, self._price.value, most, self._run_costs)
-        lengths = [
-            voice.wait(length, limit) for voice, length, limit in zip(voices, choice.lengths, limits, strict=True)
-        ]
-        return Choice(lengths, choice.profit)
+        profit = choice.profit - sum(map(self._run_costs, self._gaps(requests, choice.lengths)))
+        lengths = choice.lengths if profit > 0.0 else [0] * len(requests)
+        waited = [voice.wait(length, limit) for voice, length, limit in zip(voices, lengths, limits, strict=True)]
+        return Choice(waited, max(0.0, profit))
+
+    def _gaps(self, requests: Sequence[Request], lengths: Sequence[int]) -> Iterator[int]:
+        """Tokens that the draft model would have to catch up with first, of each request that is behind."""
+        for request, length in zip(requests, lengths, strict=True):
+            gap = request.num_tokens - self._voices[request].computed - 1
+            if length and gap > 1:
+                yield gap
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
         """All requests together, one run of the draft model a token; or later, within the step. Adjustments and
