@@ -11,6 +11,7 @@ from forerun.engine import EngineSettings
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.server.request_log import log_line, text_line
 from forerun.server.server_settings import ServerSettings
+from tests.server.drafts import draft_always
 from tests.server.harness import MODEL, Running, running
 
 PROMPT = [100 + i % 50 for i in range(41)]
@@ -150,7 +151,10 @@ def test_the_log_for_people_has_the_same_numbers(capsys: pytest.CaptureFixture[s
     assert "\x1b" not in missing
 
 
-def test_the_log_says_how_many_drafts_were_right(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_says_how_many_drafts_were_right(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft_always(monkeypatch)
     settings = EngineSettings(speculative_config=SpeculativeConfig(table="none"))
     with running(engine_settings=settings) as own:
         for _ in range(2):

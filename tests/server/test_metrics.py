@@ -9,6 +9,7 @@ import pytest
 from forerun.engine import EngineSettings
 from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.server.histogram import Histogram
+from tests.server.drafts import draft_always
 from tests.server.harness import MODEL, PacedExecutor, Running, open_request, running, wait_for
 
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
@@ -54,7 +55,8 @@ def test_totals_add_up() -> None:
         assert own.metric("vllm:iteration_tokens_total_sum") == 3 * 41 + 2 * 9 - hits + 25
 
 
-def test_drafts_are_counted_by_where_they_came_from() -> None:
+def test_drafts_are_counted_by_where_they_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    draft_always(monkeypatch)
     config = SpeculativeConfig(table="none")
     with running(engine_settings=EngineSettings(speculative_config=config)) as own:
         own.complete([5, 6, 7, 8] * 20, max_tokens=60, **GREEDY)
