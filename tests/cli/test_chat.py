@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import select
 import sys
 from pathlib import Path
 
@@ -112,9 +113,13 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
 
-    def until(self, pattern: str) -> str:
-        """Read until ``pattern`` comes; what came up to there is taken away and returned."""
+    def until(self, pattern: str, again: str = "") -> str:
+        """Read until ``pattern`` comes; what came up to there is taken away and returned. ``again`` is typed whenever
+        nothing comes for a while: a Ctrl-C just before Python's readline begins to wait counts at the next key."""
         while not (found := re.search(pattern, self.seen)):
+            if again and not select.select([self._end], [], [], 3)[0]:
+                self.type(again)
+                continue
             self.seen += os.read(self._end, 4096).decode(errors="replace")
         before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
         return before
@@ -137,7 +142,9 @@ def test_in_a_terminal_with_the_default_model() -> None:
     terminal.type("What is the capital of France? One word.\n")
     assert re.search(r"\d+ of \d+ prompt tokens from the cache", terminal.until(r"tokens/s\]|tokens\]"))
     terminal.until("> ")
-    terminal.type("half a line\x03")
-    terminal.until("> ")
+    terminal.type("half a line")
+    terminal.until("half a line")
+    terminal.type("\x03")
+    terminal.until("> ", again="\x03")
     terminal.type("\x04")
     assert terminal.ended() == 0

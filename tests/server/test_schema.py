@@ -47,4 +47,4 @@ def test_document_and_routes_agree() -> None:
     service = make_service()
     app = build_app(service)
     served = {route.path.replace(":path", "") for route in app.routes}  # type: ignore[attr-defined]
-    assert served - {"/openapi.json"} == set(document("0", SETTINGS, service.bounds())["paths"])
+    assert served - {"/openapi.json", "/ui/{name}"} == set(document("0", SETTINGS, service.bounds())["paths"])

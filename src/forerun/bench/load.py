@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from forerun.bench.arrivals import moments
 from forerun.bench.client import Client, Target
@@ -75,6 +76,16 @@ def run(
     return one.result
 
 
+def _let_interrupts_pass(loop: asyncio.AbstractEventLoop) -> None:
+    """Ctrl-C ends the task that it finds at work; that nobody asked this one for its result is no news."""
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), KeyboardInterrupt):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+
+
 class _Run:
     def __init__(self, target: Target, sessions: Sequence[Session], plan: Plan, progress: Progress) -> None:
         self._target, self._plan, self._progress = target, plan, progress
@@ -85,6 +96,7 @@ class _Run:
         self._done = 0
 
     async def all(self) -> None:
+        _let_interrupts_pass(asyncio.get_running_loop())
         at_once = self._plan.concurrency or len(self._sessions)
         async with Client(self._target, connections=max(1, at_once)) as client:
             for number, session in enumerate(self._warmups):
