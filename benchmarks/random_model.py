@@ -5,7 +5,7 @@ the 8B shape needs 5 GB of disk and little memory. The text that such a model wr
 is that of the real one. Forerun and llama.cpp both read the file.
 
 With --faint-from the layers from there on add little to what the ones before them say, and a second file of the same
-seed with only those (--layers) is a draft model that agrees with the first as often as --faint lets it.
+seed with only those (--layers) is a draft model for it.
 
 Run: python benchmarks/random_model.py 1b --output random-1b.gguf
      python benchmarks/random_model.py 1b --output target.gguf --faint-from 5 --faint 0.1

@@ -9,62 +9,24 @@ Run: python benchmarks/speculate.py default --peer-python PATH/TO/python --promp
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from compare import SETTLE, Contender, Process
 from report import output_file, run, run_facts, say, write_json
 
 from forerun.bench.files import json_lines
 from forerun.checkpoint.default_model import default_model_path, is_default_name
 from forerun.engine import Engine, EngineSettings, SamplingParams
 from forerun.engine.speculation.config import SpeculativeConfig
-from forerun.errors import ForerunError
 from forerun.host.machine import read_host
 from forerun.opening import ModelRequest, OpenedModel, open_model
 from forerun.runtime.loader import RunSettings
 
-PEER = Path(__file__).resolve().parent / "peers" / "speculate_llama_cpp.py"
-SETTLE = 0.5
-"""Seconds before each answer, in which the threads of the program before stop spinning."""
 WAYS = ("Forerun", "Forerun suffix", "llama.cpp", "llama.cpp lookup")
-
-
-class Peer:
-    """The measuring process, see peers/speculate_llama_cpp.py."""
-
-    def __init__(self, python: str, job: dict[str, Any]) -> None:
-        self._process = subprocess.Popen(
-            [python, str(PEER), json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.version = self._read()["version"]
-
-    def rate(self, prompt: Sequence[int], tokens: int, drafts: bool) -> float:
-        """Tokens per second after the first."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompt": list(prompt), "tokens": tokens, "drafts": drafts}) + "\n")
-        self._process.stdin.flush()
-        done = self._read()
-        return done["tokens"] / done["seconds"] if done["tokens"] else 0.0
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ForerunError(f"llama.cpp's process ended with {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 def main() -> int:
@@ -75,7 +37,8 @@ def main() -> int:
     settings = EngineSettings(max_num_seqs=1, max_model_len=args.longest, speculative_config=drafts)
     model = open_model(ModelRequest(str(path), engine=settings, run=RunSettings(args.threads)))
     job = {"model": str(path), "threads": args.threads, "longest": args.longest, "drafted": args.drafted}
-    peer = Peer(args.peer_python, job)
+    contender = Contender("llama.cpp", "speculate_llama_cpp.py", "file", "", args.peer_python)
+    peer = Process(contender, job, args.limit)
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     try:
         prompts = tokens_of(args, model)
@@ -89,15 +52,15 @@ def main() -> int:
     finally:
         peer.close()
         model.executor.close()
-    write_json(args.json, {**run_facts(), "model": path.name, "llama_cpp": peer.version, "rates": rates})
+    write_json(args.json, {**run_facts(), "model": path.name, "llama_cpp": peer.facts["version"], "rates": rates})
     print(table(rates))
     return 0
 
 
-def one(way: str, model: OpenedModel, peer: Peer, prompt: Sequence[int], tokens: int) -> float:
+def one(way: str, model: OpenedModel, peer: Process, prompt: Sequence[int], tokens: int) -> float:
     """Tokens per second of one answer."""
     if way.startswith("llama.cpp"):
-        return peer.rate(prompt, tokens, way != "llama.cpp")
+        return peer.rate({"prompt": list(prompt), "tokens": tokens, "drafts": way != "llama.cpp"})
     settings = EngineSettings(
         enable_prefix_caching=False, speculative_config=model.engine.speculative_config if way != "Forerun" else None
     )
@@ -142,6 +105,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--table", metavar="FILE", help='of continuations; "none": none (default: the model\'s own)')
     parser.add_argument("--longest", type=int, default=4096, metavar="N", help="tokens of a sequence (default 4096)")
     parser.add_argument("--threads", type=int, default=cores, help=f"of both programs (default {cores})")
+    parser.add_argument(
+        "--limit", type=float, default=600, help="seconds that llama.cpp has for an answer (default 600)"
+    )
     parser.add_argument("--json", type=output_file, help="write the figures there")
     return parser.parse_args()
 

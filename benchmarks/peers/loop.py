@@ -20,7 +20,7 @@ class Runner(Protocol):
 
     facts: dict[str, Any]
 
-    def measure(self, work: dict[str, int]) -> float:
+    def measure(self, work: dict[str, Any]) -> float:
         """Tokens per second of all sequences together: of the generated ones, or of the prompt where none are."""
 
 

@@ -1,21 +1,39 @@
-"""llama.cpp through llama-cpp-python, plain and with its prompt lookup decoding, as a measuring process.
+"""llama.cpp through llama-cpp-python, plain and with its prompt lookup decoding, as a measuring process, see loop.py.
 
-The first argument is the job (JSON): model (path of the GGUF file), threads, longest (tokens), drafted (tokens of a
-draft). Each line {"prompt": [ids], "tokens": N, "drafts": bool} is answered with {"seconds", "tokens"}: what came after
-the first token, greedy.
+Of the job: model, threads, longest (tokens), drafted (tokens of a draft). A work is {"prompt": [ids], "tokens": N,
+"drafts": bool}; what is measured is what comes after the first token, greedy.
 """
 
-import json
-import os
-import sys
 import time
+from typing import Any
 
 import llama_cpp
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+from loop import serve
 
 
-def opened(job, draft_model):
+class Speculating:
     """A model of its own for each way of decoding, since the way is chosen when it is opened."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        lookup = LlamaPromptLookupDecoding(num_pred_tokens=job["drafted"])
+        self._models = {False: opened(job, None), True: opened(job, lookup)}
+        self.facts = {"version": llama_cpp.__version__}
+
+    def measure(self, work: dict[str, Any]) -> float:
+        model, tokens = self._models[work["drafts"]], work["tokens"]
+        model.reset()
+        began, count = 0.0, 0
+        for token in model.generate(work["prompt"], temp=0.0, repeat_penalty=1.0):
+            count += 1
+            if count == 1:
+                began = time.perf_counter()
+            if count == tokens or token == model.token_eos():
+                break
+        return (count - 1) / (time.perf_counter() - began)
+
+
+def opened(job: dict[str, Any], draft_model: Any) -> llama_cpp.Llama:
     return llama_cpp.Llama(
         job["model"],
         n_ctx=job["longest"],
@@ -27,31 +45,4 @@ def opened(job, draft_model):
     )
 
 
-def answer(model, prompt, tokens):
-    """Seconds and tokens after the first one."""
-    model.reset()
-    began, count = 0.0, 0
-    for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
-        count += 1
-        if count == 1:
-            began = time.perf_counter()
-        if count == tokens or token == model.token_eos():
-            break
-    return {"seconds": time.perf_counter() - began, "tokens": count - 1}
-
-
-def main():
-    """Answer until standard input ends."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    job = json.loads(sys.argv[1])
-    models = {False: opened(job, None), True: opened(job, LlamaPromptLookupDecoding(num_pred_tokens=job["drafted"]))}
-    out.write(json.dumps({"version": llama_cpp.__version__}) + "\n")
-    out.flush()
-    for line in sys.stdin:
-        work = json.loads(line)
-        out.write(json.dumps(answer(models[work["drafts"]], work["prompt"], work["tokens"])) + "\n")
-        out.flush()
-
-
-main()
+serve(Speculating)
