@@ -7,6 +7,7 @@ from pathlib import Path
 
 from forerun.cli.conversation import Conversation
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
+from forerun.cli.sampling_flags import add_sampling_flags, sampling_params
 from forerun.errors import ConfigError
 
 
@@ -16,11 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", default=None, help="system message (in the chat: /system TEXT)")
     parser.add_argument("--load", type=Path, metavar="FILE", help="go on with a conversation that /save wrote")
     parser.add_argument("--max-new-tokens", type=int, help="longest answer in tokens (default 1024, or as many as fit)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
-    parser.add_argument("--top-k", type=int, default=0, help="0 or -1: off")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--min-p", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=None, help="random seed (default: drawn for every answer)")
+    add_sampling_flags(parser, seed="drawn for every answer")
     parser.add_argument(
         "--stats", action=argparse.BooleanOptionalAction, default=True, help="speed and cache after every answer"
     )
@@ -32,12 +29,8 @@ def run(args: argparse.Namespace) -> int:
     """Load the model and talk until the input ends."""
     from forerun.cli.chat_loop import ChatLoop
     from forerun.engine.generator import Generator
-    from forerun.engine.params import SamplingParams
 
-    params = SamplingParams(
-        max_tokens=args.max_new_tokens, temperature=args.temperature, top_k=max(0, args.top_k), top_p=args.top_p,
-        min_p=args.min_p, seed=args.seed,
-    )  # fmt: skip
+    params = sampling_params(args)
     conversation = Conversation.load(args.load) if args.load else Conversation()
     if args.system is not None:
         conversation.system = args.system

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
+from forerun.cli.sampling_flags import add_sampling_flags, sampling_params
 from forerun.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,11 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", default=None, help="system message for the chat template")
     parser.add_argument("--max-new-tokens", type=int, help="longest answer in tokens (default 256, or as many as fit)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
-    parser.add_argument("--top-k", type=int, default=0, help="0 or -1: off")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--min-p", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=None, help="random seed (default: drawn)")
+    add_sampling_flags(parser, seed="drawn")
     parser.add_argument(
         "--stats", action=argparse.BooleanOptionalAction, default=True, help="print speed to stderr at the end"
     )
@@ -46,15 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, stream, report speed."""
     from forerun.engine.generator import Generator
-    from forerun.engine.params import SamplingParams
     from forerun.library import fitting
 
     started = time.perf_counter()
     prompt = _prompt(args)
-    params = SamplingParams(
-        max_tokens=args.max_new_tokens, temperature=args.temperature, top_k=max(0, args.top_k), top_p=args.top_p,
-        min_p=args.min_p, seed=args.seed,
-    )  # fmt: skip
+    params = sampling_params(args)
     prepared = prepare_model(args)
     text = _standard_input() if prompt == "-" else prompt
     ids = prompt_ids(prepared.tokenizer, text, args.chat, args.system)
