@@ -6,9 +6,10 @@ import pytest
 
 from forerun.engine.speculation import drafter
 from forerun.engine.speculation.costs import LearntCosts
+from tests.speculation.test_lookup_drafter import FreeRows
 
 
 def draft_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows cost nothing, and looking is never given up."""
-    monkeypatch.setattr(LearntCosts, "__call__", lambda self, rows: 1.0 + 1e-12 * rows)
+    monkeypatch.setattr(LearntCosts, "__call__", FreeRows.__call__)
     monkeypatch.setattr(drafter, "_PATIENCE", 1 << 30)

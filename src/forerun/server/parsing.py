@@ -109,16 +109,19 @@ class Plan:
         return bool(self.tools) and self.choice != "auto"
 
     @property
+    def _strict(self) -> bool:
+        return any(tool.function.strict for tool in self.tools)
+
+    @property
     def _family(self) -> Family:
         return FAMILIES[self.parsing.family]
 
     def reader(self, *, thinking: bool) -> Callable[[], Parser]:
         """Makes the parser of one answer. ``thinking``: the prompt ends within thoughts."""
-        strict = any(tool.function.strict for tool in self.tools)
         family = self._family
         inner: Callable[[], Parser] = Plain
         if self.tools:
-            inner = family.forced if self.forced or strict else family.parser
+            inner = family.forced if self.forced or self._strict else family.parser
         if self.parsing.reasoning is None:
             return inner
         return lambda: Thinking(inner(), begun=thinking)
@@ -126,8 +129,7 @@ class Plan:
     def form(self) -> AskedForm | None:
         """The form of the answer: what the request asks for, or calls where they are forced or strict."""
         asked = asked_form(self.asked)
-        strict = any(tool.function.strict for tool in self.tools)
-        if not self.tools or not (self.forced or strict or asked is not None):
+        if not self.tools or not (self.forced or self._strict or asked is not None):
             return asked
         if asked is not None and asked.params.json is None and not asked.params.json_object:
             if self.forced:

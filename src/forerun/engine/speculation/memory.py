@@ -34,11 +34,12 @@ class Memory:
             self._known(salt).learn(answer, self._most)
 
     def _known(self, salt: str) -> _Words:
-        words = self._salts.setdefault(salt, _Words())
+        if salt not in self._salts:
+            self._salts[salt] = _Words()
         self._salts.move_to_end(salt)
         if len(self._salts) > _SALTS:
             self._salts.popitem(last=False)
-        return words
+        return self._salts[salt]
 
 
 class _Words:
