@@ -133,15 +133,17 @@ class Prepared:
         engine = self.request.engine
         if engine.enable_prefix_caching is None:
             engine = replace(engine, enable_prefix_caching=self.config.is_prefix_caching)
-        tokenizer, (executor, costs) = self.tokenizer, self._tuned()
+        tokenizer, drafts = self.tokenizer, engine.speculative_config
+        if drafts is not None:
+            drafts = with_table(drafts, tokenizer)
+        executor, costs = self._tuned()
         draft, step = None, cast(Executor, executor)
-        if (drafts := engine.speculative_config) is not None:
+        if drafts is not None:
             drafts = replace(drafts, row_costs=tuple((rows, costs.ratio(rows)) for rows in costs.seconds))
             if self.draft is not None:
                 draft, runs = self.draft._beside(executor)
                 step = FusedExecutor(executor, draft) if drafts.fused else executor
                 drafts = replace(drafts, draft_costs=tuple(runs.seconds.items()))
-            drafts = with_table(drafts, tokenizer)
             engine = replace(engine, speculative_config=drafts)
         return OpenedModel(
             self.request.model,

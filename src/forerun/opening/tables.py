@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Protocol
 
 from forerun.engine.speculation.config import NO_TABLE, SpeculativeConfig
-from forerun.engine.speculation.table import ContinuationTable, load_table
+from forerun.engine.speculation.table import table_vocabulary
 from forerun.errors import ConfigError
 
 _SAMPLES = 1024
@@ -29,11 +29,11 @@ def with_table(drafts: SpeculativeConfig, tokenizer: _Vocabulary) -> Speculative
     if drafts.table == NO_TABLE:
         return drafts
     if drafts.table is not None:
-        if _is_for(load_table(drafts.table), tokenizer):
+        if _is_for(drafts.table, tokenizer):
             return drafts
         raise ConfigError(f"{drafts.table} was learnt with another tokenizer than the model's")
     for path in sorted(str(file) for file in (files("forerun.engine.speculation") / "tables").iterdir()):
-        if path.endswith(".npz") and _is_for(load_table(path), tokenizer):
+        if path.endswith(".npz") and _is_for(path, tokenizer):
             return replace(drafts, table=path)
     return replace(drafts, table=NO_TABLE)
 
@@ -45,5 +45,6 @@ def vocabulary_mark(tokenizer: _Vocabulary) -> str:
     return hashlib.sha256("\0".join([str(size), *texts]).encode()).hexdigest()
 
 
-def _is_for(table: ContinuationTable, tokenizer: _Vocabulary) -> bool:
-    return table.vocab_size == tokenizer.vocab_size and table.vocabulary in ("", vocabulary_mark(tokenizer))
+def _is_for(table: str, tokenizer: _Vocabulary) -> bool:
+    size, mark = table_vocabulary(table)
+    return size == tokenizer.vocab_size and mark in ("", vocabulary_mark(tokenizer))

@@ -6,8 +6,10 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -57,16 +59,32 @@ class ContinuationTable:
 
 def load_table(path: str | os.PathLike[str]) -> ContinuationTable:
     """Read a table's file. Raises ConfigError with one line for any other file."""
+    with _opened(path) as file:
+        columns = {name: file[name] for name in ("contexts", *_COLUMNS)}
+        table = ContinuationTable(**columns, **_vocabulary(file))
+    _check(table, path)
+    return table
+
+
+def table_vocabulary(path: str | os.PathLike[str]) -> tuple[int, str]:
+    """``vocab_size`` and ``vocabulary`` of a table, of which nothing else is read. Raises ConfigError."""
+    with _opened(path) as file:
+        found = _vocabulary(file)
+    return found["vocab_size"], found["vocabulary"]
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             _bounded(file.zip, path)
-            columns = {name: file[name] for name in ("contexts", *_COLUMNS)}
-            vocab_size, vocabulary = int(file["vocab_size"]), str(file["vocabulary"])
+            yield file
     except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} is no table of continuations: {error}") from None
-    table = ContinuationTable(**columns, vocab_size=vocab_size, vocabulary=vocabulary)
-    _check(table, path)
-    return table
+
+
+def _vocabulary(file: Any) -> dict[str, Any]:
+    return {"vocab_size": int(file["vocab_size"]), "vocabulary": str(file["vocabulary"])}
 
 
 def learn_table(streams: Sequence[Int32], vocab_size: int, vocabulary: str = "") -> ContinuationTable:
