@@ -1,14 +1,19 @@
 // The Python face of the native core. Arrays are checked here and in the executor; wrong input is an exception.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cerrno>
 #include <exception>
 #include <map>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <system_error>
+#include <tuple>
 
 #include "bindings_tools.hpp"
 #include "runtime/cpu.hpp"
@@ -63,6 +68,7 @@ struct BoundStep {
 // Executor plus the Python objects that it needs: its team and the arrays of the model.
 struct BoundExecutor {
   nb::object team;
+  std::unique_ptr<Exchange> exchange;
   std::unique_ptr<Executor> executor;
   std::vector<nb::object> kept;
 
@@ -73,6 +79,29 @@ struct BoundExecutor {
     return {a.data(), a.shape(0)};
   }
 };
+
+// Members meet in Python: `all_gather(send, counts, receive)` with arrays of bytes that are its own during the call.
+class PythonExchange final : public Exchange {
+ public:
+  PythonExchange(nb::object all_gather, int own) : all_gather_(std::move(all_gather)), own_(own) {}
+  void all_gather(const uint8_t* send, std::span<const size_t> counts, uint8_t* receive) override;
+
+ private:
+  nb::object all_gather_;
+  const int own_;  // this member
+};
+
+void PythonExchange::all_gather(const uint8_t* send, std::span<const size_t> counts, uint8_t* receive) {
+  const size_t total = std::accumulate(counts.begin(), counts.end(), size_t{0});
+  const nb::gil_scoped_acquire acquire;
+  nb::list sizes;
+  for (size_t count : counts) sizes.append(count);
+  const auto bytes = [](const uint8_t* data, size_t count) {
+    nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> view(const_cast<uint8_t*>(data), {count}, nb::handle());
+    return view.cast(nb::rv_policy::reference);
+  };
+  all_gather_(bytes(send, counts[own_]), sizes, bytes(receive, total));
+}
 
 ExecutorLimits read_limits(const nb::dict& d) {
   ExecutorLimits l;
@@ -88,6 +117,7 @@ ExecutorLimits read_limits(const nb::dict& d) {
   l.kv_int8 = nb::cast<bool>(d["kv_int8"]);
   l.layers = number("layers");
   l.kv_heads = number("kv_heads");
+  l.kv_splits = number("kv_splits");
   l.head_dim = number("head_dim");
   l.vocab = number("vocab");
   l.global_topk = number("global_topk");
@@ -95,19 +125,17 @@ ExecutorLimits read_limits(const nb::dict& d) {
   return l;
 }
 
-int add_weight(BoundExecutor& self, const std::string& format, int n, int k, Array<uint8_t, 1> data,
-               nb::object scales) {
-  size_t count = 0;
-  const float* channel = nullptr;
-  if (!scales.is_none()) {
-    const auto a = nb::cast<Array<float, 1>>(scales);
-    channel = a.data();
-    count = a.shape(0);
-    self.kept.push_back(scales);
+// `shards`: (first panel, packed panels, channel scales or None), ascending.
+int add_weight(BoundExecutor& self, const std::string& format, int n, int k, const nb::list& shards) {
+  std::vector<Executor::StoredShard> stored;
+  for (nb::handle shard : shards) {
+    const auto [first, data, scales] =
+        nb::cast<std::tuple<int, Array<uint8_t, 1>, std::optional<Array<float, 1>>>>(shard);
+    stored.push_back({first, {data.data(), data.size()}, {}});
+    if (scales) stored.back().channel_scale = {scales->data(), scales->size()};
   }
-  const int id =
-      self.executor->add_weight(lookup(kFormats, format, "format"), n, k, data.data(), data.size(), channel, count);
-  self.kept.push_back(nb::cast(data));
+  const int id = self.executor->add_weight(lookup(kFormats, format, "format"), n, k, stored);
+  self.kept.push_back(nb::object(shards));
   return id;
 }
 
@@ -284,17 +312,22 @@ NB_MODULE(_native, m) {
       .def(nb::init<int, const std::vector<int>&>())
       .def_prop_ro("size", &ThreadTeam::size);
   nb::class_<BoundExecutor>(m, "Executor")
-      .def("__init__",
-           [](BoundExecutor* self, const std::string& isa, const nb::dict& limits, nb::object team) {
-             auto made = std::make_unique<Executor>(kernels_for(isa), read_limits(limits), nb::cast<ThreadTeam&>(team));
-             new (self) BoundExecutor{std::move(team), std::move(made), {}};
-           })
+      .def(
+          "__init__",
+          [](BoundExecutor* self, const std::string& isa, const nb::dict& limits, nb::object team, int member,
+             std::vector<int> rank_begins, nb::object all_gather) {
+            auto exchange = all_gather.is_none() ? nullptr : std::make_unique<PythonExchange>(all_gather, member);
+            auto made = std::make_unique<Executor>(kernels_for(isa), read_limits(limits), nb::cast<ThreadTeam&>(team),
+                                                   Ranks{member, std::move(rank_begins)}, exchange.get());
+            new (self) BoundExecutor{std::move(team), std::move(exchange), std::move(made), {}};
+          },
+          nb::arg("isa"), nb::arg("limits"), nb::arg("team"), nb::arg("member") = 0,
+          nb::arg("rank_begins") = std::vector<int>{0, 1}, nb::arg("all_gather").none() = nb::none())
       .def("add_buffer",
            [](BoundExecutor& self, const std::string& type, int width, bool sampled) {
              return self.executor->add_buffer(lookup(kTypes, type, "buffer type"), width, sampled);
            })
-      .def("add_weight", &add_weight, nb::arg("format"), nb::arg("n"), nb::arg("k"), nb::arg("data"),
-           nb::arg("scales").none())
+      .def("add_weight", &add_weight, nb::arg("format"), nb::arg("n"), nb::arg("k"), nb::arg("shards"))
       .def("set_rope",
            [](BoundExecutor& self, Array<float, 1> inv_freq, float scale) {
              self.executor->set_rope(inv_freq.data(), static_cast<int>(inv_freq.shape(0)), scale);

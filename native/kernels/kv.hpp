@@ -92,25 +92,25 @@ FORERUN_INLINE void take_head(const RopeKvArgs& a, const float* from, const floa
   for (int d = 0; d < padded; d += 16) store(head + d, load(from + d));
 }
 
-// One KV head of a row and the query heads that share it. Queries: normed, rotated, scaled, into q [group, padded_dim].
+// One head of the cache in a row, and its query heads. Queries: normed, rotated, scaled, into q [group, padded_dim].
 // Keys and values, when `write` says so: normed, rotated, into the cache.
 static void rope_kv(const RopeKvArgs& a, int row, int kv_head, float* q, bool write) {
   const KvShape& s = a.shape;
-  const int n = s.head_dim, group = a.heads / s.kv_heads;
+  const int n = s.head_dim, group = a.group, head = a.first_head + kv_head, from = head / a.splits;
   const float* qkv = a.qkv + static_cast<size_t>(row) * a.ldqkv;
   const float* cos = a.cos + static_cast<size_t>(a.positions[row]) * a.pairs;
   const float* sin = a.sin + static_cast<size_t>(a.positions[row]) * a.pairs;
   for (int g = 0; g < group; ++g, q += s.padded_dim) {
-    take_head(a, qkv + (kv_head * group + g) * n, a.q_norm, q);
+    take_head(a, qkv + (head * group + g) * n, a.q_norm, q);
     rotate(q, a.pairs, cos, sin);
     for (int d = 0; d < s.padded_dim; d += 16) store(q + d, mul(load(q + d), set1(a.scale)));
   }
   if (!write) return;
   float key[512], value[512];
-  take_head(a, qkv + (a.heads + kv_head) * n, a.k_norm, key);
+  take_head(a, qkv + (a.heads + from) * n, a.k_norm, key);
   rotate(key, a.pairs, cos, sin);
   kv_write<true>(a.layer.k, a.layer.k_scale, s, a.slots[row], kv_head, key);
-  take_head(a, qkv + (a.heads + s.kv_heads + kv_head) * n, nullptr, value);
+  take_head(a, qkv + (a.heads + a.kv_heads + from) * n, nullptr, value);
   kv_write<false>(a.layer.v, a.layer.v_scale, s, a.slots[row], kv_head, value);
 }
 

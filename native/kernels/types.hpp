@@ -100,7 +100,10 @@ struct KvShape {
 struct RopeKvArgs {
   const float* qkv = nullptr;  // [rows, ldqkv]: query heads, key heads, value heads
   int ldqkv = 0;
-  int heads = 0;
+  int heads = 0, kv_heads = 0;  // of qkv
+  int group = 1;                // query heads of a head of the cache
+  int first_head = 0;           // the cache's first head, among those of the whole model
+  int splits = 1;               // heads of the cache that share a key head
   float scale = 1.0f;
   const float* q_norm = nullptr;  // [head_dim] or null
   const float* k_norm = nullptr;
@@ -123,7 +126,7 @@ struct AttentionArgs {
   int ldq = 0;               // floats between rows of q
   float* out = nullptr;      // [rows, ldo]: heads * head_dim
   int ldo = 0;
-  int heads = 0;
+  int heads = 0;  // query heads of all heads of the cache
   int kv_head = 0;
   int window = 0;  // 0: unlimited
   int row_begin = 0, rows = 0;

@@ -7,9 +7,9 @@ namespace {
 constexpr int kMaxGroups = 4096;  // split row blocks of a chunk
 }
 
-AttentionPlan::AttentionPlan(const ExecutorLimits& limits, size_t states_floats)
+AttentionPlan::AttentionPlan(const ExecutorLimits& limits, int kv_heads, size_t states_floats)
     : layers_(limits.layers),
-      kv_heads_(limits.kv_heads),
+      kv_heads_(kv_heads),
       threads_(limits.threads),
       states_floats_(states_floats),
       next_item_(std::make_unique<std::atomic<int>[]>(limits.layers)),

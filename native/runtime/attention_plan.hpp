@@ -24,7 +24,8 @@ struct AttentionItem {
 
 class AttentionPlan {
  public:
-  AttentionPlan(const ExecutorLimits& limits, size_t states_floats);
+  // `kv_heads`: heads of the cache.
+  AttentionPlan(const ExecutorLimits& limits, int kv_heads, size_t states_floats);
 
   // Cuts rows [begin, end) of a step. `state_floats`: the state of a whole item, for as many heads as any layer has.
   void cut(const StepArrays& s, int begin, int end, size_t state_floats);

@@ -37,6 +37,7 @@ void Executor::begin(const StepArrays& s) {
 
 bool Executor::next_chunk() {
   const StepArrays& s = *step_;
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   if (chunk_end_ == s.rows) return false;
   chunk_begin_ = chunk_end_, sample_begin_ = sample_end_;
   chunk_end_ = std::min(s.rows, chunk_begin_ + limits_.chunk_rows);
@@ -70,6 +71,7 @@ void Executor::work(int thread) {
     if (i.op == Op::RopeKv && i.into_attention && plan_.self_contained()) continue;
     (this->*row_of(i.op).run)(i, rows, thread);
     if (!repeated(i, rows.count)) team_.barrier();
+    if (exchange_) share(i, rows, thread, false);
     finish_instruction(n, thread);
   }
   work_sampled(thread);
@@ -89,6 +91,7 @@ void Executor::work_sampled(int thread) {
         (this->*row_of(i.op).run)(i, rows, thread);
       }
       if (!repeated(i, rows.count)) team_.barrier();
+      if (exchange_) share(i, rows, thread, greedy);
       finish_instruction(n, thread);
     }
   }
@@ -96,9 +99,12 @@ void Executor::work_sampled(int thread) {
 
 void Executor::embed(const Instruction& i, Rows rows, int thread) {
   Buffer& out = buffers_[i.output];
+  const WeightRef& table = weights_[i.weight];
   for (int r = thread; r < rows.count; r += team_.size()) {
+    const int token = step_->token_ids[rows.first + r];
+    if (owner(table, token) != ranks_.own) continue;
     float* x = out.f32 + static_cast<size_t>(r) * out.width;
-    kernels_.embedding_row(weights_[i.weight].args, step_->token_ids[rows.first + r], x);
+    kernels_.embedding_row(table.args_of(table.shard_of(token / kPanel)), token, x);
     std::fill(x + i.width, x + out.width, 0.0f);  // padding of K may hold minima
   }
 }
@@ -126,16 +132,20 @@ void Executor::row_wise(const Instruction& i, Rows all, int thread) {
   }
 }
 
+Share Executor::units(const Instruction& i, int member) const {
+  return ranks_.share(weights_[i.weight].n / kPanel / panels_of_unit(i), member);
+}
+
+// Of this member's share. Where the team has as many threads for each rank, they are cut at the ranks' bounds, too.
 int Executor::first_panel(const Instruction& i, int thread) const {
-  const int unit = i.epilogue == Epilogue::SiluMul ? 2 : 1, units = weights_[i.weight].n / kPanel / unit;
-  return units * thread / team_.size() * unit;
+  const Share own = units(i, ranks_.own);
+  return (own.begin + (own.end - own.begin) * thread / team_.size()) * panels_of_unit(i);
 }
 
 LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) const {
   const Buffer& in = buffers_[i.input];
   const Buffer& out = buffers_[i.output];
-  const WeightRef& w = weights_[i.weight];
-  LinearArgs a = w.args;
+  LinearArgs a;
   const bool own = rows <= repeat_rows_ && i.own_input;
   a.bias = i.vector.data();
   a.splits = i.splits;
@@ -147,17 +157,34 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   a.ldy = out.width;
   a.epilogue = i.epilogue;
   a.scratch = scratch_.data() + scratch_stride_ * thread;
-  a.panel_begin = first_panel(i, thread);
-  a.panel_end = first_panel(i, thread + 1);
-  const Instruction& next = program_[i.next_linear];
-  const LinearArgs& ahead = weights_[next.weight].args;
-  a.following = ahead.weights + panel_bytes(ahead.format, ahead.blocks) * first_panel(next, thread);
   return a;
 }
 
+// Where a thread's share of a linear layer begins.
+const uint8_t* Executor::first_bytes(const Instruction& i, int thread) const {
+  const WeightRef& w = weights_[i.weight];
+  const int panel = first_panel(i, thread);
+  if (panel == first_panel(i, thread + 1)) return nullptr;
+  const Shard& shard = w.shard_of(panel);
+  return shard.weights + panel_bytes(w.format, w.blocks) * (panel - shard.panels.begin);
+}
+
+// A thread's share of a linear layer, shard by shard.
+void Executor::run_shards(const Instruction& i, const LinearArgs& of, int thread) const {
+  const WeightRef& w = weights_[i.weight];
+  const int end = first_panel(i, thread + 1);
+  for (int at = first_panel(i, thread); at < end;) {
+    const Shard& shard = w.shard_of(at);
+    LinearArgs a = w.args_of(shard, of);
+    a.panel_begin = at;
+    a.panel_end = at = std::min(end, shard.panels.end);
+    a.following = at < end ? w.shard_of(at).weights : first_bytes(program_[i.next_linear], thread);
+    kernels_.linear(a);
+  }
+}
+
 void Executor::linear(const Instruction& i, Rows rows, int thread) {
-  const LinearArgs a = linear_args(i, rows.count, thread);
-  if (a.panel_begin < a.panel_end) kernels_.linear(a);
+  run_shards(i, linear_args(i, rows.count, thread), thread);
 }
 
 void Executor::lm_head_greedy(const Instruction& i, int rows, int thread) {
@@ -165,7 +192,7 @@ void Executor::lm_head_greedy(const Instruction& i, int rows, int thread) {
   a.epilogue = Epilogue::Largest;
   a.largest = greedy_.begin(thread, rows);
   a.columns = limits_.vocab;
-  if (a.panel_begin < a.panel_end) kernels_.linear(a);
+  run_shards(i, a, thread);
 }
 
 // The program ends with the LM head and sample, and the rows ask for nothing else than the largest logit.

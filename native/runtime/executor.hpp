@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "runtime/attention_plan.hpp"
 #include "runtime/greedy.hpp"
 #include "runtime/memory.hpp"
+#include "runtime/ranks.hpp"
 #include "runtime/step.hpp"
 #include "runtime/thread_team.hpp"
 
@@ -27,10 +29,28 @@ struct Rows {
   int count;
 };
 
+// Whole panels of a matrix that lie in memory together.
+struct Shard {
+  Share panels;
+  const uint8_t* weights;
+  const float* channel_scale;  // null unless Int8Channel
+};
+
+// A matrix in shards, ascending, without gaps; a member may lack what only others use.
 struct WeightRef {
-  LinearArgs args;  // weights, scales, format, blocks
-  int rows = 0;     // rows of W
-  int n = 0;        // the same, padded
+  Format format = Format::Float32;
+  int blocks = 0;  // of 64 along K
+  int rows = 0;    // rows of W
+  int n = 0;       // the same, padded
+  std::vector<Shard> shards;
+
+  bool holds(Share panels) const {
+    return panels.begin == panels.end ||
+           (!shards.empty() && shards.front().panels.begin <= panels.begin && panels.end <= shards.back().panels.end);
+  }
+  const Shard& shard_of(int panel) const;
+  // `to`, with this matrix, for panels of the shard by their numbers in the whole matrix.
+  LinearArgs args_of(const Shard& shard, LinearArgs to = {}) const;
 };
 
 // One instruction with everything resolved to indices; -1 where it does not apply.
@@ -58,13 +78,20 @@ struct Instruction {
 
 class Executor {
  public:
-  // Works with `team`, which outlives it and may serve others too.
-  Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& team);
+  // Works with `team`, which outlives it and may serve others too. With several members, `exchange` brings them
+  // together and outlives it, too; all of them are built alike and get the same steps.
+  Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& team, Ranks ranks = {},
+           Exchange* exchange = nullptr);
 
   // Building. All throw std::invalid_argument for sizes that do not fit.
   int add_buffer(BufferType type, int width, bool sampled);
-  int add_weight(Format format, int n, int k, const uint8_t* data, size_t bytes, const float* channel_scale,
-                 size_t channel_count);
+  // The shards' sizes in bytes and scales come beside them.
+  struct StoredShard {
+    int first_panel;
+    std::span<const uint8_t> weights;
+    std::span<const float> channel_scale;
+  };
+  int add_weight(Format format, int n, int k, std::span<const StoredShard> shards);
   void set_rope(const float* inv_freq, int pairs, float scale);
   void add(Instruction instruction);
   // Throws std::invalid_argument for an unknown name.
@@ -75,7 +102,7 @@ class Executor {
   void step(const StepArrays& step);
   // The same in parts, for whoever runs several programs within one call of the team: `begin` checks; then, for every
   // chunk, one thread calls `next_chunk` (false: there is none) and, behind a barrier, all of them `work`, which ends
-  // with a barrier.
+  // with a barrier. `next_chunk` throws what an exchange between members threw; the step is over then.
   void begin(const StepArrays& step);
   bool next_chunk();
   void work(int thread);
@@ -148,22 +175,39 @@ class Executor {
   void attention(const Instruction& i, Rows rows, int thread);
   void select_rows(const Instruction& i, Rows rows, int thread);
   void sample(const Instruction& i, Rows rows, int thread);
-  LinearArgs linear_args(const Instruction& i, int rows, int thread) const;
+  LinearArgs linear_args(const Instruction& i, int rows, int thread) const;  // without weights
   bool draws_greedily(Rows rows) const;
   void lm_head_greedy(const Instruction& i, int rows, int thread);
   void sample_greedily(Rows rows, int thread) const;
   KvLayer layer(int index) const;
   size_t state_floats() const;
+  int heads_in_all() const { return limits_.kv_heads * limits_.kv_splits; }  // of the cache, over all members
+  Share own_heads() const { return ranks_.share(heads_in_all()); }
+  int group(const Instruction& i) const { return i.heads / heads_in_all(); }  // query heads of a head of the cache
   RopeKvArgs rope_args(const Instruction& i) const;
   AttentionArgs attention_args(const Instruction& i, const AttentionItem& item, float* own) const;
   void rope_item(const RopeKvArgs& rope, const AttentionItem& item, float* q) const;
+  static int panels_of_unit(const Instruction& i) { return i.epilogue == Epilogue::SiluMul ? 2 : 1; }
+  Share units(const Instruction& i, int member) const;  // of a linear layer
   int first_panel(const Instruction& i, int thread) const;
+  void run_shards(const Instruction& i, const LinearArgs& of, int thread) const;
+  const uint8_t* first_bytes(const Instruction& i, int thread) const;
+
+  void reserve_exchange(const Instruction& i);
+  void share(const Instruction& i, Rows rows, int thread, bool greedy);
+  void exchange(const Instruction& i, Rows rows, bool greedy);
+  void exchange_columns(const Instruction& i, int rows);
+  void exchange_embedding(const Instruction& i, Rows rows);
+  void exchange_largest(int rows);
+  int owner(const WeightRef& table, int token) const;
   void finish_instruction(size_t index, int thread);
 
   const Kernels& kernels_;
   ExecutorLimits limits_;
   KvShape shape_;
   ThreadTeam& team_;
+  const Ranks ranks_;
+  Exchange* const exchange_;
   std::vector<Buffer> buffers_;
   std::vector<WeightRef> weights_;
   std::vector<Instruction> program_;
@@ -182,6 +226,9 @@ class Executor {
   std::atomic<int64_t> slots_used_ = 0;
   AttentionPlan plan_;
   GreedyRows greedy_;
+  std::vector<uint8_t> sent_, received_;
+  std::vector<size_t> counts_;  // of an exchange: bytes of each member
+  std::exception_ptr failure_;  // of an exchange
 
   int repeat_rows_ = kRepeatRows;
   bool profiling_ = false;

@@ -12,6 +12,10 @@ RopeKvArgs Executor::rope_args(const Instruction& i) const {
   a.qkv = in.f32;
   a.ldqkv = in.width;
   a.heads = i.heads;
+  a.kv_heads = limits_.kv_heads;
+  a.group = group(i);
+  a.first_head = own_heads().begin;
+  a.splits = limits_.kv_splits;
   a.scale = i.scale;
   a.q_norm = i.vector.data();
   a.k_norm = i.vector2.data();
@@ -29,17 +33,17 @@ RopeKvArgs Executor::rope_args(const Instruction& i) const {
 void Executor::rope_kv(const Instruction& i, Rows rows, int thread) {
   const RopeKvArgs a = rope_args(i);
   const Buffer& out = buffers_[i.output];
-  const int kv_heads = limits_.kv_heads, units = rows.count * kv_heads, group = i.heads / kv_heads;
+  const int kv_heads = shape_.kv_heads, units = rows.count * kv_heads;
   for (int unit = units * thread / team_.size(); unit < units * (thread + 1) / team_.size(); ++unit) {
     const int row = unit / kv_heads, head = unit % kv_heads;
-    float* q = out.f32 + static_cast<size_t>(row) * out.width + static_cast<size_t>(head) * group * shape_.padded_dim;
+    float* q = out.f32 + static_cast<size_t>(row) * out.width + static_cast<size_t>(head) * a.group * shape_.padded_dim;
     kernels_.rope_kv(a, row, head, q, true);
   }
 }
 
 KvLayer Executor::layer(int index) const {
   const size_t bytes = shape_.block_stride() * limits_.num_blocks;
-  const size_t scales = static_cast<size_t>(limits_.num_blocks) * limits_.kv_heads * limits_.block_size;
+  const size_t scales = static_cast<size_t>(limits_.num_blocks) * shape_.kv_heads * limits_.block_size;
   KvLayer l;
   l.k = kv_.data() + bytes * 2 * index;
   l.v = l.k + bytes;
@@ -51,19 +55,18 @@ KvLayer Executor::layer(int index) const {
 }
 
 size_t Executor::state_floats() const {
-  return static_cast<size_t>(max_heads_ / limits_.kv_heads) * kQueryRows * attention_state_floats(shape_.padded_dim);
+  return static_cast<size_t>(max_heads_ / heads_in_all()) * kQueryRows * attention_state_floats(shape_.padded_dim);
 }
 
 AttentionArgs Executor::attention_args(const Instruction& i, const AttentionItem& item, float* own) const {
-  const int group = i.heads / limits_.kv_heads;
   const Buffer& q = buffers_[i.input];
   AttentionArgs a;
   a.q = q.f32 + static_cast<size_t>(item.row - chunk_begin_) * q.width +
-        static_cast<size_t>(item.kv_head) * group * shape_.padded_dim;
+        static_cast<size_t>(item.kv_head) * group(i) * shape_.padded_dim;
   a.ldq = q.width;
-  a.out = buffers_[i.output].f32;
+  a.out = buffers_[i.output].f32 + static_cast<size_t>(own_heads().begin) * group(i) * limits_.head_dim;
   a.ldo = buffers_[i.output].width;
-  a.heads = i.heads;
+  a.heads = group(i) * shape_.kv_heads;
   a.kv_head = item.kv_head;
   a.window = i.window;
   a.row_begin = item.row - chunk_begin_;
@@ -81,8 +84,7 @@ AttentionArgs Executor::attention_args(const Instruction& i, const AttentionItem
 
 // Rotates an item's queries into q and writes those of its keys and values that lie in its tiles.
 void Executor::rope_item(const RopeKvArgs& rope, const AttentionItem& item, float* q) const {
-  const int group = rope.heads / limits_.kv_heads;
-  for (int r = 0; r < item.rows; ++r, q += static_cast<size_t>(group) * shape_.padded_dim) {
+  for (int r = 0; r < item.rows; ++r, q += static_cast<size_t>(rope.group) * shape_.padded_dim) {
     const int tile = (item.first_position + r) / kTile;
     kernels_.rope_kv(rope, item.row - chunk_begin_ + r, item.kv_head, q,
                      tile >= item.tile_begin && tile < item.tile_end);
@@ -91,7 +93,7 @@ void Executor::rope_item(const RopeKvArgs& rope, const AttentionItem& item, floa
 
 void Executor::attention(const Instruction& i, Rows, int thread) {
   float* own = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
-  const int group = i.heads / limits_.kv_heads;
+  const int group = this->group(i);
   // Behind the state and the scores of a whole item.
   float* own_q = own + 2 * state_floats() + static_cast<size_t>(group) * kQueryRows * kTile;
   const bool rotates = plan_.self_contained() && i.rope >= 0;

@@ -10,6 +10,7 @@ namespace {
 constexpr size_t kStatesBytes = size_t{24} << 20;  // of attention that is split over tiles
 // So far apart that no product of sizes, and no share of one among threads, leaves its type.
 constexpr int kMostColumns = 1 << 24, kMostLayers = 1 << 12, kMostKvHeads = 1 << 8, kMostChunkRows = 1 << 12;
+constexpr int kMostRanks = 1 << 10;
 constexpr float kHighestFrequency = 1 << 20;
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -24,6 +25,7 @@ ExecutorLimits checked_limits(ExecutorLimits l, int threads) {
           "num_blocks, max_model_len, layers, kv_heads and vocab must be positive");
   require(l.vocab <= 1 << 19, "vocab must be at most 524288");
   require(l.layers <= kMostLayers && l.kv_heads <= kMostKvHeads, "more than 4096 layers or 256 key heads");
+  require(l.kv_splits >= 1 && l.kv_splits <= kMostKvHeads, "kv_splits must be within 1..256");
   require(l.head_dim >= 2 && l.head_dim % 2 == 0 && l.head_dim <= 512, "head_dim must be even and at most 512");
   l.chunk_rows = std::min(l.chunk_rows, l.max_rows);
   require(l.chunk_rows <= kMostChunkRows, "chunk_rows must be at most 4096");
@@ -41,19 +43,32 @@ Pages make_quant(int rows, int k, QuantRows& out) {
   return pages;
 }
 
+Ranks checked_ranks(Ranks r, const Exchange* exchange) {
+  const int members = r.members();
+  bool ascending = members >= 1 && r.begins.front() == 0 && r.begins.back() <= kMostRanks;
+  for (int m = 0; m < members; ++m) ascending &= r.begins[m] < r.begins[m + 1];
+  require(ascending, "ranks: every member needs ranks of its own, 0 to " + std::to_string(kMostRanks) + " in order");
+  require(r.own >= 0 && r.own < members, "ranks: this member is none of them");
+  require((members > 1) == (exchange != nullptr), "ranks: several members, and only those, need an exchange");
+  return r;
+}
+
 }  // namespace
 
-Executor::Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& team)
+Executor::Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& team, Ranks ranks, Exchange* exchange)
     : kernels_(kernels),
       limits_(checked_limits(limits, team.size())),
       team_(team),
-      plan_(limits_, kStatesBytes / sizeof(float)),
+      ranks_(checked_ranks(std::move(ranks), exchange)),
+      exchange_(exchange),
+      plan_(limits_, own_heads().end - own_heads().begin, kStatesBytes / sizeof(float)),
       greedy_(limits_.threads, head_rows()) {
   const ExecutorLimits& l = limits_;
-  shape_ = {l.kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, __builtin_ctz(l.block_size), l.kv_int8};
+  const int kv_heads = own_heads().end - own_heads().begin;
+  shape_ = {kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, __builtin_ctz(l.block_size), l.kv_int8};
   const size_t halves = size_t{2} * l.layers * l.num_blocks;  // of a block: keys and values; below 2^44
   kv_ = Pages(checked_product(halves, shape_.block_stride()));
-  if (l.kv_int8) kv_scales_ = Pages(checked_product(halves, sizeof(float) * l.kv_heads * l.block_size));
+  if (l.kv_int8) kv_scales_ = Pages(checked_product(halves, sizeof(float) * kv_heads * l.block_size));
   states_ = Pages(kStatesBytes);
   slots_.resize(limits_.chunk_rows);
   reserved_ = kv_.size() + kv_scales_.size() + states_.size();
@@ -84,23 +99,29 @@ int Executor::add_buffer(BufferType type, int width, bool sampled) {
   return static_cast<int>(buffers_.size()) - 1;
 }
 
-int Executor::add_weight(Format format, int n, int k, const uint8_t* data, size_t bytes, const float* channel_scale,
-                         size_t channel_count) {
+int Executor::add_weight(Format format, int n, int k, std::span<const StoredShard> shards) {
   require(n >= 1 && k >= 1 && n <= kMostColumns && k <= kMostColumns, "weight: sizes must be within 1..2^24");
   WeightRef w;
   w.rows = n;
   w.n = round_up(n, kPanel);
-  w.args.format = format;
-  w.args.blocks = round_up(k, kBlock) / kBlock;
-  w.args.weights = data;
-  w.args.channel_scale = channel_scale;
-  const size_t need = panel_bytes(format, w.args.blocks) * (w.n / kPanel);
-  require(bytes == need, "weight: has " + std::to_string(bytes) + " bytes instead of " + std::to_string(need));
-  require((format == Format::Int8Channel) == (channel_scale != nullptr) &&
-              (!channel_scale || channel_count == static_cast<size_t>(w.n)),
-          "weight: one scale per (padded) output channel is needed for int8_channel and for nothing else");
+  w.format = format;
+  w.blocks = round_up(k, kBlock) / kBlock;
+  const size_t each = panel_bytes(format, w.blocks);
+  for (const StoredShard& s : shards) {
+    const size_t bytes = s.weights.size(), panels = bytes / each;
+    require(bytes % each == 0,
+            "weight: " + std::to_string(bytes) + " bytes are no whole panels of " + std::to_string(each));
+    require(panels >= 1 && panels <= static_cast<size_t>(w.n / kPanel), "weight: a shard has too few or many panels");
+    const bool follows = w.shards.empty() ? s.first_panel >= 0 : s.first_panel == w.shards.back().panels.end;
+    require(follows && s.first_panel <= w.n / kPanel - static_cast<int>(panels), "weight: its shards do not follow");
+    require(s.channel_scale.size() == (format == Format::Int8Channel ? panels * kPanel : 0),
+            "weight: one scale per (padded) output channel is needed for int8_channel and for nothing else");
+    w.shards.push_back({{s.first_panel, s.first_panel + static_cast<int>(panels)},
+                        s.weights.data(),
+                        s.channel_scale.empty() ? nullptr : s.channel_scale.data()});
+  }
   weights_.push_back(w);
-  reserve_scratch(kernels_.linear_scratch(w.args.blocks));
+  reserve_scratch(kernels_.linear_scratch(w.blocks));
   return static_cast<int>(weights_.size()) - 1;
 }
 
@@ -128,10 +149,11 @@ void Executor::add(Instruction i) {
   link_rope();
   profile_.assign(program_.size() + 1, 0);
   max_heads_ = std::max(max_heads_, i.heads);
-  const size_t group = max_heads_ / limits_.kv_heads + 1;
+  const size_t group = max_heads_ / heads_in_all() + 1;
   reserve_scratch(group * kQueryRows * (kTile + shape_.padded_dim + 2 * attention_state_floats(shape_.padded_dim)) *
                   sizeof(float));
   if (i.op == Op::NormQuant) reserve_scratch(buffers_[i.input].width * sizeof(float));
+  if (exchange_) reserve_exchange(i);
   if (scratch_.size() < scratch_stride_ * limits_.threads) scratch_ = Pages(scratch_stride_ * limits_.threads);
 }
 

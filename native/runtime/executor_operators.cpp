@@ -45,7 +45,7 @@ void Executor::check_operands(const Instruction& i) const {
           i.label + ": unknown buffer or weight");
   if (reads(i.op)) {
     const Buffer& in = buffers_[i.input];
-    const bool integer = i.op == Op::Linear && is_integer(weights_[i.weight].args.format);
+    const bool integer = i.op == Op::Linear && is_integer(weights_[i.weight].format);
     require((in.type == BufferType::Q15) == integer, i.label + ": its input has the wrong type");
     require(row_of(i.op).works != (in.sampled ? Works::OnRows : Works::OnSampled), i.label + ": works on other rows");
     require(i.op == Op::Linear || row_of(i.op).row_wise || !in.by_rows,
@@ -63,7 +63,8 @@ void Executor::check_operands(const Instruction& i) const {
 bool Executor::embed_fits(const Instruction& i) const {
   const WeightRef& table = weights_[i.weight];
   const int out = buffers_[i.output].width;
-  return table.rows >= limits_.vocab && out == table.args.blocks * kBlock && i.width >= 1 && i.width <= out;
+  return table.rows >= limits_.vocab && table.holds(ranks_.share(table.n / kPanel)) && out == table.blocks * kBlock &&
+         i.width >= 1 && i.width <= out;
 }
 
 bool Executor::row_wise_fits(const Instruction& i) const {
@@ -76,18 +77,21 @@ bool Executor::row_wise_fits(const Instruction& i) const {
 bool Executor::linear_fits(const Instruction& i) const {
   const WeightRef& w = weights_[i.weight];
   const Buffer& out = buffers_[i.output];
-  const int in = buffers_[i.input].width, k = w.args.blocks * kBlock;
+  const int in = buffers_[i.input].width, k = w.blocks * kBlock;
   const bool gated = i.epilogue == Epilogue::SiluMul;
-  return (is_integer(w.args.format) ? in == k : in >= k) && i.column >= 0 && i.column % kPanel == 0 &&
+  bool cut_in_pairs = true;
+  for (const Shard& s : w.shards) cut_in_pairs &= s.panels.begin % 2 == 0 && s.panels.end % 2 == 0;
+  return w.holds({first_panel(i, 0), first_panel(i, team_.size())}) && (!gated || cut_in_pairs) &&
+         (is_integer(w.format) ? in == k : in >= k) && i.column >= 0 && i.column % kPanel == 0 &&
          out.width - i.column >= (gated ? w.n / 2 : w.n) && (!gated || w.n % (2 * kPanel) == 0) &&
          i.epilogue != Epilogue::Largest &&
          ((i.epilogue != Epilogue::Add && i.epilogue != Epilogue::Gate) || !out.by_rows) &&
          (i.vector.empty() || covers(i.vector, w.n)) && i.splits >= 1 && i.splits <= 8 &&
-         (i.splits & (i.splits - 1)) == 0 && i.splits <= w.args.blocks;
+         (i.splits & (i.splits - 1)) == 0 && i.splits <= w.blocks;
 }
 
 bool Executor::heads_fit(const Instruction& i) const {
-  return i.heads >= 1 && i.heads % limits_.kv_heads == 0 && i.layer == layers_attended_ && i.layer < limits_.layers;
+  return i.heads >= 1 && i.heads % heads_in_all() == 0 && i.layer == layers_attended_ && i.layer < limits_.layers;
 }
 
 // Products in 64 bits: `heads` is any number still.

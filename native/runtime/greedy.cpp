@@ -29,18 +29,24 @@ LargestOutput* GreedyRows::begin(int thread, int rows) {
   return own;
 }
 
-void GreedyRows::finish(const StepArrays& s, int row, int to) const {
-  float top = -kInfinity;
-  int token = -1;
-  bool wrong = false;
+void LargestToken::take(const LargestToken& other) {
+  wrong |= other.wrong;
+  if (other.value > value || (other.value == value && other.id < id)) value = other.value, id = other.id;
+}
+
+LargestToken GreedyRows::largest(int row) const {
+  LargestToken top = others_[row];
   for (size_t at = row; at < largest_.size(); at += rows_)
     for (int lane = 0; lane < kPanel; ++lane) {
       const LargestOutput& l = largest_[at];
-      const int id = static_cast<int>(l.panel[lane]) * kPanel + lane;
-      wrong |= l.wrong[lane] > 0.0f;
-      if (l.value[lane] > top || (l.value[lane] == top && id < token)) top = l.value[lane], token = id;
+      top.take({l.value[lane], static_cast<int>(l.panel[lane]) * kPanel + lane, l.wrong[lane] > 0.0f});
     }
-  s.tokens[to] = wrong ? -1 : token;
+  return top;
+}
+
+void GreedyRows::finish(const StepArrays& s, int row, int to) const {
+  const LargestToken top = largest(row);
+  s.tokens[to] = top.wrong ? -1 : top.id;
   s.logprobs[to] = std::numeric_limits<float>::quiet_NaN();
   std::fill_n(s.top_ids + static_cast<size_t>(to) * s.top_width, s.top_width, -1);
   std::fill_n(s.top_logprobs + static_cast<size_t>(to) * s.top_width, s.top_width, -kInfinity);

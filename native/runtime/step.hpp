@@ -18,6 +18,7 @@ struct ExecutorLimits {
   int block_size = 0;
   bool kv_int8 = false;
   int layers = 0, kv_heads = 0, head_dim = 0;
+  int kv_splits = 1;  // a KV head counts as so many, each with its part of the query heads: what ranks share out
   int vocab = 0;
   int global_topk = 0;
   bool deterministic = false;

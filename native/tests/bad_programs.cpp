@@ -33,8 +33,11 @@ struct Parts {
   }
   int buffer(int width, bool of_sampled = false) { return executor.add_buffer(BufferType::F32, width, of_sampled); }
   int matrix(int n) {
-    return executor.add_weight(Format::Float32, n, kHidden, bytes.data(),
-                               block_bytes(Format::Float32) * ((n + kPanel - 1) / kPanel), nullptr, 0);
+    const size_t size = block_bytes(Format::Float32) * ((n + kPanel - 1) / kPanel);
+    return whole_matrix(n, {bytes.data(), size});
+  }
+  int whole_matrix(int n, std::span<const uint8_t> packed) {
+    return executor.add_weight(Format::Float32, n, kHidden, std::vector<Executor::StoredShard>{{0, packed, {}}});
   }
   std::span<const float> vector(size_t n) const { return {ones.data(), n}; }
   void rotate() { executor.set_rope(ones.data(), kDim / 2, 1.0f); }
@@ -145,9 +148,7 @@ void test_sizes(Results& results) {
   Parts p;
   for (int n : {0, -1, (1 << 24) + 1, INT_MAX}) {
     results.refuses("a buffer's width", [&] { p.buffer(n); });
-    results.refuses("a weight's rows", [&] {
-      p.executor.add_weight(Format::Float32, n, kHidden, p.bytes.data(), p.bytes.size(), nullptr, 0);
-    });
+    results.refuses("a weight's rows", [&] { p.whole_matrix(n, p.bytes); });
   }
   for (float bad : {INFINITY, -INFINITY, std::nanf(""), 2e6f}) {
     p.ones[3] = bad;

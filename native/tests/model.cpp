@@ -101,8 +101,7 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
   e.set_rope(frequencies.data(), s.head_dim / 2, 1.0f);
   std::vector<int> weights;
   for (const Matrix& m : matrices_)
-    weights.push_back(e.add_weight(m.format, m.n, m.k, m.data.data(), m.data.size(),
-                                   m.scales.empty() ? nullptr : m.scales.data(), m.scales.size()));
+    weights.push_back(e.add_weight(m.format, m.n, m.k, std::vector<Executor::StoredShard>{{0, m.data, m.scales}}));
   const bool integer = is_integer(format_);
   const BufferType rows = integer ? BufferType::Q15 : BufferType::F32;
   const int qkv_width = up((s.heads + 2 * s.kv_heads) * s.head_dim, kPanel);

@@ -78,7 +78,7 @@ def test_weights_that_do_not_fit(model: PackedModel) -> None:
     cases: list[tuple[dict[str, PackedWeight | None], str]] = [
         ({name: None}, f"weight {name} is missing"),
         ({norm: None}, f"weight {norm} is missing"),
-        ({name: PackedWeight(packed.data[:-1])}, "bytes instead of"),
+        ({name: PackedWeight(packed.data[:-1])}, "no whole panels"),
         ({name: PackedWeight(packed.data, scale)}, "scale per"),
         ({norm: PackedWeight(None, None, np.zeros(3, np.float32))}, "sizes do not fit"),
     ]

@@ -210,6 +210,7 @@ def _limits(program: Program, layout: KvLayout, options: NativeOptions) -> dict[
         "kv_int8": options.kv_dtype == "int8",
         "layers": layout.layers,
         "kv_heads": layout.kv_heads,
+        "kv_splits": 1,
         "head_dim": layout.head_dim,
         "vocab": program.vocab_size,
         "global_topk": options.global_topk,
@@ -274,7 +275,7 @@ class _Binder:
         if name not in self._matrices:
             entry, packed = self._program.weights[name], self._stored(name)
             n, k = entry.shape
-            self._matrices[name] = self._native.add_weight(entry.format, n, k, packed.data, packed.scales)
+            self._matrices[name] = self._native.add_weight(entry.format, n, k, [(0, packed.data, packed.scales)])
         return self._matrices[name]
 
     def _stored(self, name: str) -> PackedWeight:
