@@ -4,7 +4,7 @@ Arrays are C-contiguous; those that are written must have exactly the given type
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,12 +123,26 @@ def mix_rate(isa: str, threads: int) -> float:
 class Executor:
     """Buffers, weights and instructions by index; one call of ``step`` runs them all."""
 
-    def __init__(self, isa: str, limits: Mapping[str, object], team: ThreadTeam, /) -> None: ...
+    def __init__(
+        self,
+        isa: str,
+        limits: Mapping[str, object],
+        team: ThreadTeam,
+        member: int = 0,
+        rank_begins: list[int] = ...,
+        all_gather: Callable[[NDArray[np.uint8], list[int], NDArray[np.uint8]], object] | None = None,
+    ) -> None:
+        """Member ``member`` of those whose ranks begin at ``rank_begins`` (the last entry is their number). Several
+        members meet through ``all_gather``: see :mod:`forerun.runtime.ranks`."""
+
     def add_buffer(self, type: str, width: int, sampled: bool, /) -> int:
         """Index of a new buffer: "f32" or "q15" of ``width`` columns, one row per token or per sampled row."""
 
-    def add_weight(self, format: str, n: int, k: int, data: NDArray[np.uint8] | None, scales: Float32 | None) -> int:
-        """Index of a packed matrix [n, k]; the arrays are kept and read where they are."""
+    def add_weight(
+        self, format: str, n: int, k: int, shards: list[tuple[int, NDArray[np.uint8], Float32 | None]]
+    ) -> int:
+        """Index of a packed matrix [n, k] in shards of (first panel, panels, channel scales); the arrays are kept and
+        read where they are."""
 
     def set_rope(self, inv_freq: Float32, scale: float, /) -> None:
         """Rotary frequencies, at most head_dim / 2 of them, and what cosines and sines are multiplied by."""

@@ -79,7 +79,7 @@ def test_what_is_drafted(words: str, expected: SpeculativeConfig | None) -> None
         ('--speculative-model D --speculative-config {"method":"suffix"}', "two ways to say one thing"),
         ('--speculative-config {"method":"draft_model"}', "method draft_model needs a model"),
         ('--speculative-config {"model":"D","method":"suffix"}', "method draft_model needs a model"),
-        ('--speculative-config {"model":"D","draft_tensor_parallel_size":2}', "more than one rank"),
+        ('--speculative-config {"model":"D","draft_tensor_parallel_size":0}', "within 1..1024, not 0"),
         ('--speculative-config {"model":7}', "must be a text"),
         ("--speculative-model D --speculative-model-quantization fp8", "int8 or int4, not fp8"),
         ("--speculative-model D --num-speculative-tokens 0", "num_speculative_tokens"),

@@ -190,7 +190,7 @@ def test_no_model_is_made_for_a_refused_command_line(model: FakeModel) -> None:
         raise AssertionError("made too early")
 
     base = shlex.split("--model-type llama --task-type causal-lm run --model-path m --compiled-model-path c")
-    assert inference_demo.main([*base, "--prompt", "a", "--tp-degree", "64"], fail) == 1
+    assert inference_demo.main([*base, "--prompt", "a", "--pp-degree", "64"], fail) == 1
 
 
 def test_accuracy_request_and_pass(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from forerun.compiler.compile import compile_checkpoint, plan_compile
 from forerun.compiler.pack import unpack
 from forerun.compiler.weights_file import WeightsFile
 from forerun.errors import ArtifactError, CheckpointError, ConfigError, ForerunError
-from forerun.runtime.loader import map_weights
+from forerun.runtime.weights import map_weights
 from tests.checkpoint.gguf_writing import gguf_config, write_gguf
 from tests.support.artifacts import everything_in, tiny_artifact, tiny_settings
 from tests.support.tiny_checkpoints import FAMILIES, write_tiny
@@ -45,12 +45,12 @@ def test_gguf_grids_arrive_in_the_artifact_unchanged(tmp_path: Path, kind: str, 
     mapped = map_weights(artifact, artifact.program)
     compared = 0
     for name, weight in artifact.program.weights.items():
-        packed = mapped[name].data
-        if packed is None or weight.interleave:
+        shards = mapped[name].shards
+        if not shards or weight.interleave:
             continue
         source = np.concatenate([checkpoint.tensors[part].load() for part in weight.sources])
         shape = (weight.shape[0], weight.shape[1])
-        assert np.allclose(unpack(packed, form, shape).float32(), source, rtol=1e-6, atol=1e-7)
+        assert np.allclose(unpack(shards[0].data, form, shape).float32(), source, rtol=1e-6, atol=1e-7)
         compared += 1
     assert compared >= 6
 

@@ -32,8 +32,8 @@ BUCKETED = {"seq_len": 512, "max_context_length": 256, "enable_bucketing": True}
         ({"kv_quant_config": {}}, "kv_quant_config needs kv_cache_quant"),
         ({"seq_len": 64, "max_new_tokens": 64}, "max_new_tokens 64 leaves no room for a prompt"),
         ({"world_size": 2}, "world_size 2 must be tp_degree x pp_degree x ep_degree = 1"),
-        ({"start_rank_id": 1}, "start_rank_id 1 is refused"),
-        ({"local_ranks_size": 64}, "local_ranks_size 64 must equal tp_degree 1"),
+        ({"start_rank_id": 1}, "start_rank_id 1 and local_ranks_size 1 reach beyond the 1 ranks"),
+        ({"tp_degree": 4, "local_ranks_size": 5}, "start_rank_id 0 and local_ranks_size 5 reach beyond the 4 ranks"),
         ({"batch_size": 4, "max_batch_size": 2}, "max_batch_size 2 is below batch_size 4"),
     ],
 )

@@ -121,7 +121,7 @@ def test_types_and_ranges(key: str, value: Any, words: str) -> None:
         ("torch_dtype", "float8_e4m3fn", "no float8 kernels"),
         ("quantization_dtype", "f8e4m3", "no float8 kernels"),
         ("activation_quantization_type", "static", "from their own row"),
-        ("tp_degree", 2, "more than one rank is not in this version"),
+        ("cp_degree", 2, "ranks share out matrices and heads here, nothing else"),
         ("is_medusa", True, "Medusa"),
         ("lora_config", {"max_loras": 2}, "LoRA"),
         ("capacity_factor", 1.0, "mixture-of-experts"),

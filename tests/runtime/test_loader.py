@@ -17,7 +17,8 @@ from forerun.compiler.artifact import Artifact, open_artifact
 from forerun.config import NeuronConfig, with_run_time
 from forerun.errors import ArtifactError, ConfigError, ForerunError
 from forerun.host.machine import read_host
-from forerun.runtime.loader import RunSettings, map_weights, open_executor
+from forerun.runtime.loader import RunSettings, open_executor
+from forerun.runtime.weights import map_weights
 from tests.support.artifacts import tiny_artifact
 from tests.support.reference_models import one_sequence
 
@@ -54,10 +55,10 @@ def test_weights_are_mapped_not_copied(artifact: Artifact) -> None:
     weights = map_weights(artifact, artifact.program)
     assert weights.keys() == artifact.program.weights.keys()
     for weight in weights.values():
-        for array in (weight.data, weight.scales, weight.vector):
+        for array in (weight.vector, *(array for shard in weight.shards for array in (shard.data, shard.scales))):
             assert array is None or (not array.flags.writeable and array.base is not None)
             assert array is None or array.ctypes.data % 64 == 0
-    assert any(weight.scales is not None for weight in weights.values())
+    assert any(shard.scales is not None for weight in weights.values() for shard in weight.shards)
 
 
 SHOW = """

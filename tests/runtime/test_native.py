@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from forerun import _native
-from forerun.runtime.native import NativeExecutor, NativeOptions, PackedWeight
+from forerun.runtime.native import NativeExecutor, NativeOptions
+from forerun.runtime.weights import PackedWeight
 from forerun.runtime.step import SamplingRows
 from tests.support.native_models import PackedModel
 from tests.support.reference_models import many_sequences, one_sequence, tiny_model
@@ -73,14 +74,14 @@ def test_weights_that_do_not_fit(model: PackedModel) -> None:
     name = next(n for n, w in model.program.weights.items() if len(w.shape) == 2)
     norm = next(n for n, w in model.program.weights.items() if len(w.shape) == 1)
     options, packed = NativeOptions(num_blocks=4), model.packed[name]
-    assert packed.data is not None
+    data = packed.shards[0].data
     scale = np.zeros(16, np.float32)
     cases: list[tuple[dict[str, PackedWeight | None], str]] = [
         ({name: None}, f"weight {name} is missing"),
         ({norm: None}, f"weight {norm} is missing"),
-        ({name: PackedWeight(packed.data[:-1])}, "no whole panels"),
-        ({name: PackedWeight(packed.data, scale)}, "scale per"),
-        ({norm: PackedWeight(None, None, np.zeros(3, np.float32))}, "sizes do not fit"),
+        ({name: PackedWeight.whole(data[:-1])}, "no whole panels"),
+        ({name: PackedWeight.whole(data, scale)}, "scale per"),
+        ({norm: PackedWeight(vector=np.zeros(3, np.float32))}, "sizes do not fit"),
     ]
     for change, words in cases:
         with pytest.raises(ValueError, match=words):
@@ -92,9 +93,8 @@ def test_a_table_shorter_than_the_vocabulary(model: PackedModel) -> None:
     name = "model.embed_tokens.weight"
     table = replace(model.program.weights[name], shape=(16, 88))
     program = replace(model.program, weights={**model.program.weights, name: table})
-    data = model.packed[name].data
-    assert data is not None
-    weights = broken(model, {name: PackedWeight(data[: 2 * _native.block_bytes("int8_f16")])})
+    data = model.packed[name].shards[0].data
+    weights = broken(model, {name: PackedWeight.whole(data[: 2 * _native.block_bytes("int8_f16")])})
     with pytest.raises(ValueError, match="embed: sizes do not fit"):
         NativeExecutor(program, weights, NativeOptions(num_blocks=4))
 

@@ -89,7 +89,7 @@ def test_tutorial_scripts(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tensor-parallel-size", "64"], "more than one rank is not in this version; use 1"),
+        (["--tensor-parallel-size", "0"], "--tensor-parallel-size must be at least 1, not 0"),
         (["--device", "cuda"], "--device cuda is not here"),
         (["--override-neuron-config", "{"], "--override-neuron-config: "),
         (["--override-neuron-config", "[1]"], "a JSON object was expected"),

@@ -11,8 +11,9 @@ import numpy as np
 from forerun.compiler.formats import IntWeight
 from forerun.compiler.pack import pack
 from forerun.compiler.program import Program
-from forerun.runtime.native import NativeExecutor, NativeOptions, PackedWeight
+from forerun.runtime.native import NativeExecutor, NativeOptions
 from forerun.runtime.reference import ReferenceExecutor
+from forerun.runtime.weights import PackedWeight
 from tests.support.reference_models import TinyModel, weights_of
 
 
@@ -24,13 +25,13 @@ def packed_weights(program: Program, weights: dict[str, Any]) -> dict[str, Packe
         if len(entry.shape) == 1:
             vector = np.zeros(-(-entry.shape[0] // 64) * 64, np.float32)
             vector[: entry.shape[0]] = value
-            packed[name] = PackedWeight(None, None, vector)
+            packed[name] = PackedWeight(vector=vector)
             continue
         scales = None
         if isinstance(value, IntWeight) and value.scale.ndim == 1:
             scales = np.zeros(-(-entry.shape[0] // 16) * 16, np.float32)
             scales[: entry.shape[0]] = value.scale
-        packed[name] = PackedWeight(pack(value, entry.format), scales)
+        packed[name] = PackedWeight.whole(pack(value, entry.format), scales)
     return packed
 
 

@@ -12,7 +12,8 @@ from forerun.compiler.weights import SCALES, store_weight
 from forerun.config import NeuronConfig
 from forerun.errors import AccuracyError, ConfigError
 from forerun.host.machine import read_host
-from forerun.runtime.native import NativeExecutor, NativeOptions, PackedWeight
+from forerun.runtime.native import NativeExecutor, NativeOptions
+from forerun.runtime.weights import PackedWeight
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)"""
@@ -74,10 +75,10 @@ def _packed(plan: CompilePlan, checkpoint: Checkpoint, per_tensor: bool, progres
         stored = store_weight(entry, checkpoint, per_tensor=per_tensor).tensors
         value, scales = stored[entry.name], stored.get(entry.name + SCALES)
         if len(entry.shape) == 1:
-            weights[entry.name] = PackedWeight(None, None, value.astype(np.float32, copy=False))
+            weights[entry.name] = PackedWeight(vector=value.astype(np.float32, copy=False))
         else:
             wide = None if scales is None else scales.astype(np.float32, copy=False)
-            weights[entry.name] = PackedWeight(value.view(np.uint8), wide)
+            weights[entry.name] = PackedWeight.whole(value.view(np.uint8), wide)
         done += sum(array.nbytes for array in stored.values())
         progress(done, plan.weight_bytes)
     return weights

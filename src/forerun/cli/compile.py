@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         artifact = prepare(request, progress=tell).artifact
     for line in (*artifact.notes, *quantization_lines(artifact)):
         print(one_line(line))
-    size, seconds = artifact.weights_path().stat().st_size, time.perf_counter() - started
+    size, seconds = artifact.weights_bytes, time.perf_counter() - started
     print(f"{one_line(args.output)}: {size / 1e6:.1f} MB of weights, {seconds:.1f} s")
     return 0
 

@@ -119,7 +119,7 @@ def _show_artifact(args: argparse.Namespace, artifact: Artifact) -> int:
     for line in str(artifact.plan).splitlines():
         print(f"  {line}")
     print("\nMemory")
-    print(f"  weights  {artifact.weights_path().stat().st_size / 1e6:.1f} MB, mapped")
+    print(f"  weights  {artifact.weights_bytes / 1e6:.1f} MB, mapped")
     print(f"  KV cache {memory.formula()}")
     chosen = (
         "derived from free memory at start" if config.pa_num_blocks is None else f"{config.pa_num_blocks} asked for"

@@ -14,7 +14,7 @@ from forerun.opening import ModelRequest, Prepared, prepare
 from forerun.progress import base_name, progress
 from forerun.runtime.loader import MOST_THREADS, RunSettings
 
-_SIZES = ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size")
+_SIZES = ("seq_len", "batch_size", "pa_num_blocks", "pa_block_size", "tp_degree")
 _NAMES = {name: f"--{name.replace('_', '-')}" for name in (*_SIZES, "quantization_type", "quantization_dtype")}
 _NAMES |= {"max_length": "--seq-len", "kv_cache_quant": "--kv-cache-dtype"}
 _NAMES |= dict.fromkeys(("quantized", "torch_dtype"), "--quantization-dtype")
@@ -42,6 +42,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, help="sequences that run together (default 4)")
     group.add_argument("--pa-num-blocks", type=int, help="KV blocks (default: derived from free memory)")
     group.add_argument("--pa-block-size", type=int, help="tokens per KV block: 16, 32, 64 or 128 (default 32)")
+    group.add_argument("--tp-degree", type=int, help="tensor parallel ranks (default 1); any number, the same tokens")
+    group.add_argument("--save-sharded-checkpoint", action="store_true", help="a weights file for each rank")
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +72,8 @@ def requested_settings(args: argparse.Namespace) -> dict[str, Any]:
         settings["modules_to_not_convert"] = list(read_modules_to_not_convert(args.modules_to_not_convert_file))
     if args.kv_cache_dtype == "int8":
         settings["kv_cache_quant"] = True
+    if args.save_sharded_checkpoint:
+        settings["save_sharded_checkpoint"] = True
     for name in _SIZES:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)

@@ -42,6 +42,7 @@ _NAMES = {
     "quantized": "--quantization",
     "quantization_dtype": "--quantization",
     "kv_cache_quant": "--kv-cache-dtype",
+    "tp_degree": "--tensor-parallel-size",
 }
 _DTYPES = {
     "auto": None,
@@ -101,10 +102,6 @@ def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
     from forerun.opening import ModelRequest
     from forerun.runtime.loader import RunSettings
 
-    if args.tensor_parallel_size != 1:
-        raise ConfigError(
-            f"--tensor-parallel-size {args.tensor_parallel_size}: more than one rank is not in this version; use 1"
-        )
     if args.device not in ("neuron", "cpu", "auto"):
         raise ConfigError(f"--device {args.device} is not here: use cpu (neuron and auto mean the same)")
     if args.threads < 0:
@@ -138,6 +135,8 @@ def _artifacts_folder(args: argparse.Namespace, environ: Mapping[str, str]) -> P
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """Flags that are settings of the artifact, under NeuronConfig's names."""
     settings: dict[str, Any] = {}
+    if args.tensor_parallel_size is not None:
+        settings["tp_degree"] = args.tensor_parallel_size
     if args.block_size is not None:
         settings["pa_block_size"] = args.block_size
     if args.num_gpu_blocks_override is not None:

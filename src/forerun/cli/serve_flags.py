@@ -64,7 +64,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="names that requests may use (default: --model as it is)",
     )
     group.add_argument("--device", default="auto", help="cpu; neuron and auto mean the same here")
-    group.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, help="1")
+    group.add_argument(
+        "--tensor-parallel-size", "-tp", type=int, metavar="N", help="ranks; any number gives the same tokens"
+    )
     group.add_argument(
         "--dtype",
         default="auto",

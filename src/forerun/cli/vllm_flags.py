@@ -21,6 +21,10 @@ NO_EFFECT: tuple[Foreign, ...] = (
         "--typical-acceptance-sampler-posterior-alpha --num-lookahead-slots",
     ),
     *no_effect("the draft model goes as far as its target", values="--speculative-max-model-len"),
+    *no_effect(
+        "a draft model runs with all threads of its target",
+        values="--speculative-draft-tensor-parallel-size,-spec-draft-tp",
+    ),
     *no_effect("the method follows from --speculative-model or --speculative-config", values="--spec-method"),
     *no_effect(
         _WEIGHTS,
@@ -111,11 +115,6 @@ NO_EFFECT: tuple[Foreign, ...] = (
 )
 
 REFUSED: tuple[Foreign, ...] = (
-    *refused(
-        "more than one rank is not in this version; use 1",
-        values="--speculative-draft-tensor-parallel-size,-spec-draft-tp",
-        neutral=("1",),
-    ),
     *refused(
         f"{_ONE_PROCESS}; use 1",
         values="--pipeline-parallel-size,-pp --data-parallel-size,-dp --data-parallel-size-local,-dpl --nnodes,-n "

@@ -53,6 +53,12 @@ def weights_path(rank: int = 0) -> str:
     return f"{WEIGHTS}/tp{rank}_sharded_checkpoint.safetensors"
 
 
+def shard_count(config: NeuronConfig) -> int:
+    """How many files hold the packed weights: one for each rank when ``save_sharded_checkpoint`` asks for it; else a
+    single one, of which ranks map their parts."""
+    return config.tp_degree if config.save_sharded_checkpoint else 1
+
+
 @dataclass(frozen=True)
 class Artifact:
     """An opened artifact; its program is read on first use, weights by the runtime."""
@@ -70,6 +76,16 @@ class Artifact:
     def weights_path(self, rank: int = 0) -> Path:
         """The packed weights of a rank."""
         return self.path / weights_path(rank)
+
+    @property
+    def weights_paths(self) -> list[Path]:
+        """All files of packed weights, by rank: one, or as many as the ranks it was sharded for."""
+        return [self.weights_path(rank) for rank in range(shard_count(self.neuron_config))]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Their size."""
+        return sum(path.stat().st_size for path in self.weights_paths)
 
     @property
     def sub_models(self) -> list[str]:
@@ -111,6 +127,9 @@ def open_artifact(path: str | Path, *, verify: bool | None = None) -> Artifact:
     config = InferenceConfig.from_json(ARTIFACT_JSON.read_bytes(path / CONFIG))
     ARTIFACT_JSON.require(config.model, _MODEL_KEYS, f"{path}: {CONFIG}")
     plan = BucketPlan.from_json(ARTIFACT_JSON.read_object(path / PLAN))
+    for rank in range(shard_count(config.neuron_config)):
+        if weights_path(rank) not in manifest["files"]:
+            raise ArtifactError(f"{path}: {MANIFEST} lists no {weights_path(rank)}; compile it again")
     return Artifact(path, config, manifest, plan)
 
 

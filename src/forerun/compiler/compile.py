@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from forerun.compiler.artifact import (
     WEIGHTS,
     checksum,
     new_artifact,
+    shard_count,
     weights_path,
     write_json,
 )
@@ -28,8 +29,9 @@ from forerun.compiler.lower import lower
 from forerun.compiler.pack import bits_per_weight
 from forerun.compiler.policy import format_chooser
 from forerun.compiler.program import Program, Weight
+from forerun.compiler.shard import Ranks, panels_of
 from forerun.compiler.trace import trace
-from forerun.compiler.weights import StoredWeight, store_weight, stored_sizes
+from forerun.compiler.weights import StoredWeight, part_of, store_weight, stored_sizes
 from forerun.compiler.weights_file import WeightsFile
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import CheckpointError, ConfigError, one_line
@@ -110,29 +112,39 @@ def compile_checkpoint(
         (folder / CONFIG).write_text(plan.config.to_json(), "utf-8")
         write_json(folder / PLAN, plan.buckets.to_json())
         (folder / PROGRAM).write_text(plan.program.dumps(), "utf-8")
-        digest, exact = _write_weights(folder / weights_path(), plan, checkpoint, config, progress)
-        write_json(folder / MANIFEST, _manifest(folder, plan, checkpoint, digest, exact))
+        digests, exact = _write_weights(folder, plan, checkpoint, config, progress)
+        write_json(folder / MANIFEST, _manifest(folder, plan, checkpoint, digests, exact))
     return plan
 
 
 def _write_weights(
-    path: Path, plan: CompilePlan, checkpoint: Checkpoint, config: NeuronConfig, progress: Progress
-) -> tuple[str, dict[str, bool]]:
+    folder: Path, plan: CompilePlan, checkpoint: Checkpoint, config: NeuronConfig, progress: Progress
+) -> tuple[dict[str, str], dict[str, bool]]:
+    """One file for each shard: name -> SHA-256; and weight -> whether its numbers are the checkpoint's own."""
     weights = list(plan.program.weights.values())
-    sizes = {name: size for weight in weights for name, size in stored_sizes(weight).items()}
-    file = WeightsFile(path, sizes)
+    count = shard_count(config)
+    shards = [panels_of(plan.program, Ranks(rank, rank + 1, count)) for rank in range(count)]
+    files: list[WeightsFile] = []
     exact: dict[str, bool] = {}
     done = 0
     try:
+        for rank, panels in enumerate(shards):
+            files.append(WeightsFile(folder / weights_path(rank), _sizes(weights, panels)))
         for weight, stored in _prepared(weights, checkpoint, config.weights_format == "int8_tensor"):
-            for name, array in stored.tensors.items():
-                file.write(name, array)
-                done += array.nbytes
+            for file, panels in zip(files, shards, strict=True):
+                for name, array in part_of(weight, stored, panels.get(weight.name)).items():
+                    file.write(name, array)
             exact[weight.name] = stored.exact
+            done += sum(array.nbytes for array in stored.tensors.values())
             progress(weight.name, done, plan.weight_bytes)
-        return file.close(), exact
+        return {weights_path(rank): file.close() for rank, file in enumerate(files)}, exact
     finally:
-        file.abort()
+        for file in files:
+            file.abort()
+
+
+def _sizes(weights: list[Weight], panels: Mapping[str, range]) -> dict[str, tuple[str, int]]:
+    return {name: size for w in weights for name, size in stored_sizes(w, panels.get(w.name)).items()}
 
 
 def _prepared(weights: list[Weight], checkpoint: Checkpoint, per_tensor: bool) -> Iterator[tuple[Weight, StoredWeight]]:
@@ -154,7 +166,7 @@ def _prepared(weights: list[Weight], checkpoint: Checkpoint, per_tensor: bool) -
 
 
 def _manifest(
-    folder: Path, plan: CompilePlan, checkpoint: Checkpoint, weights_digest: str, exact: dict[str, bool]
+    folder: Path, plan: CompilePlan, checkpoint: Checkpoint, weights_digests: Mapping[str, str], exact: dict[str, bool]
 ) -> dict[str, Any]:
     from importlib.metadata import version
 
@@ -162,8 +174,7 @@ def _manifest(
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             name = path.relative_to(folder).as_posix()
-            digest = weights_digest if name == weights_path() else checksum(path)
-            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+            files[name] = {"bytes": path.stat().st_size, "sha256": weights_digests.get(name) or checksum(path)}
     return {
         "format_version": VERSION,
         "forerun_version": version("forerun"),

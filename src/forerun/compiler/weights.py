@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from forerun.checkpoint.base import Checkpoint, FloatArray, QuantGrid, SourceTensor, Steps
 from forerun.compiler.assemble import PADDING, assemble, row_order
-from forerun.compiler.formats import BLOCK, FLOAT_FORMATS, INT_LAYOUTS, SUPERBLOCK, IntWeight
+from forerun.compiler.formats import BLOCK, FLOAT_FORMATS, INT_LAYOUTS, PANEL, SUPERBLOCK, IntWeight
 from forerun.compiler.pack import pack, packed_bytes, padded_shape
 from forerun.compiler.program import Weight
 from forerun.compiler.quantize import from_grid, quantize
@@ -31,14 +31,26 @@ class StoredWeight:
     exact: bool
 
 
-def stored_sizes(weight: Weight) -> dict[str, tuple[str, int]]:
-    """Tensor name -> (safetensors type, number of elements) of what :func:`store_weight` will deliver."""
+def stored_sizes(weight: Weight, panels: range | None = None) -> dict[str, tuple[str, int]]:
+    """Tensor name -> (safetensors type, number of elements) of what :func:`store_weight` will deliver, or of ``panels``
+    of it alone."""
     if len(weight.shape) == 1:
         return {weight.name: ("F32", -(-weight.shape[0] // BLOCK) * BLOCK)}
-    sizes = {weight.name: ("U8", packed_bytes(weight.format, weight.shape))}
+    rows = padded_shape(weight.shape)[0] if panels is None else len(panels) * PANEL
+    sizes = {weight.name: ("U8", packed_bytes(weight.format, (rows, weight.shape[1])) if rows else 0)}
     if weight.format == "int8_channel":
-        sizes[weight.name + SCALES] = ("F32", padded_shape(weight.shape)[0])
+        sizes[weight.name + SCALES] = ("F32", rows)
     return sizes
+
+
+def part_of(weight: Weight, stored: StoredWeight, panels: range | None) -> dict[str, NDArray[np.generic]]:
+    """What ``panels`` of a stored matrix are, by tensor name; all of it for a vector and without ``panels``."""
+    if panels is None or len(weight.shape) == 1:
+        return dict(stored.tensors)
+    count = padded_shape(weight.shape)[0] // PANEL
+    return {
+        name: array.reshape(count, -1)[panels.start : panels.stop].reshape(-1) for name, array in stored.tensors.items()
+    }
 
 
 def store_weight(weight: Weight, checkpoint: Checkpoint, *, per_tensor: bool = False) -> StoredWeight:

@@ -13,6 +13,7 @@ from forerun.errors import ArtifactError, ConfigError, did_you_mean
 _BATCHES = ("ctx_batch_size", "tkg_batch_size", "max_batch_size", "kv_cache_batch_size", "spec_batch_size")
 _LENGTHS = ("n_active_tokens", "n_positions", "max_context_length", "max_length", "max_new_tokens")
 _BUCKETS = ("buckets", "context_encoding_buckets", "prefix_buckets", "token_generation_buckets")
+_WORLD = ("world_size", "local_ranks_size")
 Verdict = Literal["equal", "run-time setting", "no effect here", "needs a recompile"]
 
 
@@ -80,6 +81,8 @@ def with_run_time(
     another ``length`` in tokens; everything else stays as compiled. Raises ConfigError."""
     specs, merged = specs_of(NeuronConfig), stored.to_dict()
     merged |= _resized(stored, sequences or stored.max_seqs, length or stored.max_length)
+    if "tp_degree" in requested:
+        merged |= dict.fromkeys(_WORLD)
     for key, value in requested.items():
         if specs[key].setting.run_time:
             partial = isinstance(value, Mapping) and merged[key] is not None

@@ -36,7 +36,7 @@ class NeuronConfig(AllSettings):
         values = dict.fromkeys(("n_active_tokens", "n_positions", "max_context_length", "max_length"), length)
         values |= dict.fromkeys(("ctx_batch_size", "tkg_batch_size", "kv_cache_batch_size", "spec_batch_size"), batch)
         values["max_batch_size"] = max(batch, self.tkg_batch_size or batch)
-        values |= {"world_size": world, "local_ranks_size": world}
+        values |= {"world_size": world, "local_ranks_size": max(1, world - self.start_rank_id)}
         return {**values, "buckets": (length,), "enable_long_context_mode": context >= 32768}
 
     @classmethod

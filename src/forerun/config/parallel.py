@@ -1,4 +1,4 @@
-"""Ranks and degrees. One rank is all there is in this version; the fields are the original's."""
+"""Ranks and degrees. Tensor parallelism is here, the other kinds are not; the fields are the original's."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ from dataclasses import dataclass
 
 from forerun.config.fields import no_effect, refused, setting
 
-ONE_RANK = "more than one rank is not in this version; use 1"
-_RANKS = refused(ONE_RANK)
-_ALONE = no_effect("a single rank has nothing to share out")
+_TENSOR_ONLY = refused("ranks share out matrices and heads here, nothing else; use 1 and --tp-degree")
+_ALWAYS = no_effect("embedding, LM head and the rows of norms are always shared out among the threads of all ranks")
+MOST_RANKS = 1024
 
 
 @dataclass(frozen=True)
 class ParallelSettings:
-    """Degrees of parallelism; every one of them is 1 for now."""
+    """Degrees of parallelism. ``tp_degree`` ranks share out matrices and heads; this process has ``local_ranks_size`` of
+    them, from ``start_rank_id`` on, which share its memory. Any degree gives the same bits, so an artifact serves any."""
 
-    tp_degree: int = setting(1, at_least=1, status=_RANKS)
-    cp_degree: int = setting(1, at_least=1, status=_RANKS)
-    mlp_cp_degree: int = setting(1, at_least=1, status=_RANKS)
-    attention_dp_degree: int = setting(1, at_least=1, status=_RANKS)
-    pp_degree: int = setting(1, at_least=1, status=_RANKS)
-    ep_degree: int = setting(1, at_least=1, status=_RANKS)
-    world_size: int = setting(derived="tp_degree x pp_degree x ep_degree", at_least=1)
-    start_rank_id: int = setting(0, at_least=0)
-    local_ranks_size: int = setting(derived="world_size", at_least=1)
-    save_sharded_checkpoint: bool = setting(
-        False, status=no_effect("the artifact always holds its packed weights, one file per rank")
+    tp_degree: int = setting(
+        1,
+        run_time=True,
+        at_least=1,
+        at_most=MOST_RANKS,
+        differs="an artifact serves any degree: matrices are cut by whole panels, which needs nothing compiled",
     )
+    cp_degree: int = setting(1, at_least=1, status=_TENSOR_ONLY)
+    mlp_cp_degree: int = setting(1, at_least=1, status=_TENSOR_ONLY)
+    attention_dp_degree: int = setting(1, at_least=1, status=_TENSOR_ONLY)
+    pp_degree: int = setting(1, at_least=1, status=_TENSOR_ONLY)
+    ep_degree: int = setting(1, at_least=1, status=_TENSOR_ONLY)
+    world_size: int = setting(derived="tp_degree x pp_degree x ep_degree", run_time=True, at_least=1)
+    start_rank_id: int = setting(0, run_time=True, at_least=0)
+    local_ranks_size: int = setting(derived="world_size", run_time=True, at_least=1)
+    save_sharded_checkpoint: bool = setting(False)
     skip_sharding: bool = setting(False, status=no_effect("packing is part of compiling and takes seconds"))
-    vocab_parallel: bool = setting(False, status=_ALONE)
-    sequence_parallel_enabled: bool = setting(False, status=_ALONE)
-    weight_gather_seq_len_threshold: int = setting(32768, at_least=0, status=_ALONE)
+    vocab_parallel: bool = setting(False, status=_ALWAYS)
+    sequence_parallel_enabled: bool = setting(False, status=_ALWAYS)
+    weight_gather_seq_len_threshold: int = setting(32768, at_least=0, status=_ALWAYS)

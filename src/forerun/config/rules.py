@@ -162,13 +162,11 @@ def _world_is_product(c: AllSettings) -> str | None:
 
 
 def _local_ranks(c: AllSettings) -> str | None:
-    if c.start_rank_id != 0:
-        return f"start_rank_id {c.start_rank_id} is refused: all ranks live in this process; use 0"
-    if c.local_ranks_size == c.world_size:
+    if c.start_rank_id + c.local_ranks_size <= c.world_size:
         return None
     return (
-        f"local_ranks_size {c.local_ranks_size} must equal tp_degree {c.tp_degree}: "
-        "all ranks live in this process; give both the same value"
+        f"start_rank_id {c.start_rank_id} and local_ranks_size {c.local_ranks_size} reach beyond the {c.world_size} "
+        "ranks of tp_degree: lower them, or leave them out"
     )
 
 
@@ -181,7 +179,7 @@ def _decode_batch_is_reachable(c: AllSettings) -> str | None:
     )
 
 
-_ONE_RANK = "degrees above 1 are refused as a whole for now"
+_ONE_RANK = "these degrees are refused above 1"
 _KERNELS = "kernel switches have no effect here, so no two of them can clash"
 _FREE = "no such clash: lengths, block tables and draft lengths are data for one program"
 
@@ -247,6 +245,6 @@ RULES: tuple[Rule, ...] = (
     Rule("f", "kv_quant_config needs kv_cache_quant", "ours", "ignored by the original", _kv_quantization_is_asked_for),
     Rule("g", "max_new_tokens < max_length", "ours", "a prompt needs at least one token", _new_tokens_fit),
     Rule("h", "world_size is the product of its degrees", "ours", "a contradiction otherwise", _world_is_product),
-    Rule("i", "start_rank_id 0, local_ranks_size = world_size", "ours", "one process holds all ranks", _local_ranks),
+    Rule("i", "start_rank_id + local_ranks_size <= world_size", "ours", "a contradiction otherwise", _local_ranks),
     Rule("j", "max_batch_size >= batch_size, tkg_batch_size", "ours", "a contradiction", _decode_batch_is_reachable),
 )

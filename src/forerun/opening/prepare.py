@@ -190,5 +190,10 @@ def _find(request: ModelRequest, progress: Progress) -> Artifact:
 
 
 def _without_run_time(settings: Mapping[str, Any]) -> dict[str, Any]:
-    specs = specs_of(NeuronConfig)
-    return {name: value for name, value in settings.items() if not specs[name].setting.run_time}
+    """Sharded weights are cut for a number of ranks, which is part of the artifact then."""
+    specs, sharded = specs_of(NeuronConfig), settings.get("save_sharded_checkpoint", False)
+    return {
+        name: value
+        for name, value in settings.items()
+        if not specs[name].setting.run_time or (sharded and name == "tp_degree")
+    }

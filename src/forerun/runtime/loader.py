@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 
-import numpy as np
-
 from forerun._native import ThreadTeam
-from forerun.checkpoint.safetensors_file import open_safetensors
 from forerun.compiler.artifact import Artifact
-from forerun.compiler.program import Program
-from forerun.compiler.weights import SCALES, stored_sizes
+from forerun.compiler.shard import Ranks
 from forerun.config import NeuronConfig
-from forerun.errors import ArtifactError, ConfigError
+from forerun.errors import ConfigError
 from forerun.host.machine import Host, read_host
 from forerun.runtime.memory import blocks_for
-from forerun.runtime.native import HEAD_ROWS, LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions, PackedWeight
+from forerun.runtime.native import HEAD_ROWS, LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions
+from forerun.runtime.ranks import RankGroup, all_local, rank_layout
+from forerun.runtime.weights import map_weights
 
 MAX_BATCHED_ROWS = 2048
 """Default rows of one engine step; the native layer cuts them into smaller chunks."""
@@ -49,20 +46,23 @@ def open_executor(
     *,
     team: ThreadTeam | None = None,
     others: int = 0,
+    group: RankGroup | None = None,
 ) -> NativeExecutor:
     """Load an artifact. ``config`` is its own configuration with this run's run-time settings. ``team``: threads of an
     executor to share, in place of own ones. ``others``: bytes that each block takes elsewhere, in a draft's pool.
+    ``group``: which ranks this process has and how it meets the others; None: all of them.
 
     Raises ArtifactError for damaged weights, ConfigError when memory, threads or the instruction set are not to be had.
     """
     config, run, host = config or artifact.neuron_config, run or RunSettings(), host or read_host()
     program = artifact.program
-    weights = map_weights(artifact, program)
-    threads = run.threads or config_threads(config) or host.default_threads()
+    group = group or all_local(config.tp_degree)
+    weights = map_weights(artifact, program, group.ranks)
+    threads = run.threads or config_threads(config, group.ranks) or host.default_threads()
     if not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads must be within 1..{MOST_THREADS}, not {threads}")
     options = NativeOptions(
-        num_blocks=blocks_for(config, program.kv_layout, host.memory_available or UNKNOWN_MEMORY, others),
+        num_blocks=blocks_for(config, rank_layout(program, group), host.memory_available or UNKNOWN_MEMORY, others),
         block_size=native_block_size(config),
         max_model_len=config.max_length,
         max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),
@@ -77,7 +77,7 @@ def open_executor(
         deterministic=config.sampling.deterministic,
     )
     try:
-        executor = NativeExecutor(program, weights, options, team)
+        executor = NativeExecutor(program, weights, options, team, group)
     except (ValueError, MemoryError) as error:
         raise ConfigError(f"the model cannot be started: {error or 'out of memory'}") from None
     if run.populate:
@@ -85,9 +85,9 @@ def open_executor(
     return executor
 
 
-def config_threads(config: NeuronConfig) -> int:
-    """``logical_nc_config`` cores make one rank; 0 when it was not given."""
-    return config.logical_nc_config or 0
+def config_threads(config: NeuronConfig, ranks: Ranks) -> int:
+    """``logical_nc_config`` cores make one rank; 0 when it was not given: then the ranks share all cores."""
+    return (config.logical_nc_config or 0) * (ranks.end - ranks.begin)
 
 
 def native_block_size(config: NeuronConfig) -> int:
@@ -96,31 +96,3 @@ def native_block_size(config: NeuronConfig) -> int:
     if size < LOWEST_BLOCK_SIZE or 256 % size:
         raise ConfigError(f"pa_block_size {size} is not supported: use 16, 32, 64 or 128")
     return size
-
-
-def map_weights(artifact: Artifact, program: Program) -> dict[str, PackedWeight]:
-    """Map the weights file; nothing is copied. Raises ArtifactError when a tensor is missing or has another size."""
-    file = open_safetensors(artifact.weights_path())
-    content = file.content
-    if isinstance(content.obj, mmap.mmap):
-        content.obj.madvise(mmap.MADV_WILLNEED)
-
-    def raw(name: str, kind: str, count: int) -> memoryview:
-        entry = file.entries.get(name)
-        if entry is None or entry.dtype != kind or entry.shape != (count,):
-            what = f"tensor '{name}' of {count} {kind}"
-            raise ArtifactError(f"{artifact.path}: the weights hold no {what}; compile it again")
-        return content[entry.start : entry.end]
-
-    weights: dict[str, PackedWeight] = {}
-    for weight in program.weights.values():
-        found = {name: raw(name, kind, count) for name, (kind, count) in stored_sizes(weight).items()}
-        if len(weight.shape) == 1:
-            weights[weight.name] = PackedWeight(vector=np.frombuffer(found[weight.name], np.float32))
-        else:
-            scales = found.get(weight.name + SCALES)
-            weights[weight.name] = PackedWeight(
-                np.frombuffer(found[weight.name], np.uint8),
-                None if scales is None else np.frombuffer(scales, np.float32),
-            )
-    return weights

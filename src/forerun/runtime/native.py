@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forerun import _native
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, KvLayout, Program
 from forerun.runtime.populate import LastStep, Populator
+from forerun.runtime.ranks import RankGroup, all_local, cache_splits
 from forerun.runtime.step import StepInput, StepOutput
+from forerun.runtime.weights import PackedWeight
 
 CHUNK_ROWS = 256
 """Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
@@ -27,16 +28,6 @@ _KEPT = 8
 LOWEST_BLOCK_SIZE = 16
 MOST_REPEAT_ROWS = 8
 """What ``set_repeat_rows`` takes at most."""
-
-
-@dataclass(frozen=True)
-class PackedWeight:
-    """One weight as the kernels read it: bytes of :mod:`forerun.compiler.pack`, and the channel scales of int8_channel;
-    vectors are float32 padded with zeros to a multiple of 64."""
-
-    data: NDArray[np.uint8] | None = None
-    scales: NDArray[np.float32] | None = None
-    vector: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class NativeExecutor:
     options that do not fit; MemoryError when the KV pool cannot be reserved.
 
     ``team``: threads that other executors work with too, which wait for each other; None: a team of its own, as
-    ``options`` says."""
+    ``options`` says. ``group``: the ranks that this process has, and how it meets the others; ``weights`` are theirs."""
 
     def __init__(
         self,
@@ -77,6 +68,7 @@ class NativeExecutor:
         weights: Mapping[str, PackedWeight],
         options: NativeOptions,
         team: _native.ThreadTeam | None = None,
+        group: RankGroup | None = None,
     ) -> None:
         layout = program.kv_layout
         self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, options.num_blocks, options.block_size
@@ -86,7 +78,15 @@ class NativeExecutor:
         team = team or _native.ThreadTeam(options.threads, list(options.cpus))
         self.team: _native.ThreadTeam | None = team
         self.threads, self.kv_dtype = team.size, options.kv_dtype
-        core = _native.Executor(self.isa, _limits(program, layout, options), team)
+        group = group or all_local()
+        core = _native.Executor(
+            self.isa,
+            _limits(program, layout, options, cache_splits(program, group)),
+            team,
+            group.own,
+            list(group.begins),
+            group.all_gather,
+        )
         core.set_rope(np.asarray(program.rope_inv_freq, np.float32), program.rope_scale)
         self._native: _native.Executor | None = core
         binder = _Binder(core, program, weights)
@@ -195,7 +195,7 @@ class _Bound:
     arrays: _native.BoundStep
 
 
-def _limits(program: Program, layout: KvLayout, options: NativeOptions) -> dict[str, object]:
+def _limits(program: Program, layout: KvLayout, options: NativeOptions, kv_splits: int) -> dict[str, object]:
     if options.kv_dtype not in ("bfloat16", "int8"):
         raise ValueError(f"kv_dtype '{options.kv_dtype}' is not supported: bfloat16 or int8")
     return {
@@ -210,7 +210,7 @@ def _limits(program: Program, layout: KvLayout, options: NativeOptions) -> dict[
         "kv_int8": options.kv_dtype == "int8",
         "layers": layout.layers,
         "kv_heads": layout.kv_heads,
-        "kv_splits": 1,
+        "kv_splits": kv_splits,
         "head_dim": layout.head_dim,
         "vocab": program.vocab_size,
         "global_topk": options.global_topk,
@@ -275,7 +275,9 @@ class _Binder:
         if name not in self._matrices:
             entry, packed = self._program.weights[name], self._stored(name)
             n, k = entry.shape
-            self._matrices[name] = self._native.add_weight(entry.format, n, k, [(0, packed.data, packed.scales)])
+            self._matrices[name] = self._native.add_weight(
+                entry.format, n, k, [(shard.first_panel, shard.data, shard.scales) for shard in packed.shards]
+            )
         return self._matrices[name]
 
     def _stored(self, name: str) -> PackedWeight:

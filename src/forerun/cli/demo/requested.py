@@ -35,14 +35,6 @@ def check_supported(arguments: Arguments, cores: int) -> None:
 
 
 def _check_host(arguments: Arguments, cores: int) -> None:
-    if arguments.given.get("--draft-model-tp-degree", 1) != 1:
-        raise ConfigError("--draft-model-tp-degree: more than one rank is not in this version; use 1")
-    ranks = arguments.given.get("--tp-degree", 1)
-    if ranks > cores:
-        raise ConfigError(
-            f"--tp-degree {ranks} is beyond this host: it has {cores} usable cores and a rank needs one; "
-            "use --tp-degree 1"
-        )
     for name in ("--logical-nc-config", "--logical-neuron-cores"):
         per_rank = arguments.given.get(name, 1)
         if per_rank > cores:

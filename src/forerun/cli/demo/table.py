@@ -172,7 +172,7 @@ EXPERTS = (
 )
 SPECULATIVE = (
     Flag("--draft-model-path", "str", "draft model: a checkpoint or an artifact"),
-    Flag("--draft-model-tp-degree", "int", "ranks of the draft; 1"),
+    Flag("--draft-model-tp-degree", "int", "ranks of the draft, which runs with all threads of its target"),
     Flag("--compiled-draft-model-path", "str", "artifact folder of the draft (default: the cache)"),
     Flag("--enable-fused-speculation", "flag", "draft and verify in one native call", "enable_fused_speculation"),
     Flag("--speculation-length", "int", "tokens per step: drafted ones and one", "speculation_length"),

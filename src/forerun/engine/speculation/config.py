@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from forerun.config.parallel import MOST_RANKS
 from forerun.errors import ConfigError, did_you_mean
 
 METHODS = {
@@ -91,9 +92,11 @@ class SpeculativeConfig:
     def from_dict(cls, settings: Mapping[str, Any]) -> SpeculativeConfig:
         """From the JSON of --speculative-config. Raises ConfigError for unknown keys and wrong values."""
         known = [field.name for field in fields(cls) if field.name not in ("row_costs", "draft_costs")]
-        if (ranks := settings.get(_RANKS, 1)) != 1:
+        ranks = settings.get(_RANKS, 1)
+        if type(ranks) is not int or not 1 <= ranks <= MOST_RANKS:
             raise ConfigError(
-                f"{_RANKS} of --speculative-config: more than one rank is not in this version, not {ranks}"
+                f"{_RANKS} of --speculative-config must be a whole number within 1..{MOST_RANKS}, not {ranks}; "
+                "a draft runs with all threads of its target, whatever it is"
             )
         settings = {name: value for name, value in settings.items() if name != _RANKS}
         for name in settings:

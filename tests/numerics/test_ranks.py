@@ -1,0 +1,107 @@
+"""Tensor parallelism changes no bit: any degree, any share of the ranks among processes, every family and format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from forerun.compiler.formats import FORMATS
+from forerun.runtime.step import SamplingRows
+from tests.numerics.conftest import SHAPES, MakeModel, random_ids
+from tests.numerics.ways import Trace, alone, assert_same, scattered, together
+from tests.support.rank_teams import RankTeam
+from tests.support.reference_models import one_sequence
+
+LENGTH = 70
+GROUPS = [(0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5), tuple(range(9)), (0, 3, 4), (0, 1, 8)]
+"""The first rank of each member, then the number of ranks: degrees 2, 3, 4, 5 and 8, one rank each or several."""
+CASES = [(list(SHAPES)[i % 4], form, ("bfloat16", "int8")[(i // 4 + i) % 2]) for i, form in enumerate(FORMATS)]
+
+StartTeam = Callable[..., RankTeam]
+
+
+@pytest.fixture
+def team() -> Iterator[StartTeam]:
+    """Starts rank teams; closed at the end."""
+    started: list[RankTeam] = []
+
+    def make(*args: Any, **options: Any) -> RankTeam:
+        started.append(RankTeam(*args, **options))
+        return started[-1]
+
+    yield make
+    for each in started:
+        each.close()
+
+
+def plain(packed_model: MakeModel, family: str, form: str, kv_dtype: str, ids: list[int]) -> Trace:
+    executor = packed_model(family, form).native(kv_dtype=kv_dtype)
+    trace = alone(executor, ids)
+    executor.close()
+    return trace
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_degrees(case: tuple[str, str, str], packed_model: MakeModel, team: StartTeam) -> None:
+    family, form, kv_dtype = case
+    ids = random_ids(LENGTH)
+    expected = plain(packed_model, family, form, kv_dtype, ids)
+    for begins in GROUPS:
+        executor = team(
+            packed_model(family, form), begins, kv_dtype=kv_dtype, chunk_rows=32, threads=len(begins) % 2 + 1
+        )
+        assert_same(alone(executor, ids, piece=9), expected, f"ranks {begins}")
+        executor.close()
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_company(family: str, packed_model: MakeModel, team: StartTeam) -> None:
+    """Several sequences of several lengths in one batch, blocks in wild order."""
+    model, sequences = packed_model(family, "int4_f16_min"), [random_ids(n, seed=n) for n in (70, 2, 33)]
+    expected = [plain(packed_model, family, "int4_f16_min", "bfloat16", ids) for ids in sequences]
+    executor = team(model, (0, 1, 2, 3))
+    tables = [scattered(executor, 70), scattered(executor, 2, skip=5), scattered(executor, 33, skip=6)]
+    for trace, single in zip(together(executor, sequences, tables, (11, 2, 40)), expected, strict=True):
+        assert_same(trace, single, family)
+
+
+@pytest.mark.parametrize("begins", GROUPS)
+def test_greedy_rows_without_logits(begins: tuple[int, ...], packed_model: MakeModel, team: StartTeam) -> None:
+    """The largest logits alone cross between members; the token is the one of the whole."""
+    model = packed_model("llama", "int8_f16")
+    executor, whole = team(model, begins), model.native()
+    ids = random_ids(24)
+    step = one_sequence(ids, table=[0, 1], want_logits=False, sampling=SamplingRows.greedy(len(ids)))
+    for _ in range(2):  # the second one finds what the first one left
+        assert executor.step(step).tokens.tolist() == whole.step(step).tokens.tolist()
+    whole.close()
+
+
+def test_a_member_that_fails_ends_the_step_and_not_the_process(packed_model: MakeModel, team: StartTeam) -> None:
+    executor = team(packed_model("llama", "int8_f16"), (0, 1, 2))
+    step = one_sequence(random_ids(5), table=[0])
+    good = executor.step(step).logits
+    assert good is not None
+    executor.meeting.barrier.abort()
+    for member in executor.members:
+        with pytest.raises(Exception, match="^$") as error:
+            member.step(step)
+        assert type(error.value).__name__ == "BrokenBarrierError"
+    executor.meeting.barrier.reset()
+    again = executor.step(step).logits
+    assert again is not None and again.tobytes() == good.tobytes()
+
+
+def test_members_keep_their_share_of_the_cache(packed_model: MakeModel, team: StartTeam) -> None:
+    """Heads, where there are enough of them; a head that several ranks share is with all of them."""
+    model = packed_model("qwen2", "int8_f16")  # as many KV heads as heads
+    whole = model.native()
+    shares = [member.kv_bytes for member in team(model, (0, 1, 2)).members]
+    assert sum(shares) == whole.kv_bytes and max(shares) < whole.kv_bytes
+    whole.close()
+    shared = packed_model("llama", "int8_f16")  # one KV head
+    whole = shared.native()
+    assert [member.kv_bytes for member in team(shared, (0, 1, 2, 3)).members] == [whole.kv_bytes] * 3
+    whole.close()
