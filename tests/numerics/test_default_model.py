@@ -12,8 +12,8 @@ from forerun.checkpoint import open_checkpoint
 from forerun.compiler.artifact import Artifact, open_artifact
 from forerun.compiler.compile import compile_checkpoint
 from forerun.config import NeuronConfig
-from forerun.runtime.weights import map_weights
 from forerun.runtime.native import NativeExecutor, NativeOptions
+from forerun.runtime.weights import map_weights
 from tests.numerics.ways import Trace, alone, assert_same, scattered, together
 from tests.support.default_model import require_default_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -86,9 +87,8 @@ def test_a_member_that_fails_ends_the_step_and_not_the_process(packed_model: Mak
     assert good is not None
     executor.meeting.barrier.abort()
     for member in executor.members:
-        with pytest.raises(Exception, match="^$") as error:
+        with pytest.raises(threading.BrokenBarrierError):
             member.step(step)
-        assert type(error.value).__name__ == "BrokenBarrierError"
     executor.meeting.barrier.reset()
     again = executor.step(step).logits
     assert again is not None and again.tobytes() == good.tobytes()

@@ -68,5 +68,5 @@ def test_a_member_maps_its_ranks_alone(tmp_path: Path) -> None:
 def test_a_missing_shard_is_told(tmp_path: Path) -> None:
     folder = compiled(tmp_path, "a", tp_degree=2, save_sharded_checkpoint=True)
     open_artifact(folder).weights_path(1).unlink()
-    with pytest.raises(ArtifactError, match="tp1_sharded_checkpoint.safetensors is missing"):
+    with pytest.raises(ArtifactError, match=r"tp1_sharded_checkpoint\.safetensors is missing"):
         open_artifact(folder)

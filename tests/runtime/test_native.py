@@ -12,8 +12,8 @@ import pytest
 
 from forerun import _native
 from forerun.runtime.native import NativeExecutor, NativeOptions
-from forerun.runtime.weights import PackedWeight
 from forerun.runtime.step import SamplingRows
+from forerun.runtime.weights import PackedWeight
 from tests.support.native_models import PackedModel
 from tests.support.reference_models import many_sequences, one_sequence, tiny_model
 

@@ -13,8 +13,9 @@ MOST_RANKS = 1024
 
 @dataclass(frozen=True)
 class ParallelSettings:
-    """Degrees of parallelism. ``tp_degree`` ranks share out matrices and heads; this process has ``local_ranks_size`` of
-    them, from ``start_rank_id`` on, which share its memory. Any degree gives the same bits, so an artifact serves any."""
+    """Degrees of parallelism. ``tp_degree`` ranks share out matrices and heads; this process has ``local_ranks_size``
+    of them, from ``start_rank_id`` on, which share its memory. Any degree gives the same bits, so an artifact serves
+    any."""
 
     tp_degree: int = setting(
         1,

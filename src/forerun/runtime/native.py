@@ -60,7 +60,8 @@ class NativeExecutor:
     options that do not fit; MemoryError when the KV pool cannot be reserved.
 
     ``team``: threads that other executors work with too, which wait for each other; None: a team of its own, as
-    ``options`` says. ``group``: the ranks that this process has, and how it meets the others; ``weights`` are theirs."""
+    ``options`` says. ``group``: the ranks that this process has, and how it meets the others; ``weights`` are theirs.
+    """
 
     def __init__(
         self,
