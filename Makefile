@@ -28,10 +28,10 @@ clients: $(INSTALLED)
 	$(BIN)/pip install --quiet $(call extra,test) $(call extra,clients)
 	$(BIN)/python -m pytest tests/clients tests/server/test_schema.py
 
-# Against transformers, and the training of drafts: needs the extra that installs torch.
+# What needs torch, which an extra installs: transformers to compare with, training of drafts, ranks in several processes.
 parity: $(INSTALLED) model
 	$(BIN)/pip install --quiet $(call extra,test) $(call extra,parity)
-	$(BIN)/python -m pytest tests/parity tests/training tests/cli/test_train_draft.py
+	$(BIN)/python -m pytest tests/parity tests/training tests/distributed tests/cli/test_train_draft.py
 
 check: $(INSTALLED)
 	$(BIN)/pip install --quiet $(call extra,dev) $(call extra,test)

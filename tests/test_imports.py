@@ -19,7 +19,7 @@ LAYERS = (
     ("library", "server"),
     ("accuracy", "training"),
     ("opening",),
-    ("measure",),
+    ("distributed", "measure"),
     ("engine",),
     ("kvcache", "runtime"),
     ("compiler",),
@@ -38,7 +38,7 @@ command line may import them."""
 
 OPTIONAL = {"torch", "transformers"}
 """From extras; only packages that work without them until asked may name them."""
-WITH_EXTRAS = ("accuracy", "training")
+WITH_EXTRAS = ("accuracy", "distributed", "training")
 NEVER = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 """Loading data with these runs code from the data."""
 MOST_LINES = 350

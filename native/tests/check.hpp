@@ -32,6 +32,7 @@ void test_team(Results& results);
 void test_linear(Results& results);
 void test_steps(Results& results);
 void test_fused(Results& results);
+void test_ranks(Results& results);
 void test_bad_steps(Results& results);
 void test_bad_programs(Results& results);
 

@@ -86,14 +86,16 @@ const float* Model::vector(Random& random, int n) {
   return vectors_.back().data();
 }
 
-std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team, bool kv_int8, int chunk_rows) const {
+std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team, bool kv_int8, int chunk_rows,
+                                       const Place& place) const {
   const Shape& s = shape_;
   ExecutorLimits l;
   l.chunk_rows = chunk_rows, l.kv_int8 = kv_int8;
   l.max_rows = kMaxRows, l.max_seqs = kMaxSeqs, l.max_sample_rows = kMaxSampled, l.max_model_len = kMaxLen;
   l.num_blocks = kBlocks, l.block_size = kBlockSize;
   l.layers = s.layers, l.kv_heads = s.kv_heads, l.head_dim = s.head_dim, l.vocab = s.vocab;
-  auto made = std::make_unique<Executor>(kernels_for(isa), l, team);
+  l.kv_splits = place.kv_splits;
+  auto made = std::make_unique<Executor>(kernels_for(isa), l, team, place.ranks, place.exchange);
   Executor& e = *made;
   std::vector<float> frequencies(s.head_dim / 2);
   for (int i = 0; i < s.head_dim / 2; ++i)

@@ -35,7 +35,17 @@ class Model {
  public:
   Model(const Shape& shape, Format format, uint64_t seed);
 
-  std::unique_ptr<Executor> start(const std::string& isa, ThreadTeam& team, bool kv_int8, int chunk_rows = 64) const;
+  // Of a group of ranks; as it is: alone.
+  struct Place {
+    Ranks ranks = {};
+    Exchange* exchange = nullptr;
+    int kv_splits = 1;
+  };
+  std::unique_ptr<Executor> start(const std::string& isa, ThreadTeam& team, bool kv_int8, int chunk_rows,
+                                  const Place& place) const;
+  std::unique_ptr<Executor> start(const std::string& isa, ThreadTeam& team, bool kv_int8, int chunk_rows = 64) const {
+    return start(isa, team, kv_int8, chunk_rows, {});
+  }
   const Shape& shape() const { return shape_; }
 
   static constexpr int kBlocks = 40, kBlockSize = 32, kMaxLen = 1100, kMaxRows = 640, kMaxSeqs = 16, kMaxSampled = 24;

@@ -73,8 +73,11 @@ def run(args: argparse.Namespace, open_model: Open | None = None) -> int:
         from forerun import opening
 
         open_model = opening.open_model
+    from forerun.opening.ranks import follows
     from forerun.server.address import bound
 
+    if follows():  # and never comes back
+        open_model(request, _say, lambda what, done, total: None)
     with bound(server) as address:
         with progress(f"Compiling {base_name(args.model)}") as tell:
             model = open_model(request, _say, tell)

@@ -60,6 +60,7 @@ class AsyncEngine:
         self._stopping = False
         self._drained = False  # whether nothing was left when the stop began
         self._ended = False
+        self.when_lost: Callable[[], None] = lambda: None  # called by the engine's thread when its executor is lost
         self._numbers = itertools.count()
         self._beat = engine.clock()
         self._thread = threading.Thread(target=self._run, name="forerun-engine", daemon=True)
@@ -223,6 +224,9 @@ class AsyncEngine:
                     news = self._engine.step()
                 self._beat = self._engine.clock()
                 self._deliver(news)
+                if self._engine.lost:
+                    self._engine.fail_all(self._engine.lost)
+                    break
                 if not self._engine.busy:
                     self._send_news()
             self._engine.close()
@@ -231,6 +235,8 @@ class AsyncEngine:
             _log.exception("the engine's thread ends")
         finally:
             self._end()
+            if self._engine.lost:
+                self.when_lost()
 
     def _end(self) -> None:
         """Whatever happened: run what was still posted, and end every stream that has no end yet."""

@@ -25,7 +25,7 @@ from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
 from forerun.grammar import Grammars
 from forerun.kvcache import KVCache, PrefixStats
-from forerun.runtime.step import Executor, StepInput, StepOutput
+from forerun.runtime.step import Executor, ExecutorLostError, StepInput, StepOutput
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Engine:
         self.clock = clock
         self.counters = EngineCounters()
         self.failures_in_a_row = 0
+        self.lost = ""  # why no step will ever be taken again
         self._executor = executor
         self._prefix_stats = PrefixStats()
         if drafter is None and settings.speculative_config is not None:
@@ -147,6 +148,8 @@ class Engine:
                 seconds = time.perf_counter() - began
                 drawn = self._drawn(batch, output)
             except Exception as error:
+                if isinstance(error, ExecutorLostError):
+                    self.lost = str(error)
                 self._fail_batch(plan, error)
             else:
                 self._accept(plan, len(batch.token_ids), output, drawn, seconds)

@@ -111,7 +111,7 @@ def _fastest(executor: NativeExecutor, rows: int, end: float) -> float:
 
 def _key(executor: NativeExecutor, artifact: Path, host: Host) -> str:
     facts = [str(artifact.resolve()), (artifact / MANIFEST).stat().st_mtime_ns, host.cpu_model, executor.isa]
-    facts += [executor.threads, executor.kv_dtype]
+    facts += [executor.threads, executor.kv_dtype, executor.members]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 

@@ -23,6 +23,7 @@ from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
 from forerun.opening.draft import about_draft, beside, compare_tokenizers, draft_request
 from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
+from forerun.opening.ranks import follow_to_the_end, leaving_at_errors, rank_group
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
 from forerun.opening.tables import with_table
 from forerun.opening.words import in_words
@@ -111,10 +112,12 @@ class Prepared:
         """The executor and what its steps cost on this host."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
         others = 0 if self.draft is None else block_bytes(self.draft.config, self.draft.artifact.program.kv_layout)
+        run = replace(run, max_rows=rows) if rows else run
         with self.request.in_its_words():
-            executor = open_executor(
-                self.artifact, self.config, replace(run, max_rows=rows) if rows else run, others=others
-            )
+            group = rank_group(self.artifact, self.config, run.max_rows)
+            with leaving_at_errors(group):
+                executor = open_executor(self.artifact, self.config, run, others=others, group=group)
+        follow_to_the_end(executor, group)
         return executor, self._costs(executor)
 
     def _costs(self, executor: NativeExecutor) -> StepCosts:
@@ -142,7 +145,8 @@ class Prepared:
             drafts = replace(drafts, row_costs=tuple((rows, costs.ratio(rows)) for rows in costs.seconds))
             if self.draft is not None:
                 draft, runs = self.draft._beside(executor)
-                step = FusedExecutor(executor, draft) if drafts.fused else executor
+                fused = drafts.fused and executor.members == 1  # other processes need the drafts before the step
+                step = FusedExecutor(executor, draft) if fused else executor
                 drafts = replace(drafts, draft_costs=tuple(runs.seconds.items()))
             engine = replace(engine, speculative_config=drafts)
         return OpenedModel(

@@ -62,7 +62,9 @@ def open_executor(
     if not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads must be within 1..{MOST_THREADS}, not {threads}")
     options = NativeOptions(
-        num_blocks=blocks_for(config, rank_layout(program, group), host.memory_available or UNKNOWN_MEMORY, others),
+        num_blocks=group.least(
+            blocks_for(config, rank_layout(program, group), host.memory_available or UNKNOWN_MEMORY, others)
+        ),
         block_size=native_block_size(config),
         max_model_len=config.max_length,
         max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),

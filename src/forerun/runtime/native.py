@@ -79,7 +79,8 @@ class NativeExecutor:
         team = team or _native.ThreadTeam(options.threads, list(options.cpus))
         self.team: _native.ThreadTeam | None = team
         self.threads, self.kv_dtype = team.size, options.kv_dtype
-        group = group or all_local()
+        self.members = len((group or all_local()).begins) - 1
+        self._group = group = group or all_local()
         core = _native.Executor(
             self.isa,
             _limits(program, layout, options, cache_splits(program, group)),
@@ -109,7 +110,8 @@ class NativeExecutor:
         bound = self._bound.get(id(batch)) or self._remember(batch, self._bind(core, batch))
         self._last_step.time = math.inf  # as long as it lasts
         try:
-            (run or core.step)(bound.arrays)
+            with self._group.step(batch):
+                (run or core.step)(bound.arrays)
         finally:
             self._last_step.time = time.monotonic()
         return bound.output
@@ -173,6 +175,7 @@ class NativeExecutor:
         """Free the KV pool and the threads."""
         for stop in self._populators:
             stop()
+        self._group.leave()
         self._native = self.team = None
         self._bound.clear()
 

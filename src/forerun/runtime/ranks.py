@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from forerun.compiler.program import KvLayout, Program
 from forerun.compiler.shard import Ranks, kv_splits
+from forerun.runtime.step import StepInput
 
 Bytes = NDArray[np.uint8]
 AllGather = Callable[[Bytes, list[int], Bytes], Any]
@@ -20,11 +22,11 @@ every member, all in the same order; the arrays are the caller's again afterward
 
 @dataclass(frozen=True)
 class RankGroup:
-    """Members (processes) with ranks [begins[m], begins[m + 1]) each; ``own`` is this one. ``all_gather`` is needed as
-    soon as there are several."""
+    """Members (processes) with ranks [begins[m], begins[m + 1]) each; ``own`` is this one. With several of them, all
+    run the same steps and meet through ``all_gather``. As it is: the only member, which meets nobody."""
 
-    own: int
-    begins: tuple[int, ...]
+    own: int = 0
+    begins: tuple[int, ...] = (0, 1)
     all_gather: AllGather | None = None
 
     @property
@@ -33,19 +35,35 @@ class RankGroup:
         return self.begins[-1]
 
     @property
+    def alone(self) -> bool:
+        """Whether this process has all ranks, which share its memory."""
+        return len(self.begins) == 2
+
+    @property
     def ranks(self) -> Ranks:
         """Those of this process."""
         return Ranks(self.begins[self.own], self.begins[self.own + 1], self.of)
 
+    def least(self, number: int) -> int:
+        """The least of all members' numbers, asked for by all of them."""
+        return number
+
+    def step(self, batch: StepInput) -> AbstractContextManager[None]:
+        """Around a step of this member."""
+        return nullcontext()
+
+    def leave(self) -> None:
+        """No more steps."""
+
 
 def all_local(count: int = 1) -> RankGroup:
-    """All ranks in this process, where they share memory and need no exchange."""
+    """All ranks in this process."""
     return RankGroup(0, (0, count))
 
 
 def cache_splits(program: Program, group: RankGroup) -> int:
     """As how many heads of the cache each KV head counts; ranks that share memory share them all."""
-    return 1 if len(group.begins) == 2 else kv_splits(program, group.of)
+    return 1 if group.alone else kv_splits(program, group.of)
 
 
 def rank_layout(program: Program, group: RankGroup) -> KvLayout:

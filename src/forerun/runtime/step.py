@@ -116,6 +116,10 @@ class StepOutput:
     logits: Float32 | None = None
 
 
+class ExecutorLostError(RuntimeError):
+    """An executor that will never take a step again: a process that has a part of the model is gone."""
+
+
 class Executor(Protocol):
     """What the engine drives. One executor owns one KV pool; calls are made from one thread at a time."""
 

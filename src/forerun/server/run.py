@@ -33,6 +33,7 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._stopping: asyncio.Task[None] | None = None
+        self.lost = False  # whether the engine's executor is gone for ever
         settings = service.settings
         room = room_for(settings.caps.connections)
         super().__init__(
@@ -73,6 +74,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn leaves the line that names the address to whoever made the sockets."""
+        loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            loop.call_soon_threadsafe(self._leave)
+
+        self._service.engine.when_lost = leave
         await super().startup(sockets)
         if sockets is not None:
             self._log_started_message(sockets)
@@ -90,6 +97,11 @@ class Server(uvicorn.Server):
             self._service.settings.timeouts.shutdown,
         )
         self._stopping = asyncio.get_running_loop().create_task(self._drain())
+
+    def _leave(self) -> None:
+        """Without its executor the server can do nothing more; what its requests were told is still sent."""
+        _log.error("the model is lost: ending with status 1")
+        self.lost = self.should_exit = True
 
     async def _drain(self) -> None:
         drained = await self._service.close(self._service.settings.timeouts.shutdown)
@@ -133,7 +145,7 @@ def run(service: Service, address: Address) -> int:
             server.run(address.sockets)
     except SystemExit:  # uvicorn could not start, and has said why
         return 1
-    return 0 if server.started else 1
+    return 0 if server.started and not server.lost else 1
 
 
 @contextlib.contextmanager

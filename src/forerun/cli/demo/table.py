@@ -8,7 +8,7 @@ from forerun.cli.demo.flag import Flag, FlagGroup
 from forerun.cli.demo.readers import finite_or_none
 from forerun.config import read_modules_to_not_convert
 from forerun.config.absent import CAPTURE, EAGLE, LORA, MEDUSA, MOE
-from forerun.config.fields import no_effect, refused
+from forerun.config.fields import no_effect
 
 _NO_MOE = "mixture-of-experts models are not in this version; only dense decoders are"
 SAMPLING = "on_device_sampling_config"
@@ -200,7 +200,7 @@ PARALLEL = (
         "--enable-torch-dist",
         "flag",
         "ranks on several hosts",
-        own_status=refused("ranks on several hosts are not in this version; leave it out"),
+        own_status=no_effect("torchrun says whether there are other processes"),
     ),
     Flag("--save-sharded-checkpoint", "flag", "weights in the artifact", "save_sharded_checkpoint"),
     Flag("--skip-sharding", "flag", "no sharding while compiling", "skip_sharding"),

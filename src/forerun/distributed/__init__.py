@@ -1,0 +1,13 @@
+"""Ranks in several processes and on several hosts, over torch.distributed (extra ``distributed``).
+
+All processes run the same command, started by ``torchrun``. The first one is the leader: it serves, schedules and
+samples as a single process does. The others follow: they get every step's arrays, compute their part of it, and give
+their outputs to all members behind each matrix and each attention (``runtime/ranks.py``).
+"""
+
+from forerun.distributed.follower import follow
+from forerun.distributed.launch import Launch, launched
+from forerun.distributed.members import Members
+
+__all__ = ["Launch", "Members", "follow", "launched"]
+"""The public names of the package."""

@@ -1,0 +1,87 @@
+"""The processes that have a model together: how this one joins them, and what those do that do not lead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from forerun.compiler.artifact import Artifact
+from forerun.config import NeuronConfig
+from forerun.distributed import Launch, Members, follow, launched
+from forerun.errors import ConfigError, ForerunError
+from forerun.runtime.native import NativeExecutor
+from forerun.runtime.ranks import RankGroup
+from forerun.runtime.step import ExecutorLostError
+
+_OWN = ("start_rank_id", "local_ranks_size", "world_size", "tp_degree", "pa_num_blocks", "logical_nc_config")
+"""Settings in which members may differ, or which are agreed on elsewhere."""
+
+
+def rank_group(artifact: Artifact, config: NeuronConfig, max_rows: int) -> RankGroup | None:
+    """The other processes, once they have come; None when this one has all ranks.
+
+    As many ranks as ``tp_degree`` says, at least one for each process, shared out evenly. Raises ConfigError when they
+    do not come or do not fit together.
+    """
+    launch = launched()
+    if launch is None:
+        if config.local_ranks_size < config.world_size:
+            raise ConfigError(
+                f"local_ranks_size {config.local_ranks_size} of {config.world_size} ranks: the others are in other "
+                "processes; start all of them with torchrun, or leave it out"
+            )
+        return None
+    degree = config.tp_degree if config.tp_degree > 1 else launch.members
+    _check_place(config, launch, degree)
+    settings = {name: value for name, value in config.to_dict().items() if name not in _OWN}
+    same = [
+        f"artifact {json.dumps(artifact.manifest, sort_keys=True)}",
+        f"settings {json.dumps(settings, sort_keys=True)}",
+        f"rows of a step {max_rows}",
+    ]
+    return Members.join(launch, degree, same)
+
+
+def _check_place(config: NeuronConfig, launch: Launch, degree: int) -> None:
+    """The ranks that this process was told to have must be those that it gets."""
+    own = range(degree * launch.member // launch.members, degree * (launch.member + 1) // launch.members)
+    told = range(config.start_rank_id, config.start_rank_id + config.local_ranks_size)
+    if told not in (own, range(config.world_size)):
+        raise ConfigError(
+            f"start_rank_id {told.start} and local_ranks_size {len(told)}: process {launch.member} of {launch.members} "
+            f"has ranks {own.start} to {own.stop - 1} of {degree}; leave them out"
+        )
+
+
+@contextmanager
+def leaving_at_errors(group: RankGroup | None) -> Iterator[None]:
+    """Errors of the block end this member's part in the group."""
+    try:
+        yield
+    except BaseException:
+        if group is not None:
+            group.leave()
+        raise
+
+
+def follow_to_the_end(executor: NativeExecutor, group: RankGroup | None) -> None:
+    """Returns at once in the leader. The other processes take its steps, and leave with status 0 when it ends.
+
+    Raises ForerunError when a process is gone.
+    """
+    if not isinstance(group, Members) or group.own == 0:
+        return
+    try:
+        follow(executor, group)
+    except ExecutorLostError as error:
+        raise ForerunError(str(error)) from None
+    finally:
+        executor.close()
+    raise SystemExit(0)
+
+
+def follows() -> bool:
+    """Whether this process takes the steps of another one. Raises ConfigError."""
+    launch = launched()
+    return launch is not None and not launch.leads

@@ -1,0 +1,1 @@
+"""Ranks in several processes, started as users start them; needs torch."""
