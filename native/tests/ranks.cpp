@@ -41,7 +41,7 @@ struct Place final : Exchange {
 Step prompt_of(const Shape& shape, bool random_sampling) {
   Random random(11);
   Step step;
-  step.add(random, shape, 0, 37, 0).add(random, shape, 0, 3, 4).sample_greedy(5);
+  step.add(random, shape, 0, 37, 0).add(random, shape, 0, 3, 4);
   if (random_sampling) step.sample_randomly(random, shape.vocab);
   return step;
 }
