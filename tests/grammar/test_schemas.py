@@ -12,6 +12,7 @@ import pytest
 from forerun import LLM, SamplingParams, StructuredOutputsParams
 from forerun.engine import CompletionOutput
 from forerun.grammar import GrammarError
+from forerun.grammar.finite import can_end
 from tests.grammar.schemas import SCHEMAS
 from tests.grammar.vocabulary import grammars, refusal, takes, tokens_of
 from tests.support.default_model import require_default_model
@@ -34,6 +35,10 @@ def test_values(name: str) -> None:
         assert not takes(form, json.dumps(value, ensure_ascii=False)), value
 
 
+CHAIN = {"type": "object", "properties": {"next": {"$ref": "#/$defs/x"}}, "required": ["next"]}
+"""Every link has a next one."""
+
+
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
@@ -45,7 +50,7 @@ def test_values(name: str) -> None:
         ({"type": "string", "pattern": "(?!a)b"}, "look-around"),
         ({"type": "string", "format": "iri"}, "iri"),
         ({"$ref": "#/$defs/missing"}, "missing"),
-        ({"not": {"type": "string"}}, "not"),
+        ({"not": {"type": "string"}}, 'JSON schemas with "not" are not supported'),
         ({"type": "array", "uniqueItems": True, "items": {"type": "integer"}}, "uniqueItems"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
         ({"type": "object", "properties": {"a": {"type": "array", "contains": {"const": 1}}}}, "contains"),
@@ -75,10 +80,47 @@ def test_what_cannot_be_is_named(schema: Mapping[str, Any], words: str) -> None:
         ({"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {}}, "properties.a"),
         ({"type": "object", "additionalProperties": {"not": {}}}, "additionalProperties"),
         ({"properties": {"a": {"type": "integer"}, "b": {"oneOf": [{}, {}]}}}, "properties.b"),
+        ({"type": "array", "items": {"$ref": "#/$defs/x"}, "minItems": 1, "$defs": {"x": CHAIN}}, "items"),
     ],
 )
 def test_the_part_at_fault_is_named(schema: Mapping[str, Any], place: str) -> None:
     assert refusal({"json": schema}).startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize(
+    ("schema", "ends"),
+    [
+        ({"$ref": "#"}, False),
+        ({"$ref": "#/$defs/x", "$defs": {"x": CHAIN}}, False),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, False),
+        ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, False),
+        ({"type": "array", "minItems": 1, "prefixItems": [{"$ref": "#"}]}, False),
+        ({"allOf": [{"type": "object"}, {"$ref": "#"}]}, False),
+        ({"type": "object", "required": ["a~b/c"], "properties": {"a~b/c": {"$ref": "#/properties/a~0b~1c"}}}, False),
+        ({"type": "object", "required": ["a"], "additionalProperties": {"$ref": "#"}}, False),
+        ({"anyOf": [{"$ref": "#"}, {"type": "integer"}]}, True),
+        ({"type": "array", "items": {"$ref": "#"}}, True),
+        ({"type": ["object", "null"], "required": ["a"], "properties": {"a": {"$ref": "#"}}}, True),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}}, True),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"anyOf": [CHAIN, {"type": "null"}]}}}, True),
+        ({"$ref": "#/%24defs/x", "$defs": {"x": {"enum": [{"$ref": "#"}]}}}, True),
+        ({"$ref": "http://x/y.json"}, True),
+        ({"type": [[]], "$ref": {}, "anyOf": 5, "allOf": [5], "required": "a", "minItems": "b"}, True),
+    ],
+)
+def test_values_that_would_never_end(schema: Mapping[str, Any], ends: bool) -> None:
+    assert can_end(schema) == ends
+    if not ends:
+        assert "no answer that ends has this form" in refusal({"json": schema})
+        tag = {"type": "tag", "begin": "<t>", "content": {"type": "json_schema", "json_schema": schema}, "end": ""}
+        assert refusal({"structural_tag": {"format": tag}}).startswith("the tag '<t>': ")
+
+
+def test_unique_items_where_they_say_nothing() -> None:
+    for schema in ({"type": "array", "uniqueItems": False}, {"type": "array", "uniqueItems": True, "maxItems": 1}):
+        assert takes({"json": schema}, "[5]")
+    named = {"properties": {"uniqueItems": {"const": 1}}, "required": ["uniqueItems"]}
+    assert takes({"json": named}, '{"uniqueItems": 1}') and not takes({"json": named}, "{}")
 
 
 def test_values_that_no_schema_has() -> None:

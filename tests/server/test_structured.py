@@ -122,6 +122,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"structured_outputs": {"disable_any_whitespace": True}}, "structured_outputs", "none is given"),
     ({"structured_outputs": {"json": "{"}}, "structured_outputs", "no JSON"),
     ({"guided_json": 5}, "guided_json", "object"),
+    ({"guided_json": "[" * 50_000}, "guided_json", "nested more than 64 levels"),
+    ({"structured_outputs": {"structural_tag": '{"format":' * 20_000}}, "structured_outputs", "nested"),
     ({"guided_choice": ["a", ""]}, "guided_choice", "non-empty"),
     ({"guided_choice": "abc"}, "guided_choice", "list"),
     ({"guided_regex": "a", "guided_json": {}}, "guided", "together"),

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from forerun.server.tool_fields import Function
 from tests.server.harness import Running, events
 from tests.server.scripted import saying
 
@@ -130,6 +131,27 @@ def test_forced_calls_are_of_their_schema(template: str | None, choice: Any) -> 
         assert len(single["message"]["tool_calls"]) == 1
 
 
+def test_arguments_are_those_that_are_named() -> None:
+    loose = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"n": {"type": "boolean"}}}}}
+    with saying() as (server, _):
+        for tool, allowed in ((NOW, set()), (loose, {"n"})):
+            for seed in range(4):
+                body = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False, "seed": seed}
+                (call,) = answer(server, temperature=5, **body)["message"]["tool_calls"]
+                assert set(json.loads(call["function"]["arguments"])) <= allowed
+    open_ones = Function(name="f", parameters={"properties": {}, "additionalProperties": True})
+    assert open_ones.schema_to_hold["additionalProperties"] is True
+    either = Function(name="f", parameters={"properties": {}, "anyOf": [{"required": ["a"]}]})
+    assert "additionalProperties" not in either.schema_to_hold
+
+
+def test_a_schema_at_fault_is_named_with_its_tool() -> None:
+    odd = {"type": "function", "function": {"name": "odd", "parameters": {"properties": {"a": {"not": {}}}}}}
+    with saying() as (server, _):
+        message = ask(server, tools=[WEATHER, odd], tool_choice="required").json()["error"]["message"]
+        assert "odd" in message and "weather" not in message and "properties.a: " in message and '"not"' in message
+
+
 def test_thoughts() -> None:
     said = f"Hm, Oslo.</think>\n\n{CALL}"
     with saying(said, said, said, "Fine.", template=THINKS) as (server, _):
@@ -166,6 +188,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 9999}}]}]},
         "messages.0.tool_calls.0.function.arguments",
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
+        "tools.0.function.parameters",
+    ),
+    (
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "#"}}}],
+            "tool_choice": "required",
+        },
+        "tools",
     ),
     (
         {

@@ -13,15 +13,16 @@ from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from forerun.errors import one_line
-from forerun.grammar.params import GrammarError, StructuredOutputsParams, as_object
+from forerun.grammar.params import GrammarError, StructuredOutputsParams
 from forerun.grammar.places import place_of
-from forerun.grammar.rules import json_rule, rules_of
+from forerun.grammar.rules import json_rule, rules_of, schemas_of
 
 UInt32 = NDArray[np.uint32]
 
 NOTHING = "no answer has this form"
 _MOST_CHARS = 300
 _PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
+_KEYWORDS = re.compile(r"^Unimplemented keys: \[(.*)\]$")
 
 
 _LIMITS = llguidance.LLParserLimits(max_grammar_size=200_000, max_lexer_states=50_000, verbose_errors=False)
@@ -53,6 +54,9 @@ def _reason(text: str) -> str:
     if lines[0] == "NoExtensionBias":
         return NOTHING
     first = _PLACE.sub("", lines[0]).removeprefix("failed to compile JSON schema: ").partition(". Enable ")[0]
+    keywords = _KEYWORDS.match(first)
+    if keywords:
+        return one_line(f"JSON schemas with {keywords[1]} are not supported", _MOST_CHARS)
     why = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
     return one_line(f"{first} {why}".strip(), _MOST_CHARS) or "it is too complex"
 
@@ -155,10 +159,7 @@ class Compiler:
             raise GrammarError(f"{place}: {error}" if place else str(error)) from None
 
     def _place(self, params: StructuredOutputsParams) -> str:
-        """The path to what is at fault in a schema."""
-        schema = None if params.json is None else as_object(params.json, "json")
-        if not isinstance(schema, Mapping):
-            return ""
+        """The path to what is at fault in the first schema that is; of a structural tag, from the tag on."""
 
         def reason_of(part: Mapping[str, Any]) -> str:
             try:
@@ -167,7 +168,11 @@ class Compiler:
                 return str(error)
             return ""
 
-        return one_line(place_of(schema, reason_of), _MOST_CHARS)
+        for name, schema in schemas_of(params):
+            if reason_of(schema):
+                path = place_of(schema, reason_of)
+                return one_line(": ".join(part for part in (name, path) if part), _MOST_CHARS)
+        return ""
 
     def _compiled(self, rules: str) -> Grammar:
         # Without forcing: every way to spell the text in tokens stays open, and no tokenizer is asked.

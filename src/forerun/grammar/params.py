@@ -92,7 +92,9 @@ def as_object(value: str | Mapping[str, Any], name: str) -> Mapping[str, Any] | 
         return value
     try:
         found = json.loads(value)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise GrammarError(f"{name} is nested more than {MOST_DEPTH} levels deep") from None
+    except ValueError as error:
         raise GrammarError(f"{name} is no JSON: {str(error)[:100]}") from None
     if not isinstance(found, dict | bool):
         raise GrammarError(f"{name} must be an object, not {type(found).__name__}")

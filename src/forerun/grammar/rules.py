@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from forerun.grammar.finite import can_end
 from forerun.grammar.params import GrammarError, StructuredOutputsParams, as_object
-from forerun.grammar.structural import tag_rules
+from forerun.grammar.structural import tag_rules, tagged_schemas
 
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 """Between the parts of JSON. Bounded: small models may otherwise never come to the next part."""
@@ -50,13 +51,27 @@ def rules_of(params: StructuredOutputsParams, special: Mapping[str, int]) -> str
 
 
 def json_rule(schema: Mapping[str, Any] | bool, params: StructuredOutputsParams) -> str:
-    """A symbol for JSON of a schema."""
+    """A symbol for JSON of a schema. Raises GrammarError for one whose values would all be infinite."""
     from forerun.grammar.library import schema_between
 
     if not isinstance(schema, Mapping):
         schema = {} if schema else {"not": {}}
+    if not can_end(schema):
+        raise GrammarError("no answer that ends has this form")
     white_space = None if params.disable_any_whitespace else params.whitespace_pattern or WHITESPACE
     return schema_between(_known(schema, params.disable_additional_properties), white_space)
+
+
+def schemas_of(params: StructuredOutputsParams) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The JSON schemas of a form, each with the tag that it stands in."""
+    if params.json is not None:
+        found = [("", as_object(params.json, "json"))]
+    elif params.structural_tag is not None:
+        tag = as_object(params.structural_tag, "structural_tag")
+        found = list(tagged_schemas({} if isinstance(tag, bool) else tag))
+    else:
+        found = []
+    yield from ((name, schema) for name, schema in found if isinstance(schema, Mapping))
 
 
 def text_rule(text: str) -> str:
@@ -83,7 +98,8 @@ def lark_of(grammar: str) -> str:
 
 
 def _known(schema: Any, closed: bool) -> Any:
-    """The schema without the formats that say nothing; ``closed``: objects have no more properties than named."""
+    """The schema without what says nothing, such as formats that are none of JSON Schema's. ``closed``: objects have
+    no more properties than named."""
     if not isinstance(schema, Mapping):
         return [_known(one, closed) for one in schema] if isinstance(schema, list | tuple) else schema
     found: dict[str, Any] = {}
@@ -92,8 +108,17 @@ def _known(schema: Any, closed: bool) -> Any:
             found[name] = value
         elif name in _MAPS and isinstance(value, Mapping):
             found[name] = {key: _known(one, closed) for key, one in value.items()}
-        elif name != "format" or not isinstance(value, str) or value in _FORMATS:
+        elif not _says_nothing(name, value, schema):
             found[name] = _known(value, closed)
     if closed and "properties" in found:
         found.setdefault("additionalProperties", False)
     return found
+
+
+def _says_nothing(name: str, value: Any, schema: Mapping[str, Any]) -> bool:
+    if name == "format":
+        return isinstance(value, str) and value not in _FORMATS
+    if name == "uniqueItems":  # one item is different from all others
+        most = schema.get("maxItems")
+        return value is False or (value is True and isinstance(most, int) and most <= 1)
+    return False

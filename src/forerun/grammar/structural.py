@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from forerun.grammar.params import GrammarError
@@ -21,6 +21,21 @@ def tag_rules(asked: Mapping[str, Any], json_rule: Json, regex_rule: Regex, spec
     writer = _Writer(json_rule, regex_rule, special)
     wanted = _from_structures(asked) if "structures" in asked else asked.get("format")
     return writer.rules(_object(wanted, "format"))
+
+
+def tagged_schemas(asked: Any, tag: str = "") -> Iterator[tuple[str, Any]]:
+    """The JSON schemas in what ``tag_rules`` takes, each with the beginning of the tag around it."""
+    if isinstance(asked, Mapping):
+        begin = asked.get("begin")
+        tag = f"the tag {begin!r:.100}" if isinstance(begin, str) and begin else tag
+        for name, value in asked.items():
+            if name in ("json_schema", "schema"):
+                yield tag, value
+            else:
+                yield from tagged_schemas(value, tag)
+    elif isinstance(asked, list | tuple):
+        for one in asked:
+            yield from tagged_schemas(one, tag)
 
 
 def _from_structures(asked: Mapping[str, Any]) -> Mapping[str, Any]:

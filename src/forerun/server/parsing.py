@@ -156,4 +156,4 @@ class Plan:
 
     def _tag(self, tool: Tool) -> dict[str, Any]:
         exact = self.forced or tool.function.strict
-        return self._family.tag(tool.function.name, tool.function.schema_of_arguments if exact else _ANY_ARGUMENTS)
+        return self._family.tag(tool.function.name, tool.function.schema_to_hold if exact else _ANY_ARGUMENTS)

@@ -28,6 +28,17 @@ ToolName = Annotated[
 ]
 
 
+_MORE = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties"}
+"""Keywords that may bring other arguments."""
+
+
+def _of_objects(schema: dict[str, Any]) -> dict[str, Any]:
+    kind = schema.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise wrong(f"arguments are an object: the type of their schema cannot be {kind!r:.40}")
+    return {**schema, "type": "object"} if isinstance(kind, list) else schema
+
+
 class Function(Body):
     """What a tool is called, what it does, and the JSON schema of its arguments."""
 
@@ -35,13 +46,21 @@ class Function(Body):
 
     name: ToolName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any], AfterValidator(_of_objects)] | None = None
     strict: bool | None = None
 
     @property
     def schema_of_arguments(self) -> dict[str, Any]:
         """A JSON schema of an object."""
         return self.parameters or {"type": "object", "properties": {}}
+
+    @property
+    def schema_to_hold(self) -> dict[str, Any]:
+        """The same for a grammar: arguments that are named are all there are, unless the schema speaks of others."""
+        schema = {"type": "object", **self.schema_of_arguments}
+        return (
+            {"additionalProperties": False, **schema} if "properties" in schema and not _MORE & set(schema) else schema
+        )
 
 
 class Tool(Body):
