@@ -16,6 +16,7 @@ PACKAGE = Path(forerun.__file__).parent
 LAYERS = (
     ("entrypoints", ""),
     ("cli",),
+    ("replicas",),
     ("library", "server"),
     ("accuracy", "training"),
     ("opening",),

@@ -146,6 +146,8 @@ def test_a_cache_that_does_not_fit(artifact: Artifact) -> None:
     host = replace(read_host(), memory_available=10_000)
     with pytest.raises(ConfigError, match=r"KV cache of \d+ blocks needs .* B per block; one sequence of 128 tokens"):
         open_executor(artifact, host=host)
+    with pytest.raises(ConfigError, match="but 0 MiB are available"):
+        open_executor(artifact, run=RunSettings(memory=10_000))
     config = with_run_time(artifact.neuron_config, {"pa_num_blocks": 10**8})
     with pytest.raises(ConfigError, match="KV cache of 100000000 blocks"):
         open_executor(artifact, config)

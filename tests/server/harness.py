@@ -23,6 +23,7 @@ from forerun.config import NeuronConfig
 from forerun.engine import EngineSettings
 from forerun.opening import OpenedModel
 from forerun.runtime.step import Executor, StepInput, StepOutput
+from forerun.server.app import build_app
 from forerun.server.run import Server
 from forerun.server.server_settings import ServerSettings
 from forerun.server.service import Service
@@ -155,7 +156,7 @@ def running(
 ) -> Iterator[Running]:
     """Start a server, and stop it at the end."""
     service = make_service(executor, settings, engine_settings, config, tokenizer)
-    server = Server(service)
+    server = Server(service, build_app(service))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     while not server.started:

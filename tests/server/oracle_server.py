@@ -1,7 +1,7 @@
 """``forerun serve`` with the oracle model behind it, for tests that need a process of its own.
 
-Two flags of its own: ``--step-seconds`` says how long a step takes, ``--hold FILE`` lets no step end as long as there
-is that file.
+Flags of its own: ``--step-seconds`` says how long a step takes, ``--hold FILE`` lets no step end as long as there is
+that file, ``--replica`` makes it one of several behind a front.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from forerun.cli.serve import main
+from forerun.cli.serve_replicas import replica_main
 from forerun.config import NeuronConfig
 from forerun.opening import ModelRequest, OpenedModel
 from forerun.runtime.step import StepInput, StepOutput
@@ -48,5 +49,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--step-seconds", type=float, default=0.0)
     parser.add_argument("--hold", type=Path)
+    parser.add_argument("--replica", action="store_true")
     own, words = parser.parse_known_args()
-    sys.exit(main(words, opener(own.step_seconds, own.hold)))
+    opens = opener(own.step_seconds, own.hold)
+    if own.replica:
+        sys.exit(replica_main(opens))
+    again = [sys.executable, "-m", "tests.server.oracle_server", "--replica", "--step-seconds", str(own.step_seconds)]
+    sys.exit(main(words, opens, [*again, *(["--hold", str(own.hold)] if own.hold else [])]))

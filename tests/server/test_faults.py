@@ -227,7 +227,7 @@ def test_defects_are_logged_and_answered_without_details(
 ) -> None:
     with running() as own:
         logging.getLogger("forerun").propagate = True
-        monkeypatch.setattr(own.service, "salt_of", lambda *_: 1 / 0)
+        monkeypatch.setattr(ServerSettings, "salt_of", lambda *_: 1 / 0)
         failed = own.post("/v1/completions", prompt=PROMPT)
         assert failed.status_code == 500 and "division" not in failed.text and failed.json()["error"]["message"]
         assert any(record.exc_info for record in caplog.records)

@@ -78,10 +78,10 @@ def test_keys_do_not_share_prefixes_unless_they_say_so() -> None:
         assert [cached(own, PROMPT, key) for key in ("alpha", "beta", "alpha", "beta")] == [0, 0, 40, 40]
         shared = [cached(own, PROMPT, key, cache_salt="team") for key in ("alpha", "beta")]
         assert shared == [0, 40]
-        guess = own.service.salt_of(None, b"alpha")
+        guess = own.service.settings.salt_of(None, b"alpha")
         assert cached(own, PROMPT, "beta", cache_salt=guess) == 0
     with running(settings=ServerSettings(api_keys=("alpha",)), key="alpha") as own:
-        assert own.service.salt_of(None, b"alpha") == ""
+        assert own.service.settings.salt_of(None, b"alpha") == ""
 
 
 def test_request_ids_are_echoed(server: Running) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from forerun.server import connection
 from forerun.server.connection import Door
-from tests.server.test_signals import started
+from tests.server.process import started
 
 
 def test_the_limit_is_raised_and_shared_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -16,13 +17,16 @@ _TRUTH = {"true": True, "false": False}
 class Parser(argparse.ArgumentParser):
     """Refuses unknown flags with "did you mean" and takes no abbreviations.
 
-    ``--max_model_len`` is ``--max-model-len``; a flag without a value may be followed by true or false.
+    ``--max_model_len`` is ``--max-model-len``; a flag without a value may be followed by true or false. What was parsed
+    is kept as ``words``.
     """
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Look for unknown flags first: their values would be taken for something else."""
-        words = args if args is None or self._subparsers is not None else list(self._known_words(args))
+        args = sys.argv[1:] if args is None else list(args)
+        words = args if self._subparsers is not None else list(self._known_words(args))
         found, rest = super().parse_known_args(words, namespace)
+        found.words = args
         for word in rest:
             if _is_flag(word):
                 self._refuse(word)

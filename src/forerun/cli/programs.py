@@ -34,6 +34,11 @@ def serve() -> int:
     return _run("forerun.cli.serve", "main")
 
 
+def serve_replica() -> int:
+    """One of the servers of ``forerun serve --data-parallel-size``, which starts it."""
+    return _run("forerun.cli.serve_replicas", "replica_main")
+
+
 def _run(module: str, function: str) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -61,14 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
 
 
-def run(args: argparse.Namespace, open_model: Open | None = None) -> int:
+def run(args: argparse.Namespace, open_model: Open | None = None, replica: Sequence[str] | None = None) -> int:
     """Open the model, then serve until a signal. Returns the exit status; raises ForerunError for user mistakes.
 
-    ``open_model`` replaces ``forerun.opening.open_model``.
+    ``open_model`` replaces ``forerun.opening.open_model``, and then ``replica`` is the command of a replica, which does
+    so too.
     """
     request, server = model_request(args), server_settings(args)
     for line in notices(args):
-        _say(line)
+        say(line)
+    if args.data_parallel_size != 1:
+        from forerun.cli.serve_replicas import run_front
+
+        return run_front(args, request, server, replica)
     if open_model is None:
         from forerun import opening
 
@@ -80,11 +85,13 @@ def run(args: argparse.Namespace, open_model: Open | None = None) -> int:
         open_model(request, _say, lambda what, done, total: None)
     with bound(server) as address:
         with progress(f"Compiling {base_name(args.model)}") as tell:
-            model = open_model(request, _say, tell)
-        return _serve(model, address, args.seed)
+            model = open_model(request, say, tell)
+        return serve(model, address, args.seed)
 
 
-def _serve(model: OpenedModel, address: Address, seed: int | None) -> int:
+def serve(model: OpenedModel, address: Address, seed: int | None, notice: Callable[[], float] | None = None) -> int:
+    """Serve an opened model at ``address`` until a signal. ``notice``: see ``forerun.server.run.run``; a server with it
+    stands behind a front, which tells people what there is to tell."""
     from contextlib import closing
 
     from forerun.server.banner import banner, package_version
@@ -96,8 +103,9 @@ def _serve(model: OpenedModel, address: Address, seed: int | None) -> int:
         with closing(service.engine), closing(service.text):
             service.text.start()
             service.forms.start()
-            _say(banner(service))
-            return run_server(service, address)
+            if notice is None:
+                say(banner(service))
+            return run_server(service, address, notice)
 
 
 def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> ModelRequest:
@@ -280,15 +288,24 @@ def notices(args: argparse.Namespace) -> list[str]:
     return [*lines, *draft_notices(args, _override(args)), *crowding(args.threads), *foreign_notices(args.foreign)]
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line for the operator."""
     print(line, flush=True)
 
 
-def main(argv: Sequence[str] | None = None, open_model: Open | None = None) -> int:
-    """The whole command by itself; see ``run``."""
-    from forerun.cli.ending import run_command
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags in ``argv`` (None: this process's own)."""
     from forerun.cli.parser import Parser
 
     parser = Parser(prog="forerun serve", allow_abbrev=False, description="OpenAI-compatible server")
     add_arguments(parser)
-    return run_command(lambda: run(parser.parse_args(argv), open_model))
+    return parser.parse_args(argv)
+
+
+def main(
+    argv: Sequence[str] | None = None, open_model: Open | None = None, replica: Sequence[str] | None = None
+) -> int:
+    """The whole command by itself; see ``run``."""
+    from forerun.cli.ending import run_command
+
+    return run_command(lambda: run(parse(argv), open_model, replica))

@@ -68,6 +68,14 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--tensor-parallel-size", "-tp", type=int, metavar="N", help="ranks; any number gives the same tokens"
     )
     group.add_argument(
+        "--data-parallel-size",
+        "-dp",
+        type=int,
+        default=1,
+        metavar="N",
+        help="equal servers behind one address, which share the cores and the memory; other flags are of each of them",
+    )
+    group.add_argument(
         "--dtype",
         default="auto",
         metavar="TYPE",

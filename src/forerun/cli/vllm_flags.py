@@ -117,7 +117,7 @@ NO_EFFECT: tuple[Foreign, ...] = (
 REFUSED: tuple[Foreign, ...] = (
     *refused(
         f"{_ONE_PROCESS}; use 1",
-        values="--pipeline-parallel-size,-pp --data-parallel-size,-dp --data-parallel-size-local,-dpl --nnodes,-n "
+        values="--pipeline-parallel-size,-pp --data-parallel-size-local,-dpl --nnodes,-n "
         "--decode-context-parallel-size,-dcp --prefill-context-parallel-size,-pcp --api-server-count,-asc",
         neutral=("1",),
     ),

@@ -29,13 +29,15 @@ UNKNOWN_MEMORY = 2 << 30
 @dataclass(frozen=True)
 class RunSettings:
     """Choices of one run that change no token. ``threads`` 0: one per usable core. ``isa`` "": the best one.
-    ``max_rows``: rows of a step. ``populate``: fetch the memory of the KV cache ahead of its use, while idle."""
+    ``max_rows``: rows of a step. ``populate``: fetch the memory of the KV cache ahead of its use, while idle.
+    ``memory``: bytes that this run may count on; 0: all that the machine has left."""
 
     threads: int = 0
     isa: str = ""
     max_rows: int = MAX_BATCHED_ROWS
     max_sample_rows: int = 512
     populate: bool = False
+    memory: int = 0
 
 
 def open_executor(
@@ -61,10 +63,9 @@ def open_executor(
     threads = run.threads or config_threads(config, group.ranks) or host.default_threads()
     if not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads must be within 1..{MOST_THREADS}, not {threads}")
+    memory = run.memory or host.memory_available or UNKNOWN_MEMORY
     options = NativeOptions(
-        num_blocks=group.least(
-            blocks_for(config, rank_layout(program, group), host.memory_available or UNKNOWN_MEMORY, others)
-        ),
+        num_blocks=group.least(blocks_for(config, rank_layout(program, group), memory, others)),
         block_size=native_block_size(config),
         max_model_len=config.max_length,
         max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),

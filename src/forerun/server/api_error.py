@@ -24,6 +24,7 @@ _KINDS: Mapping[int, tuple[str, str]] = {
     429: ("rate_limit_error", "queue_full"),
     431: ("invalid_request_error", "headers_too_large"),
     500: ("internal_server_error", "internal_error"),
+    502: ("internal_server_error", "replica_lost"),
     503: ("service_unavailable_error", "unavailable"),
 }
 CLIENT_GONE = 499  # only seen in logs and metrics

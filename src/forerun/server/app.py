@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -34,9 +35,9 @@ def build_app(service: Service) -> FastAPI:
             await service.close()
 
     app = FastAPI(title="Forerun", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(Gate, settings=service.settings, metrics=service.metrics, stats=service.engine.stats)
     if service.settings.cors is not None:
-        _open_to_pages(app, service.settings.cors)
+        open_to_pages(app, service.settings.cors)
     app.add_exception_handler(HTTPException, _http_error)
     page = Page(service.settings.root_path) if service.settings.page else None
     routes, state = Routes(service), StateRoutes(service, page)
@@ -80,7 +81,7 @@ def build_app(service: Service) -> FastAPI:
     return app
 
 
-def _open_to_pages(app: FastAPI, cors: Cors) -> None:
+def open_to_pages(app: Starlette, cors: Cors) -> None:
     """Let web pages of the named origins in. Outside of the gate: a preflight request carries no key."""
     app.add_middleware(
         CORSMiddleware,

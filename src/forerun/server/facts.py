@@ -25,6 +25,7 @@ def server_facts(service: Service) -> dict[str, Any]:
         "isa": opened.isa or None,
         "threads": opened.threads,
         "artifact_checksum": _checksum(opened.artifact / MANIFEST),
+        "max_num_seqs": service.engine.step_limits.seqs,
         "kv_cache_dtype": opened.config.kv_cache_dtype,
         "num_gpu_blocks": service.num_blocks,
         "block_size": service.block_size,

@@ -8,24 +8,27 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from forerun.engine import QueueFullError
+from forerun.engine import EngineStats, QueueFullError
 from forerun.server.api_error import CLIENT_GONE, ApiError, as_api_error
 from forerun.server.json_body import ClientGone
 from forerun.server.load_report import LOAD_FORMS, LOAD_HEADER, load_report
 from forerun.server.page import is_page
 from forerun.server.request_log import log_line, text_line
-from forerun.server.service import Service
+from forerun.server.server_settings import ServerSettings
 
 REQUEST_LOGGER = "forerun.requests"
 OPEN_ROUTES = frozenset(("/health",))
 ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))
 GENERATION_ROUTES = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/invocations"))
 IGNORED_HEADER = b"x-ignored-parameters"
+LOGGED = "forerun.logged"
 _PROBES = frozenset(("/health", "/metrics", "/load", "/engine"))
+_ASKED_BY_FRONTS = frozenset(("/server_info", "/reset_prefix_cache"))
+"""Of all replicas; a front that is asked itself logs it."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _UNNAMELY = re.compile(r"[^A-Za-z0-9._\[\]\-]")
@@ -33,15 +36,39 @@ _defects = logging.getLogger("forerun.server")
 _requests = logging.getLogger(REQUEST_LOGGER)
 
 
-class Gate:
-    """Middleware around the whole application; the innermost code may raise, the client always gets an error object."""
+class Counts(Protocol):
+    """What the gate counts."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    in_flight: int
+    rejections: int
+
+    def response(self, path: str, status: int) -> None:
+        """One HTTP response."""
+        ...
+
+
+class Gate:
+    """Middleware around the whole application; the innermost code may raise, the client always gets an error object.
+
+    Whoever answers behind it sets ``scope[LOGGED]`` when the request has its line in the log already.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        metrics: Counts,
+        stats: Callable[[], EngineStats] | None = None,
+    ) -> None:
+        """``stats``: of the engine, for load reports; None: somebody behind the gate makes these."""
         self._app = app
-        self._service = service
-        self._keys = [key.encode() for key in service.settings.api_keys]
-        admin = service.settings.admin_api_key
-        self._log_line = text_line if service.settings.request_log_form == "text" else log_line
+        self._settings = settings
+        self._metrics = metrics
+        self._stats = stats
+        self._keys = [key.encode() for key in settings.api_keys]
+        admin = settings.admin_api_key
+        self._quiet = _PROBES if settings.replica is None else _PROBES | _ASKED_BY_FRONTS
+        self._log_line = text_line if settings.request_log_form == "text" else log_line
         self._admin = None if admin is None else admin.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +77,7 @@ class Gate:
             await self._other(scope, receive, send)
             return
         self._strip_root(scope)
-        path, metrics = scope["path"], self._service.metrics
+        path, metrics = scope["path"], self._metrics
         record = self._new_record(scope)
         scope["forerun"] = record
         watched = _Outgoing(send, record, self._load_report(scope))
@@ -68,22 +95,23 @@ class Gate:
             metrics.in_flight -= load
             status = watched.status or CLIENT_GONE
             metrics.response(path, status)
-            if self._service.settings.request_log and not (path in _PROBES and status == 200):
+            if self._settings.request_log and LOGGED not in scope and not (path in self._quiet and status == 200):
                 record["status"], record["seconds"] = status, round(time.monotonic() - started, 6)
                 _requests.info(self._log_line(record))
 
     def _strip_root(self, scope: Scope) -> None:
         """Take away what a proxy puts before the paths; keys and routes go by what is left."""
-        root = self._service.settings.root_path
+        root = self._settings.root_path
         if root and (scope["path"] + "/").startswith(root + "/"):
             scope["path"] = scope["path"][len(root) :] or "/"
 
     def _load_report(self, scope: Scope) -> Callable[[], bytes] | None:
         """What the answer says about the server's load, to those who ask for that."""
         form = (_header(scope, b"endpoint-load-metrics-format") or b"").lower()
-        if scope["path"] not in GENERATION_ROUTES or form not in LOAD_FORMS:
+        stats = self._stats
+        if stats is None or scope["path"] not in GENERATION_ROUTES or form not in LOAD_FORMS:
             return None
-        return lambda: load_report(form, self._service.engine.stats())
+        return lambda: load_report(form, stats())
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -98,6 +126,7 @@ class Gate:
         client = scope.get("client")
         return {
             "time": round(time.time(), 3),
+            **({} if self._settings.replica is None else {"replica": self._settings.replica}),
             "request_id": name,
             "client": f"{client[0]}:{client[1]}" if client else "",
             "method": scope["method"],
@@ -105,7 +134,7 @@ class Gate:
         }
 
     def _check_headers(self, scope: Scope) -> None:
-        cap = self._service.settings.caps.header_bytes
+        cap = self._settings.caps.header_bytes
         if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["path"]) > cap:
             raise ApiError(431, f"the headers are larger than the {cap} bytes that this server takes")
 
@@ -114,7 +143,7 @@ class Gate:
         path = scope["path"]
         if path in OPEN_ROUTES:
             return
-        if self._service.settings.page and is_page(scope["method"], path, _header(scope, b"accept")):
+        if self._settings.page and is_page(scope["method"], path, _header(scope, b"accept")):
             return
         given = _bearer(_header(scope, b"authorization")) or _header(scope, b"x-api-key") or b""
         is_admin = self._admin is not None and hmac.compare_digest(given, self._admin)
@@ -137,7 +166,7 @@ class Gate:
         self, error: Exception, record: MutableMapping[str, Any], scope: Scope, receive: Receive, send: _Outgoing
     ) -> None:
         if isinstance(error, QueueFullError):
-            self._service.metrics.rejections += 1
+            self._metrics.rejections += 1
         known = as_api_error(error)
         if known is None:
             _defects.error("request %s failed", record["request_id"], exc_info=error)

@@ -170,7 +170,7 @@ class Generation:
 class DisconnectWatch:
     """Calls ``on_gone`` as soon as the client closes the connection, while the ``async with`` block runs."""
 
-    def __init__(self, receive: Receive, on_gone: Callable[[], None]) -> None:
+    def __init__(self, receive: Receive, on_gone: Callable[[], object]) -> None:
         self._receive = receive
         self._on_gone = on_gone
         self.gone = False

@@ -39,12 +39,24 @@ async def read_object(receive: Receive, headers: Headers, cap: int, timeout: flo
 
     Raises ApiError 400, 408, 413 or 415, or ClientGone.
     """
+    return parse_object(await read_json(receive, headers, cap, timeout))
+
+
+async def read_json(receive: Receive, headers: Headers, cap: int, timeout: float) -> bytes:
+    """Read a body that is said to be JSON, of at most ``cap`` bytes within ``timeout`` seconds.
+
+    Raises ApiError 400, 408, 413 or 415, or ClientGone.
+    """
     _check_headers(headers, cap)
+    return await read_body(receive, cap, timeout)
+
+
+async def read_body(receive: Receive, cap: int, timeout: float) -> bytes:
+    """Read any body of at most ``cap`` bytes within ``timeout`` seconds. Raises ApiError 408 or 413, or ClientGone."""
     try:
-        body = await asyncio.wait_for(_read(receive, cap), timeout)
+        return await asyncio.wait_for(_read(receive, cap), timeout)
     except asyncio.TimeoutError:
         raise ApiError(408, f"the body did not arrive within {timeout:g} s", headers={"Connection": "close"}) from None
-    return parse_object(body)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -108,8 +108,8 @@ class Collector:
     """What a scrape gets: the engine's totals and load, and the server's own counts, all labelled with the model."""
 
     def __init__(self, model: str, metrics: ServerMetrics, stats: Any, cache_info: Mapping[str, str]) -> None:
-        """``stats`` is called without arguments and returns EngineStats."""
-        self._labels = {"model_name": model, "engine": "0"}
+        """``stats`` is called without arguments and returns EngineStats. ``cache_info`` has the engine's number."""
+        self._labels = {"model_name": model, "engine": cache_info["engine"]}
         self._metrics = metrics
         self._stats = stats
         self._cache_info = cache_info

@@ -197,7 +197,7 @@ class Routes:
         if asked.bad_words:  # a word may begin a text or follow a space
             both = [text for word in asked.bad_words for text in (word, f" {word.lstrip()}")]
             words = [ids for ids in await self._service.text.encode(both, False) if ids]
-        salt = self._service.salt_of(asked.cache_salt, request.scope.get("forerun.key"))
+        salt = self._service.settings.salt_of(asked.cache_salt, request.scope.get("forerun.key"))
         return sampling_params(
             asked, self._service.defaults, vocab_size=self._service.vocab_size, salt=salt, bad_words_ids=words
         )

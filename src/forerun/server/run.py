@@ -11,34 +11,54 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from forerun.server.address import Address
 from forerun.server.app import build_app
 from forerun.server.connection import Connection, with_chunks
 from forerun.server.gate import REQUEST_LOGGER
 from forerun.server.open_files import room_for
+from forerun.server.server_settings import ServerSettings
 from forerun.server.service import Service
 
 _TRACE = 5  # uvicorn's level below debug
 _log = logging.getLogger("forerun.server")
 
 
+class Served(Protocol):
+    """What a server stands for: an engine, or the front of several."""
+
+    settings: ServerSettings
+    draining: bool
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that have not ended."""
+        ...
+
+    async def close(self, timeout: float = 0.0) -> bool:
+        """Let the present requests end for up to ``timeout`` seconds; whether all did."""
+        ...
+
+
 class Server(uvicorn.Server):
     """uvicorn with Forerun's way to stop."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Served, app: ASGIApp, notice: Callable[[], float] | None = None) -> None:
+        """``notice``: how long it stays at least once it is asked to stop, so that others hear of it: seconds."""
         self._service = service
+        self._notice = notice
         self._stopping: asyncio.Task[None] | None = None
         self.lost = False  # whether the engine's executor is gone for ever
         settings = service.settings
         room = room_for(settings.caps.connections)
         super().__init__(
             uvicorn.Config(
-                with_chunks(build_app(service)),
+                with_chunks(app),
                 host=settings.host,
                 port=settings.port,
                 uds=settings.uds,
@@ -50,6 +70,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_config=log_config(settings.log_level),
                 server_header=False,
+                forwarded_allow_ips=None if settings.replica is None else "*",  # nobody but the front reaches it
                 timeout_keep_alive=max(1, round(settings.timeouts.keep_alive)),
                 timeout_graceful_shutdown=5,
                 h11_max_incomplete_event_size=settings.caps.header_bytes,
@@ -93,7 +114,7 @@ class Server(uvicorn.Server):
         _log.info(
             "%s: taking no more requests; %d may go on for %g s",
             signal.Signals(number).name,
-            self._service.engine.unfinished,
+            self._service.unfinished,
             self._service.settings.timeouts.shutdown,
         )
         self._stopping = asyncio.get_running_loop().create_task(self._drain())
@@ -104,7 +125,8 @@ class Server(uvicorn.Server):
         self.lost = self.should_exit = True
 
     async def _drain(self) -> None:
-        drained = await self._service.close(self._service.settings.timeouts.shutdown)
+        told = asyncio.sleep(0.0 if self._notice is None else self._notice())
+        drained, _ = await asyncio.gather(self._service.close(self._service.settings.timeouts.shutdown), told)
         if not drained:
             _log.warning("requests were aborted at the end of the shutdown time")
         self.should_exit = True
@@ -136,12 +158,12 @@ def log_config(level: str = "info") -> dict[str, Any]:
     }
 
 
-def run(service: Service, address: Address) -> int:
+def run(service: Service, address: Address, notice: Callable[[], float] | None = None) -> int:
     """Serve at ``address`` until a signal. Returns the exit status; raises ConfigError when somebody else has it."""
-    server = Server(service)
+    server = Server(service, build_app(service), notice)
     address.listen()
     try:
-        with _abrupt():
+        with abrupt():
             server.run(address.sockets)
     except SystemExit:  # uvicorn could not start, and has said why
         return 1
@@ -149,7 +171,7 @@ def run(service: Service, address: Address) -> int:
 
 
 @contextlib.contextmanager
-def _abrupt() -> Iterator[None]:
+def abrupt() -> Iterator[None]:
     """Ctrl-C ends the process at once where the server does not hear it: in the event loop's own first and last
     moments an exception would only make noise."""
     before = signal.getsignal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -95,7 +96,8 @@ class ServerSettings:
     every chunk of every stream has the usage so far.
     ``request_metrics``: answers have their own times. ``tool_call_parser``, ``reasoning_parser``: how the model writes
     calls and thoughts (None: as its chat template shows; a reasoning parser of "none": thoughts are text).
-    ``tools_without_calls``: the template gets the tools even where none may be called.
+    ``tools_without_calls``: the template gets the tools even where none may be called. ``replica``: the number of this
+    one among equal servers behind a front, which alone can reach it; None: it stands alone.
     """
 
     served_names: tuple[str, ...] = ("model",)
@@ -124,6 +126,7 @@ class ServerSettings:
     reasoning_parser: str | None = None
     tools_without_calls: bool = True
     cors: Cors | None = None
+    replica: int | None = None
 
     def __post_init__(self) -> None:
         if not self.served_names:
@@ -134,3 +137,14 @@ class ServerSettings:
     def serves(self, model: str) -> bool:
         """Whether ``model`` is a name of the served model; a slash at its end does not matter."""
         return model.rstrip("/") in {name.rstrip("/") for name in self.served_names}
+
+    def salt_of(self, asked: str | None, key: bytes | None) -> str:
+        """The prefix cache's salt: what the request says, else the API key's identity when there are several keys.
+
+        The two cannot meet: a client that names a salt shares it with those who name it too, with nobody else.
+        """
+        if asked is not None:
+            return f"user:{asked}"
+        if key is None or len(self.api_keys) < 2:
+            return ""
+        return "key:" + hashlib.sha256(key).hexdigest()[:8]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
@@ -76,9 +75,8 @@ class Service:
         self.defaults: SamplingDefaults = overridden(defaults, settings.default_overrides)
         self.created = int(time.time())
         self.draining = False
-        self.collector = Collector(
-            self.model, self.metrics, self.engine.stats, _cache_info(executor, self.engine, model.config.kv_cache_dtype)
-        )
+        cache_info = _cache_info(executor, self.engine, model.config.kv_cache_dtype, settings.replica or 0)
+        self.collector = Collector(self.model, self.metrics, self.engine.stats, cache_info)
         self._numbers = count()
         self._ignored: set[str] = set()
 
@@ -102,17 +100,6 @@ class Service:
         """A name for the engine: clients may use one request id several times."""
         return f"{request_id}#{next(self._numbers)}"
 
-    def salt_of(self, asked: str | None, key: bytes | None) -> str:
-        """The prefix cache's salt: what the request says, else the API key's identity when there are several keys.
-
-        The two cannot meet: a client that names a salt shares it with those who name it too, with nobody else.
-        """
-        if asked is not None:
-            return f"user:{asked}"
-        if key is None or len(self.settings.api_keys) < 2:
-            return ""
-        return "key:" + hashlib.sha256(key).hexdigest()[:8]
-
     def bounds(self) -> dict[str, int]:
         """The numbers that the OpenAPI document states: the caps, token ids, the longest prompt."""
         caps = {name: value for name, value in asdict(self.settings.caps).items() if isinstance(value, int)}
@@ -130,6 +117,11 @@ class Service:
                 self._ignored.add(name)
                 _log.info("ignoring %s, which means nothing here (--strict-requests refuses it)", ascii(name))
 
+    @property
+    def unfinished(self) -> int:
+        """Answers that have not ended."""
+        return self.engine.unfinished
+
     async def close(self, timeout: float = 0.0) -> bool:
         """Stop taking requests, let the present ones end for up to ``timeout`` seconds, then stop the engine."""
         self.draining = True
@@ -137,10 +129,10 @@ class Service:
         return await self.engine.shutdown(timeout)
 
 
-def _cache_info(executor: Executor, engine: AsyncEngine, dtype: str) -> Mapping[str, str]:
+def _cache_info(executor: Executor, engine: AsyncEngine, dtype: str, number: int) -> Mapping[str, str]:
     tokens, longest = executor.num_blocks * executor.block_size, engine.admission.max_model_len
     return {
-        "engine": "0",
+        "engine": str(number),
         "block_size": str(executor.block_size),
         "cache_dtype": dtype,
         "num_gpu_blocks": str(executor.num_blocks),

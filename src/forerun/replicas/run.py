@@ -1,0 +1,63 @@
+"""Runs a front: replicas first, then the public address, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import logging.config
+
+from forerun.replicas.front import Front
+from forerun.server.address import Address
+from forerun.server.run import Server, abrupt, log_config
+
+_log = logging.getLogger("forerun.replicas")
+
+
+def run(front: Front, address: Address) -> int:
+    """Start the replicas of ``front``, then serve at ``address``. Returns the exit status: 1 when all replicas were
+    lost. Raises ConfigError when a replica does not start, or somebody else has the address."""
+    logging.config.dictConfig(log_config(front.settings.log_level))
+    return asyncio.run(_run(front, address))
+
+
+async def _run(front: Front, address: Address) -> int:
+    lost = False
+    try:
+        await front.group.start()
+        print(banner(front), flush=True)
+        server = Server(front, front.app())
+
+        def on_lost() -> None:
+            nonlocal lost
+            lost = True
+            _log.error("there is no replica left: ending")
+            server.should_exit = True
+
+        front.group.on_lost = on_lost
+        address.listen()
+        try:
+            with abrupt():
+                await server.serve(address.sockets)
+        except SystemExit:  # uvicorn could not start, and has said why
+            return 1
+        return 0 if server.started and not lost else 1
+    finally:
+        await front.group.close(0.0)
+
+
+def banner(front: Front) -> str:
+    """Model, replicas, KV capacity and address, one line each."""
+    settings, facts = front.settings, front.group.replicas[0].facts
+    threads = [replica.facts.get("threads") for replica in front.group.replicas]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    blocks, size = facts.get("num_gpu_blocks", 0), facts.get("block_size", 0)
+    lines = [
+        f"Forerun {facts.get('version')}",
+        f"  model     {', '.join(settings.served_names)}",
+        f"  replicas  {len(threads)}, on {facts.get('isa')}, with {', '.join(map(str, threads))} threads",
+        f"  KV cache  {blocks * size} tokens in {blocks} blocks of {size} for each replica",
+        f"  URL       {f'unix:{settings.uds}' if settings.uds else f'http://{host}:{settings.port}'}",
+    ]
+    if not settings.uds and host not in ("127.0.0.1", "localhost", "[::1]") and not settings.api_keys:
+        lines.append("  warning   everybody who can reach this address can use the model: --api-key closes it")
+    return "\n".join(lines)
