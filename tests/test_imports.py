@@ -14,7 +14,7 @@ import forerun
 
 PACKAGE = Path(forerun.__file__).parent
 LAYERS = (
-    ("entrypoints", ""),
+    ("entrypoints", "ray", ""),
     ("cli",),
     ("replicas",),
     ("library", "server"),
@@ -37,9 +37,9 @@ CLIENTS = ("bench",)
 """Programs of their own that speak to a server over the network: they may import nothing but the errors, and only the
 command line may import them."""
 
-OPTIONAL = {"torch", "transformers"}
-"""From extras; only packages that work without them until asked may name them."""
-WITH_EXTRAS = ("accuracy", "distributed", "training")
+_TORCH = ("accuracy", "distributed", "training")
+OPTIONAL = {"torch": _TORCH, "transformers": _TORCH, "ray": ("ray",)}
+"""From extras; only these packages, which nobody needs without the extra until asked, may name them."""
 NEVER = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 """Loading data with these runs code from the data."""
 MOST_LINES = 350
@@ -81,7 +81,7 @@ def complaint(package: str, name: str) -> str | None:
     if root in NEVER:
         return f"{root} runs code from data"
     if root in OPTIONAL:
-        return None if package in WITH_EXTRAS else f"{root} comes from an extra; only {WITH_EXTRAS} may name it"
+        return None if package in OPTIONAL[root] else f"{root} comes from an extra; only {OPTIONAL[root]} may name it"
     if root != "forerun":
         return None
     target = rest.partition(".")[0]
@@ -145,6 +145,10 @@ def test_a_file_is_one_idea(path: Path) -> None:
         ("accuracy", "import importlib\nimportlib.import_module('torch')", True),
         ("accuracy", "import pickle", False),
         ("checkpoint", "import numpy, json", True),
+        ("ray", "from ray import serve", True),
+        ("replicas", "import ray", False),
+        ("replicas", "from forerun.server.gate import Gate", True),
+        ("server", "from forerun.replicas.front import Front", False),
     ],
 )
 def test_the_rule_itself(package: str, code: str, fine: bool) -> None:

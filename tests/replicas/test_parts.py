@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from forerun.host.cgroup import CgroupLimits
 from forerun.host.machine import Host
 from forerun.host.nodes import memory_nodes, share_cores, threads_of
+from forerun.replicas.errand import answers_of
 from forerun.replicas.exposition import labelled, merged
-from forerun.replicas.front import answers_of
 from forerun.replicas.places import Order, places
 from forerun.replicas.restarts import Restarts
 

@@ -34,7 +34,6 @@ def run_front(
     """
     from forerun.host.machine import read_host
     from forerun.host.nodes import memory_nodes
-    from forerun.replicas.front import Front
     from forerun.replicas.group import Group
     from forerun.replicas.places import Order, places
     from forerun.replicas.process import Replica
@@ -55,7 +54,7 @@ def run_front(
             Replica(Order(args.words, place), command or _REPLICA, headers)
             for place in places(count, host, memory_nodes(), Path(folder), artifact)
         ]
-        return run(Front(address.settings, Group(replicas)), address)
+        return run(Group(replicas), address)
 
 
 def _compiled(request: ModelRequest) -> Path:

@@ -7,24 +7,28 @@ import logging
 import logging.config
 
 from forerun.replicas.front import Front
+from forerun.replicas.group import Group
+from forerun.replicas.local import LocalReplicas
 from forerun.server.address import Address
 from forerun.server.run import Server, abrupt, log_config
+from forerun.server.server_settings import ServerSettings
 
 _log = logging.getLogger("forerun.replicas")
 
 
-def run(front: Front, address: Address) -> int:
-    """Start the replicas of ``front``, then serve at ``address``. Returns the exit status: 1 when all replicas were
+def run(group: Group, address: Address) -> int:
+    """Start the replicas of ``group``, then serve at ``address``. Returns the exit status: 1 when all replicas were
     lost. Raises ConfigError when a replica does not start, or somebody else has the address."""
-    logging.config.dictConfig(log_config(front.settings.log_level))
-    return asyncio.run(_run(front, address))
+    logging.config.dictConfig(log_config(address.settings.log_level))
+    return asyncio.run(_run(group, address))
 
 
-async def _run(front: Front, address: Address) -> int:
+async def _run(group: Group, address: Address) -> int:
+    front = Front(address.settings, LocalReplicas(group))
     lost = False
     try:
-        await front.group.start()
-        print(banner(front), flush=True)
+        await group.start()
+        print(banner(address.settings, group), flush=True)
         server = Server(front, front.app())
 
         def on_lost() -> None:
@@ -33,7 +37,7 @@ async def _run(front: Front, address: Address) -> int:
             _log.error("there is no replica left: ending")
             server.should_exit = True
 
-        front.group.on_lost = on_lost
+        group.on_lost = on_lost
         address.listen()
         try:
             with abrupt():
@@ -42,13 +46,13 @@ async def _run(front: Front, address: Address) -> int:
             return 1
         return 0 if server.started and not lost else 1
     finally:
-        await front.group.close(0.0)
+        await group.close(0.0)
 
 
-def banner(front: Front) -> str:
+def banner(settings: ServerSettings, group: Group) -> str:
     """Model, replicas, KV capacity and address, one line each."""
-    settings, facts = front.settings, front.group.replicas[0].facts
-    threads = [replica.facts.get("threads") for replica in front.group.replicas]
+    facts = group.replicas[0].facts
+    threads = [replica.facts.get("threads") for replica in group.replicas]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     blocks, size = facts.get("num_gpu_blocks", 0), facts.get("block_size", 0)
     lines = [

@@ -30,7 +30,8 @@ UNKNOWN_MEMORY = 2 << 30
 class RunSettings:
     """Choices of one run that change no token. ``threads`` 0: one per usable core. ``isa`` "": the best one.
     ``max_rows``: rows of a step. ``populate``: fetch the memory of the KV cache ahead of its use, while idle.
-    ``memory``: bytes that this run may count on; 0: all that the machine has left."""
+    ``memory``: bytes that this run may count on; 0: all that the machine has left. ``pinned``: whether each thread
+    stays on a processor, as is best for a run that has its processors for itself."""
 
     threads: int = 0
     isa: str = ""
@@ -38,6 +39,7 @@ class RunSettings:
     max_sample_rows: int = 512
     populate: bool = False
     memory: int = 0
+    pinned: bool = True
 
 
 def open_executor(
@@ -74,7 +76,7 @@ def open_executor(
         head_rows=max(HEAD_ROWS, min(config.max_seqs, MOST_HEAD_ROWS)),
         kv_dtype=config.kv_cache_dtype,
         threads=threads,
-        cpus=host.pin_cpus(threads),
+        cpus=host.pin_cpus(threads) if run.pinned else (),
         isa=run.isa,
         global_topk=config.sampling.global_topk or 0,
         deterministic=config.sampling.deterministic,

@@ -20,6 +20,7 @@ def server_facts(service: Service) -> dict[str, Any]:
     host = read_host()
     return {
         "version": service.version,
+        "pid": os.getpid(),
         "cpu": host.cpu_model or None,
         "processors": len(host.cpus),
         "isa": opened.isa or None,
