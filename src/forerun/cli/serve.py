@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, open_model: Open | None = None, replica: Seque
     from forerun.server.address import bound
 
     if follows():  # and never comes back
-        open_model(request, _say, lambda what, done, total: None)
+        open_model(request, say, lambda what, done, total: None)
     with bound(server) as address:
         with progress(f"Compiling {base_name(args.model)}") as tell:
             model = open_model(request, say, tell)

@@ -32,6 +32,7 @@ def run_front(
     ``command`` starts a replica, which opens a model of its own; None: this module does, with what ``request`` asks
     for. Raises ForerunError for user mistakes.
     """
+    from forerun.distributed import launched
     from forerun.host.machine import read_host
     from forerun.host.nodes import memory_nodes
     from forerun.replicas.group import Group
@@ -43,6 +44,8 @@ def run_front(
     count = args.data_parallel_size
     if not 1 <= count <= MOST_REPLICAS:
         raise ConfigError(f"--data-parallel-size {count} must be 1 to {MOST_REPLICAS}")
+    if launched() is not None:
+        raise ConfigError("--data-parallel-size is for one process: start it without torchrun, or use 1")
     with bound(settings) as address, TemporaryDirectory(prefix="forerun-", ignore_cleanup_errors=True) as folder:
         artifact = None if command is not None else _compiled(request)
         host = read_host()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -47,12 +47,14 @@ class FrontMetrics:
 
 
 class Front:
-    """One address for a group of replicas. ``draining``: no more requests are taken."""
+    """One address for a group of replicas. ``draining``: no more requests are taken. ``when_lost``: called when there
+    is no replica left, and none will come."""
 
     def __init__(self, settings: ServerSettings, backend: Backend) -> None:
         self.settings = settings
         self.backend = backend
         self.draining = False
+        self.when_lost: Callable[[], None] = lambda: None
         self.metrics = FrontMetrics()
         self._namer = Namer()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import logging.config
 
 from forerun.replicas.front import Front
@@ -12,8 +11,6 @@ from forerun.replicas.local import LocalReplicas
 from forerun.server.address import Address
 from forerun.server.run import Server, abrupt, log_config
 from forerun.server.server_settings import ServerSettings
-
-_log = logging.getLogger("forerun.replicas")
 
 
 def run(group: Group, address: Address) -> int:
@@ -25,26 +22,18 @@ def run(group: Group, address: Address) -> int:
 
 async def _run(group: Group, address: Address) -> int:
     front = Front(address.settings, LocalReplicas(group))
-    lost = False
     try:
         await group.start()
         print(banner(address.settings, group), flush=True)
         server = Server(front, front.app())
-
-        def on_lost() -> None:
-            nonlocal lost
-            lost = True
-            _log.error("there is no replica left: ending")
-            server.should_exit = True
-
-        group.on_lost = on_lost
+        group.on_lost = lambda: front.when_lost()
         address.listen()
         try:
             with abrupt():
                 await server.serve(address.sockets)
         except SystemExit:  # uvicorn could not start, and has said why
             return 1
-        return 0 if server.started and not lost else 1
+        return 0 if server.started and not server.lost else 1
     finally:
         await group.close(0.0)
 

@@ -30,10 +30,12 @@ _log = logging.getLogger("forerun.server")
 
 
 class Served(Protocol):
-    """What a server stands for: an engine, or the front of several."""
+    """What a server stands for: an engine, or the front of several. ``when_lost`` is called, from any thread, when
+    nothing can be done any more."""
 
     settings: ServerSettings
     draining: bool
+    when_lost: Callable[[], None]
 
     @property
     def unfinished(self) -> int:
@@ -53,7 +55,7 @@ class Server(uvicorn.Server):
         self._service = service
         self._notice = notice
         self._stopping: asyncio.Task[None] | None = None
-        self.lost = False  # whether the engine's executor is gone for ever
+        self.lost = False  # whether what it stands for is gone for ever
         settings = service.settings
         room = room_for(settings.caps.connections)
         super().__init__(
@@ -100,7 +102,7 @@ class Server(uvicorn.Server):
         def leave() -> None:
             loop.call_soon_threadsafe(self._leave)
 
-        self._service.engine.when_lost = leave
+        self._service.when_lost = leave
         await super().startup(sockets)
         if sockets is not None:
             self._log_started_message(sockets)

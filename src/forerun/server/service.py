@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import count
 
@@ -121,6 +121,15 @@ class Service:
     def unfinished(self) -> int:
         """Answers that have not ended."""
         return self.engine.unfinished
+
+    @property
+    def when_lost(self) -> Callable[[], None]:
+        """Called by the engine's thread when its executor is lost."""
+        return self.engine.when_lost
+
+    @when_lost.setter
+    def when_lost(self, call: Callable[[], None]) -> None:
+        self.engine.when_lost = call
 
     async def close(self, timeout: float = 0.0) -> bool:
         """Stop taking requests, let the present ones end for up to ``timeout`` seconds, then stop the engine."""
