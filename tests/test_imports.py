@@ -28,14 +28,15 @@ LAYERS = (
     ("checkpoint",),
     ("config", "grammar", "host"),
     ("json_text", "progress"),
-    ("errors", "_native"),
+    ("errors", "whole_file", "_native"),
 )
 """From top to bottom ("" is forerun/__init__.py).
 A package imports itself and what lies below; neighbours on one level do not know each other."""
 RANK = {name: level for level, names in enumerate(LAYERS) for name in names}
 CLIENTS = ("bench",)
-"""Programs of their own that speak to a server over the network: they may import nothing but the errors, and only the
-command line may import them."""
+"""Programs of their own that speak to a server over the network: only the command line may import them."""
+OF_CLIENTS = ("errors", "whole_file")
+"""What they may import."""
 
 _TORCH = ("accuracy", "distributed", "training")
 OPTIONAL = {"torch": _TORCH, "transformers": _TORCH, "ray": ("ray",)}
@@ -88,7 +89,7 @@ def complaint(package: str, name: str) -> str | None:
     if not target or target == package:
         return None
     if package in CLIENTS:
-        return None if target == "errors" else f"{package} is a client and imports nothing of the server side"
+        return None if target in OF_CLIENTS else f"{package} is a client and imports nothing of the server side"
     if target in CLIENTS:
         return None if package == "cli" else f"only cli imports {target}"
     if package not in RANK or target not in RANK:

@@ -63,6 +63,26 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert Conversation.load(file).messages() == json.loads(file.read_text())["messages"]
 
 
+def test_what_cannot_be_saved_is_one_line_and_keeps_the_old_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    chat, file = loop(), tmp_path / "talk.json"
+    talk(
+        chat,
+        monkeypatch,
+        f"/save {file}",
+        "hi",
+        f"/save {file}/x",
+        "/save /dev/full",
+        "/save a\0b",
+        f"/save {tmp_path}",
+    )
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(told) == 4 and all("cannot be written" in line for line in told), told
+    assert json.loads(file.read_text()) == {"messages": []} and len(chat.conversation.turns) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
+
+
 def test_a_full_context_is_one_line_and_the_session_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

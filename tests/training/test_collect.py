@@ -16,10 +16,10 @@ from forerun.errors import ConfigError, ForerunError
 from forerun.opening import ModelRequest, OpenedModel, open_model
 from forerun.runtime.loader import RunSettings
 from forerun.training.collect import Collector, read_documents
-from forerun.training.files import PART
 from forerun.training.openings import frame_of, plan_document
 from forerun.training.recipe import CollectRecipe
 from forerun.training.shards import read_shard, shard_path
+from forerun.whole_file import PART
 from tests.support.tiny_checkpoints import write_tiny
 
 RECIPE = CollectRecipe("tiny", seed=3, documents=4, answer_tokens=12)

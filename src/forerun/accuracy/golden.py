@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from forerun.accuracy.reference import Answer
 from forerun.errors import AccuracyError
+from forerun.whole_file import whole_file
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 RECORD_COMMAND = "python -m forerun.accuracy.record --model-path MODEL --prompt PROMPT --output FILE.npz"
@@ -56,13 +57,10 @@ def save_golden(path: Path, golden: Golden) -> None:
         arrays[f"tokens_{number}"] = answer.tokens
         if answer.logits is not None:
             arrays[f"logits_{number}"] = answer.logits
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise AccuracyError(f"{path}: the reference cannot be written ({error.strerror})") from None
 
 

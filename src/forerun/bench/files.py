@@ -5,26 +5,23 @@ from __future__ import annotations
 import gzip
 import importlib.metadata
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from forerun.errors import ForerunError
+from forerun.whole_file import write_whole
 
 MOST_BYTES = 1 << 30
 
 
 def replace_file(path: Path, text: str, flag: str) -> None:
     """Write a file as a whole or not at all. ``flag``: what named it, for the ForerunError."""
-    made = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        made.write_text(text, "utf-8")
-        made.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        made.unlink(missing_ok=True)
         raise ForerunError(f"{flag} cannot be written ({error.strerror})") from None
 
 

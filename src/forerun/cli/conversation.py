@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forerun.errors import ConfigError
 from forerun.json_text import JsonReader
+from forerun.whole_file import write_whole
 
 _FILE = JsonReader(ConfigError, "/save writes such files")
 _TEXT = {"role": str, "content": str}
@@ -38,11 +39,14 @@ class Conversation:
         return True
 
     def save(self, path: Path) -> None:
-        """Write a JSON file that ``load`` reads. Raises ConfigError."""
+        """Write a JSON file that ``load`` reads, whole or not at all. Raises ConfigError."""
+        text = json.dumps({"messages": self.messages()}, ensure_ascii=False, indent=1) + "\n"
         try:
-            path.write_text(json.dumps({"messages": self.messages()}, ensure_ascii=False, indent=1) + "\n", "utf-8")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be written ({error})") from None
+            write_whole(path, text.encode("utf-8", "replace"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+        except ValueError as error:  # a name that no file can have
+            raise ConfigError(f"{str(path)!r:.100}: cannot be written ({error})") from None
 
     @staticmethod
     def load(path: Path) -> Conversation:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from forerun.host.machine import Host, read_host
 from forerun.measure.offline import OfflineBatch
 from forerun.measure.speed import token_ids
 from forerun.runtime.native import MOST_REPEAT_ROWS, NativeExecutor
+from forerun.whole_file import write_whole
 
 ROWS = (1, 2, 4, 8, 16, 32)
 """Row counts that are measured; at the first start, as many as the budget allows."""
@@ -139,8 +138,6 @@ def _write(file: Path, known: Mapping[str, Any]) -> None:
     """In one piece; where nothing can be written, the next start measures again."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as written:
-            json.dump(known, written)
-        os.replace(written.name, file)
+        write_whole(file, json.dumps(known).encode())
     except OSError:
         return

@@ -1,27 +1,17 @@
-"""Files that are there whole or not at all, whenever the process is killed."""
+"""The files of a training run: errors in one line, and nothing unfinished is left."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+from forerun import whole_file
 from forerun.errors import ForerunError
-
-PART = ".part-"
-"""How the names of unfinished files begin."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write and sync under another name, then rename. Raises ForerunError with one line."""
+    """Write a file whole or not at all. Raises ForerunError with one line."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=PART, dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        whole_file.write_whole(path, data)
     except OSError as error:
         raise ForerunError(f"{path}: it cannot be written ({error.strerror})") from None
 
@@ -37,5 +27,5 @@ def make_folder(path: Path) -> Path:
 
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process left unfinished."""
-    for path in folder.glob(f"{PART}*"):
+    for path in folder.glob(f"{whole_file.PART}*"):
         path.unlink(missing_ok=True)
