@@ -223,3 +223,13 @@ def test_what_is_refused() -> None:
             error = response.json()["error"]
             assert error["param"] == place and "\n" not in error["message"]
         server.wait_idle()
+
+
+def test_values_have_the_types_of_the_tools_schema() -> None:
+    template = "{% for t in tools or [] %}<parameter={{ t.function.name }}>{% endfor %}{{ messages[-1].content }}"
+    said = "<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=days>\n2\n</parameter>\n"
+    said += "</function>\n</tool_call>"
+    with saying(said, said, template=template) as (server, _):
+        (call,) = answer(server, tools=[WEATHER])["message"]["tool_calls"]
+        assert call["function"] == {"name": "weather", "arguments": ARGUMENTS}
+        assert streamed(server, tools=[WEATHER])["tool_calls"] == [{"name": "weather", "arguments": ARGUMENTS}]

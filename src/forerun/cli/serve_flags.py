@@ -229,8 +229,8 @@ def _add_tools(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tool-call-parser",
         metavar="NAME",
-        help="how the model writes calls: hermes, llama3_json, llama4_json, pythonic, llama4_pythonic or mistral "
-        "(default: as its chat template shows)",
+        help="how the model writes calls: hermes, qwen3_coder, llama3_json, llama4_json, pythonic, llama4_pythonic or "
+        "mistral (default: as its chat template shows)",
     )
     group.add_argument(
         "--reasoning-parser",

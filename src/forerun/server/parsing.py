@@ -121,7 +121,8 @@ class Plan:
         family = self._family
         inner: Callable[[], Parser] = Plain
         if self.tools:
-            inner = family.forced if self.forced or self._strict else family.parser
+            schemas = {tool.function.name: tool.function.schema_of_arguments for tool in self.tools}
+            inner = family.forced if self.forced or self._strict else family.reader(schemas)
         if self.parsing.reasoning is None:
             return inner
         return lambda: Thinking(inner(), begun=thinking)

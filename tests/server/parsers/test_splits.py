@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from forerun.server.parsers.llama import Llama
 from forerun.server.parsers.mistral import Mistral
 from forerun.server.parsers.parts import Arguments, CallBegin, Content, Parser, Part, Thought, merged
 from forerun.server.parsers.pythonic import Pythonic
+from forerun.server.parsers.qwen_coder import QwenCoder
 from forerun.server.parsers.reasoning import Thinking
 from forerun.server.parsers.tagged import Hermes
 
@@ -21,6 +23,15 @@ WEATHER = '{"city": "Oslo \\"{[", "days": [1, 2]}'
 HERMES = f'<tool_call>\n{{"name": "weather", "arguments": {WEATHER}}}\n</tool_call>'
 WEATHER_PARTS = [CallBegin("weather"), Arguments(WEATHER)]
 EMPTY = [CallBegin("now"), Arguments("{}")]
+
+SCHEMAS = {"f": {"properties": {"city": {"type": "string"}, "n": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}}}
+CODER = partial(QwenCoder, SCHEMAS)
+
+
+def coded(name: str, value: str) -> str:
+    """A call of f with one argument, as Qwen3-Coder writes it."""
+    return f"<tool_call>\n<function=f>\n<parameter={name}>\n{value}\n</parameter>\n</function>\n</tool_call>"
+
 
 CASES: list[tuple[Callable[[], Parser], str, list[Part]]] = [
     (Hermes, "Hello <b> <tool", [Content("Hello <b> <tool")]),
@@ -34,6 +45,19 @@ CASES: list[tuple[Callable[[], Parser], str, list[Part]]] = [
     (Hermes, '<tool_call>{"name": "f", "argu', [Content('<tool_call>{"name": "f", "argu')]),
     (Hermes, '<tool_call>{"name": "f", "arguments": {"a', [CallBegin("f"), Arguments('{"a')]),
     (Hermes, '<tool_call>{"name": "now", "arguments": "{}"}', EMPTY),
+    (CODER, f"I look.\n{coded('city', 'Oslo')}", [Content("I look."), CallBegin("f"), Arguments('{"city": "Oslo"}')]),
+    (CODER, coded("n", "5") * 2, [CallBegin("f"), Arguments('{"n": 5}')] * 2),
+    (CODER, coded("city", "5"), [CallBegin("f"), Arguments('{"city": "5"}')]),
+    (CODER, coded("city", "a\n</p>\n"), [CallBegin("f"), Arguments('{"city": "a\\n</p>\\n"}')]),
+    (CODER, "<tool_call><function=now></function></tool_call> done <tool", [*EMPTY, Content(" done <tool")]),
+    (CODER, "a <tool_call> <function=a b>", [Content("a <tool_call> <function=a b>")]),
+    (CODER, "<tool_call>\n<function=f", [Content("<tool_call>\n<function=f")]),
+    (CODER, coded("city", "Os").partition("</param")[0], [CallBegin("f"), Arguments('{"city": "Os')]),
+    (CODER, "<tool_call><function=now>hm</function>", [CallBegin("now"), Content("hm"), Arguments("{}")]),
+    (CODER, coded("n", "57").partition("7")[0], [CallBegin("f"), Arguments('{"n": 5')]),
+    (CODER, coded("x", '{"a": [1, true]}'), [CallBegin("f"), Arguments('{"x": {"a": [1, true]}}')]),
+    (CODER, coded("n", "None"), [CallBegin("f"), Arguments('{"n": null}')]),
+    (CODER, coded("n", "NaN"), [CallBegin("f"), Arguments('{"n": "NaN"}')]),
     (Llama, f'{{"name": "weather", "parameters": {WEATHER}}}', WEATHER_PARTS),
     (Llama, f'<|python_tag|>{{"name": "weather", "parameters": {WEATHER}}}; {{"name": "now"}}', WEATHER_PARTS + EMPTY),
     (Llama, "  It is {warm} <|py", [Content("  It is {warm} <|py")]),
@@ -89,9 +113,10 @@ def test_one_cut_anywhere_and_every_character(make: Callable[[], Parser], text: 
         assert read(make(), [text[:place], text[place:]]) == parts
 
 
-MAKES = [Hermes, Llama, Mistral, Pythonic, CASES[-1][0], CASES[-3][0]]
+MAKES = [Hermes, Llama, Mistral, Pythonic, CODER, CASES[-1][0], CASES[-3][0]]
 SCRAPS = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>", "[now()]"]
 SCRAPS += [WEATHER, HERMES, '{"name": "now"', '"arguments":', '{"name": "f", "arguments": {}', "}", "]", "[", "{", ";"]
+SCRAPS += ["<function=f>", "</function>", "<parameter=n>", "</parameter>", coded("n", "1"), "<"]
 SCRAPS += [" ", "\n", ",", '"', "\\", "now", "é", "x", "'", "(", ")", "f"]
 
 
@@ -104,5 +129,5 @@ def test_any_text_any_cuts(scraps: list[str], cuts: list[int], make: Callable[[]
     whole = read(make(), [text])
     assert read(make(), [text[one:other] for one, other in pairwise(places)]) == whole
     assert read(make(), list(text)) == whole
-    if all(isinstance(part, Content) for part in whole) and make in MAKES[:4]:
+    if all(isinstance(part, Content) for part in whole) and make in MAKES[:5]:
         assert "".join(part.text for part in whole if isinstance(part, Content)) == text

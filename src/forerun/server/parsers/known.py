@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from forerun.server.parsers.llama import Llama
 from forerun.server.parsers.mistral import Mistral
 from forerun.server.parsers.parts import Parser
 from forerun.server.parsers.pythonic import Pythonic
+from forerun.server.parsers.qwen_coder import QwenCoder
 from forerun.server.parsers.tagged import Hermes
 
 
@@ -19,14 +21,19 @@ from forerun.server.parsers.tagged import Hermes
 class Family:
     """How one family of models writes calls. ``before`` and ``after``: what stands around the arguments of a forced
     call, with NAME for the tool as JSON; ``trigger``: what begins a call within text; ``forced``: the reader of calls
-    that are forced."""
+    that are forced. ``typed``: the parser needs the schemas of the tools, by name."""
 
-    parser: Callable[[], Parser]
+    parser: Callable[..., Parser]
     before: str
     after: str
     trigger: str
     separator: str
     forced: Callable[[], Parser]
+    typed: bool = False
+
+    def reader(self, schemas: Mapping[str, Mapping[str, Any]]) -> Callable[[], Parser]:
+        """Makes parsers of what the model writes by itself."""
+        return partial(self.parser, schemas) if self.typed else self.parser
 
     def tag(self, name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
         """One call, as a part of a structural tag."""
@@ -35,12 +42,15 @@ class Family:
 
 
 _HERMES = Family(Hermes, '<tool_call>\n{"name": NAME, "arguments": ', "}\n</tool_call>", "<tool_call>", "\n", Hermes)
+_QWEN_CODER = replace(_HERMES, parser=QwenCoder, typed=True)
 _LLAMA = Family(Llama, '{"name": NAME, "parameters": ', "}", '{"name": ', "; ", Llama)
 _PYTHONIC = Family(Pythonic, _LLAMA.before, _LLAMA.after, _LLAMA.trigger, _LLAMA.separator, Llama)
 _MISTRAL = Family(Mistral, '[TOOL_CALLS][{"name": NAME, "arguments": ', "}]", "[TOOL_CALLS]", "", Mistral)
 
 FAMILIES: Mapping[str, Family] = {
     "hermes": _HERMES,
+    "qwen3_coder": _QWEN_CODER,
+    "qwen3_xml": _QWEN_CODER,
     "llama3_json": _LLAMA,
     "llama4_json": _LLAMA,
     "pythonic": _PYTHONIC,
@@ -49,6 +59,7 @@ FAMILIES: Mapping[str, Family] = {
 }
 REASONING = ("qwen3", "deepseek_r1")
 _SIGNS = (
+    ("<parameter=", "qwen3_coder"),
     ("<tool_call>", "hermes"),
     ("[TOOL_CALLS]", "mistral"),
     ("<|python_start|>", "llama4_pythonic"),
