@@ -9,6 +9,7 @@ import pytest
 
 from forerun.server.server_settings import ServerSettings
 from tests.server.harness import MODEL, PacedExecutor, Running, running, wait_for
+from tests.server.scripted import saying
 from tests.support.chromium import Browser, chromium
 
 HTML = {"Accept": "text/html"}
@@ -98,6 +99,91 @@ def test_a_chat_streams_while_the_engine_is_watched(browser: Browser) -> None:
         assert tip.startswith("chosen") and tip.count("%") == 6
         assert browser.complaints == [] and browser.requests
         assert all(url.startswith(own.url) for url in browser.requests)
+
+
+def test_enter_sends_and_shift_enter_begins_a_line(browser: Browser, server: Running) -> None:
+    opened(browser, server.url)
+    browser.run("document.getElementById('max_tokens').value = 4; " + ASK.format("one"))
+    browser.key("Enter", "\r", shift=True)
+    assert browser.run("document.getElementById('question').value") == "one\n"
+    assert browser.run("document.querySelectorAll('.message').length") == 0
+    browser.call("Input.insertText", text="two")
+    browser.key("Enter", "\r")
+    assert browser.until("document.querySelector('.user')?.textContent") == "one\ntwo"
+    browser.until(f"{LAST}?.querySelector('.figures')")
+
+
+def test_all_by_keyboard_and_every_control_has_a_name(browser: Browser, server: Running) -> None:
+    opened(browser, server.url)
+    browser.run("document.getElementById('max_tokens').value = 6")
+    ask(browser)
+    browser.until(f"{LAST}?.querySelector('.figures')")
+    where = "document.activeElement.id || document.activeElement.tagName"
+    order = []
+    for _ in range(5):
+        order.append(browser.run(where))
+        browser.key("Tab")
+    assert order == ["question", "send", "again", "clear", "SUMMARY"]
+    browser.run("document.querySelector('details').open = true")
+    named = ("textbox", "button", "spinbutton", "checkbox", "log", "image", "complementary", "DisclosureTriangle")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    found = [(node["role"]["value"], node.get("name", {}).get("value")) for node in nodes if not node["ignored"]]
+    assert {role for role, _ in found} >= set(named) and ("spinbutton", "temperature") in found
+    assert all(name for role, name in found if role in named), found
+
+
+def test_probabilities_by_arrow_keys(browser: Browser, server: Running) -> None:
+    opened(browser, server.url)
+    browser.run("document.getElementById('max_tokens').value = 6; document.getElementById('temperature').value = 0")
+    ask(browser)
+    browser.until(f"{LAST}?.querySelector('.figures')")
+    browser.key("Tab", shift=True)
+    assert browser.run("document.activeElement.getAttribute('role')") == "group"
+    tip, places = "document.getElementById('tip')", []
+    for name in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft"):
+        browser.key(name)
+        assert browser.run(f"{tip}.textContent").startswith("chosen") and not browser.run(f"{tip}.hidden")
+        places.append(browser.run("[...document.querySelectorAll('.current')].map(one => one.dataset.place).join()"))
+    first, second = places[:2]
+    assert first != second and places == [first, second, first, first]
+    browser.key("Escape")
+    assert browser.run(f"{tip}.hidden") and not browser.run("document.querySelector('.current')")
+    browser.key("ArrowLeft")
+    browser.key("Tab")
+    assert browser.run(f"{tip}.hidden") and browser.run("document.activeElement.id") == "question"
+    assert browser.complaints == []
+
+
+def test_blocks_that_answers_share_are_marked(browser: Browser) -> None:
+    executor = PacedExecutor()
+    with running(executor) as own:
+        opened(browser, own.url)
+        prompt = list(range(100, 140))
+        own.post("/v1/completions", prompt=prompt, max_tokens=1)
+        executor.pause_after = 3
+        body = {"prompt": prompt, "max_tokens": 20, "n": 2, "stream": True}
+        with own.client.stream("POST", "/v1/completions", json=body) as response:
+            wait_for(lambda: not executor.gate.is_set())
+            browser.until("document.querySelectorAll('#owners .owner').length == 2")
+            count = "document.querySelectorAll('#owners .cell{}').length"
+            shared, alone = browser.run(count.format(".shared")), browser.run(count.format(":not(.shared)"))
+            executor.gate.set()
+            response.read()
+    assert shared >= 2 and shared % 2 == 0 and alone >= 1
+
+
+def test_thoughts_stand_above_the_answer(browser: Browser) -> None:
+    think = "{{ messages[-1].content }}<think>{% if enable_thinking is false %}</think>{% endif %}"
+    with saying("Hm <b>.</think>\n\nFine.", "Hm", template=think) as (own, _):
+        opened(browser, own.url)
+        ask(browser)
+        browser.until(f"{LAST}?.querySelector('.figures')")
+        assert browser.run(f"{LAST}.querySelector('.thoughts > div').textContent") == "Hm <b>."
+        browser.until(f"{LAST}.querySelector('[role=group]').textContent == 'Fine.'")
+        ask(browser)  # an answer of thoughts alone is shown too
+        browser.until("document.querySelectorAll('.figures').length == 2")
+        assert browser.run(f"{LAST}.querySelector('.thoughts > div').textContent") == "Hm"
+        assert browser.complaints == []
 
 
 def test_stop_and_regenerate(browser: Browser) -> None:

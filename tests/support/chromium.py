@@ -82,12 +82,13 @@ class Browser:
         self.call("Page.navigate", url=url)
         self.until(f"location.href.startsWith('{url}') && document.readyState == 'complete'")
 
-    def key(self, name: str, text: str = "") -> None:
+    def key(self, name: str, text: str = "", *, shift: bool = False) -> None:
         """Press a key."""
-        codes = {"Enter": 13, "Escape": 27}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
         for kind in ("keyDown", "keyUp"):
             typed = {"text": text} if text and kind == "keyDown" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=codes[name], **typed)
+            pressed = {"type": kind, "key": name, "windowsVirtualKeyCode": codes[name], "modifiers": 8 * shift}
+            self.call("Input.dispatchKeyEvent", **pressed, **typed)
 
     def look(self, width: int, height: int, theme: str = "light") -> None:
         """Take another size and theme."""

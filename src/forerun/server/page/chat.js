@@ -74,7 +74,7 @@ async function answer(onError) {
   part("state").textContent = "";
   const outside = bubble("assistant"), shown = new Answer(outside.appendChild(document.createElement("div")));
   const started = performance.now();
-  let first = null, usage = null;
+  let first = null, usage = null, thoughts = null;
   try {
     const response = await ask("v1/chat/completions", {
       method: "POST",
@@ -87,21 +87,32 @@ async function answer(onError) {
       usage = event.usage ?? usage;
       const choice = event.choices[0];
       if (!choice) continue;
-      const text = choice.delta.content ?? "";
-      if (text) first ??= performance.now();
-      shown.add(text, choice.logprobs?.content);
+      const text = choice.delta.content ?? "", thought = choice.delta.reasoning_content ?? "";
+      if (text || thought) first ??= performance.now();
+      if (thought) (thoughts ??= thoughtsIn(outside)).append(thought);
+      else shown.add(text, choice.logprobs?.content);
     }
   } catch (error) {
     if (error.name !== "AbortError") onError(error);
   }
   running = null;
-  if (shown.text) {
+  if (shown.text || thoughts) {
     turns.push({ role: "assistant", content: shown.text });
     outside.appendChild(figures(usage, first - started, performance.now() - first));
   } else {
     outside.remove();
   }
   buttons();
+}
+
+// Where the thoughts of an answer are written, above it.
+function thoughtsIn(outside) {
+  const element = document.createElement("details"), name = document.createElement("summary");
+  element.className = "thoughts";
+  name.textContent = "Thoughts";
+  element.append(name);
+  outside.prepend(element);
+  return element.appendChild(document.createElement("div"));
 }
 
 function figures(usage, wait, rest) {
