@@ -36,11 +36,22 @@ SCHEMA: Mapping[str, Any] = {
     "required": ["n", "on", "of"],
     "additionalProperties": False,
 }
+CALLS = {
+    "type": "tags_with_separator",
+    "tags": [
+        {"begin": f'<c>{{"{name}": ', "content": {"type": "json_schema", "json_schema": schema}, "end": "}</c>"}
+        for name, schema in (("f", SCHEMA), ("g", {"type": "object", "properties": {}, "additionalProperties": False}))
+    ],
+    "separator": ";",
+    "at_least_one": True,
+}
+"""Forced calls of two tools."""
 FORMS = {
     "json": StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True),
     "regex": StructuredOutputsParams(regex="[ab]{3}(c|dd){2,9}e?"),
     "choice": StructuredOutputsParams(choice=["yes", "no", "yes, but not yet"]),
     "grammar": StructuredOutputsParams(grammar='root ::= "(" root ")" | [0-9]+ "."'),
+    "calls": StructuredOutputsParams(structural_tag={"format": CALLS}, disable_any_whitespace=True),
 }
 PROMPTS = {name: [7 * place + k for k in range(5 + place)] for place, name in enumerate(FORMS)}
 
@@ -89,6 +100,10 @@ def check(name: str, text: str) -> None:
         assert re.fullmatch("[ab]{3}(c|dd){2,9}e?", text)
     elif name == "choice":
         assert text in ("yes", "no", "yes, but not yet")
+    elif name == "calls":
+        for call in re.findall(r"<c>(.*?)</c>(?:;|$)", text):
+            (given,) = json.loads(call).items()
+            jsonschema.validate(given[1], SCHEMA if given[0] == "f" else {"maxProperties": 0})
     else:
         inner = text.strip("()")
         assert inner[:-1].isdigit() and text == "(" * text.count("(") + inner + ")" * text.count("(")

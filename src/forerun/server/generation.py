@@ -18,6 +18,7 @@ from forerun.engine.stream import Writer
 from forerun.server.api_error import ApiError
 from forerun.server.json_body import Receive
 from forerun.server.service import Service
+from forerun.server.thought_tokens import ThoughtTokens
 from forerun.server.usage import times_of, usage_of
 
 Batch = list[tuple[int, Delta]]  # (place of the prompt, news)
@@ -28,7 +29,8 @@ class Generation:
 
     Made in the event loop; raises RequestError, QueueFullError or EngineStoppedError, and nothing is running then.
     ``form``: the grammar of the answers. ``hidden``: the drawn tokens are not shown (max_tokens 0), so usage does not
-    count them. ``yielding``: nobody asked for ``max_tokens``, so it gives way where the context takes less.
+    count them. ``thoughts``: counts those of thoughts. ``yielding``: nobody asked for ``max_tokens``, so it gives way
+    where the context takes less.
     """
 
     def __init__(
@@ -41,11 +43,12 @@ class Generation:
         form: Form | None = None,
         hidden: bool = False,
         yielding: bool = False,
+        thoughts: ThoughtTokens | None = None,
     ) -> None:
         self.service = service
         self.prompts = prompts
         self.params = params
-        self._hidden = hidden
+        self._hidden, self._thoughts = hidden, thoughts
         self._generated: dict[tuple[int, int], int] = {}
         self._drafts: dict[tuple[int, int], tuple[int, int]] = {}
         self._heard: dict[tuple[int, int], float] = {}
@@ -121,6 +124,8 @@ class Generation:
                     between.observe(now - before)
                 self._heard[key] = now
                 self._generated[key] = self._generated.get(key, 0) + len(delta.token_ids)
+                if self._thoughts is not None:
+                    self._thoughts.note(key, delta.token_ids)
             if delta.num_drafted_tokens:
                 self._drafts[key] = (delta.num_drafted_tokens, delta.num_accepted_tokens)
             if delta.finish_reason is not None:
@@ -144,7 +149,8 @@ class Generation:
         """Tokens so far, as the API reports them; complete after the last batch."""
         prompt = sum(map(len, self.prompts))
         completion = 0 if self._hidden else sum(self._generated.values())
-        return usage_of(prompt, completion, sum(self._cached), list(self._drafts.values()))
+        thoughts = None if self._thoughts is None else self._thoughts.total
+        return usage_of(prompt, completion, sum(self._cached), list(self._drafts.values()), thoughts)
 
     def metrics(self) -> dict[str, float] | None:
         """The times of the answer where the server shows them and they are those of one answer; known at its end."""

@@ -20,10 +20,13 @@ def log_generation(record: MutableMapping[str, Any], generation: Generation) -> 
     record["prompt_tokens"] = usage["prompt_tokens"]
     record["cached_tokens"] = usage["prompt_tokens_details"]["cached_tokens"]
     record["completion_tokens"] = tokens = usage["completion_tokens"]
-    if drafts := usage.get("completion_tokens_details"):
-        accepted = drafts["accepted_prediction_tokens"]
+    details = usage.get("completion_tokens_details", {})
+    if "reasoning_tokens" in details:
+        record["reasoning_tokens"] = details["reasoning_tokens"]
+    if "accepted_prediction_tokens" in details:
+        accepted = details["accepted_prediction_tokens"]
         record["accepted_tokens"] = accepted
-        record["drafted_tokens"] = accepted + drafts["rejected_prediction_tokens"]
+        record["drafted_tokens"] = accepted + details["rejected_prediction_tokens"]
     times = [each for each in generation.times if each.first_token is not None and each.last_token is not None]
     if times:
         first, last = min(each.first_token or 0.0 for each in times), max(each.last_token or 0.0 for each in times)

@@ -57,7 +57,7 @@ class ResponseShape:
         return events + list(self._items.close("completed" if finish == "stop" else "incomplete"))
 
     def _response(self, usage: dict[str, Any]) -> dict[str, Any]:
-        complete = self._finish == "stop"
+        complete, details = self._finish == "stop", usage.get("completion_tokens_details", {})
         return {
             **self._frame,
             "status": "completed" if complete else "incomplete",
@@ -67,7 +67,7 @@ class ResponseShape:
                 "input_tokens": usage["prompt_tokens"],
                 "input_tokens_details": usage.get("prompt_tokens_details") or {"cached_tokens": 0},
                 "output_tokens": usage["completion_tokens"],
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": details.get("reasoning_tokens", 0)},
                 "total_tokens": usage["total_tokens"],
             },
         }

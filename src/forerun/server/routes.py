@@ -45,6 +45,7 @@ from forerun.server.sampling_params import sampling_params
 from forerun.server.service import Service
 from forerun.server.stream import EventStream
 from forerun.server.text import Truncation
+from forerun.server.thought_tokens import ThoughtTokens
 from forerun.server.usage import StreamUsage
 
 _END_OF_PROMPT = 16  # tokens, among which the template's last word on thinking is
@@ -84,7 +85,8 @@ class Routes:
         name = f"chatcmpl-{_request_id(request)}"
         thinking = await self._thinking(plan, ids)
         shape = self._chat_shape(plan, asked.messages, name, ids, thinking)
-        return await self._answer(request, asked, [ids], params, shape, form=await self._form(plan, thinking))
+        form, thoughts = await self._form(plan, thinking), self._thoughts(thinking)
+        return await self._answer(request, asked, [ids], params, shape, form=form, thoughts=thoughts)
 
     async def chat_batch(self, request: Request) -> Response:
         """POST /v1/chat/completions/batch."""
@@ -100,9 +102,9 @@ class Routes:
         ]
         shape = BatchShape(self._service, name, int(time.time()), shapes)
         form = await self._form(plan, thinking)
-        return await self._whole(
-            request, Generation(self._service, _request_id(request), ids, params, form=form), shape
-        )
+        thoughts = self._thoughts(thinking)
+        generation = Generation(self._service, _request_id(request), ids, params, form=form, thoughts=thoughts)
+        return await self._whole(request, generation, shape)
 
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses."""
@@ -115,7 +117,8 @@ class Routes:
         thinking = await self._thinking(plan, ids)
         reader, name = plan.reader(thinking=thinking), f"resp_{_request_id(request)}"
         shape = ResponseShape(self._service, asked, name, int(time.time()), reader)
-        return await self._answer(request, chat, [ids], params, shape, form=await self._form(plan, thinking))
+        form, thoughts = await self._form(plan, thinking), self._thoughts(thinking)
+        return await self._answer(request, chat, [ids], params, shape, form=form, thoughts=thoughts)
 
     async def invocations(self, request: Request) -> Response:
         """POST /invocations, the one route of some hosting services: messages make it a chat."""
@@ -137,6 +140,12 @@ class Routes:
         return end.rfind(OPEN) > end.rfind(CLOSE) or (
             CLOSE not in end and self._service.parsing.reasoning == "deepseek_r1"
         )
+
+    def _thoughts(self, thinking: bool) -> ThoughtTokens | None:
+        """Counts the thoughts of a model that has some."""
+        if self._service.parsing.reasoning is None:
+            return None
+        return ThoughtTokens.of(self._service.tokenizer, begun=thinking)
 
     async def _form(self, plan: Plan, thinking: bool) -> Form | None:
         """The grammar of a chat's answer; it counts behind the thoughts where there are some."""
@@ -212,11 +221,19 @@ class Routes:
         *,
         form: Form | None = None,
         hidden: bool = False,
+        thoughts: ThoughtTokens | None = None,
     ) -> Response:
         refuse_when_draining(self._service)
         yielding = isinstance(asked, CompletionRequest) and "max_tokens" not in asked.model_fields_set
         generation = Generation(
-            self._service, _request_id(request), ids, params, form=form, hidden=hidden, yielding=yielding
+            self._service,
+            _request_id(request),
+            ids,
+            params,
+            form=form,
+            hidden=hidden,
+            yielding=yielding,
+            thoughts=thoughts,
         )
         record = _record(request)
         if asked.stream:

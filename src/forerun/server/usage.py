@@ -11,10 +11,14 @@ from forerun.server.protocol import StreamOptions
 
 
 def usage_of(
-    prompt: int, completion: int, cached: int | None = None, drafts: Sequence[tuple[int, int]] = ()
+    prompt: int,
+    completion: int,
+    cached: int | None = None,
+    drafts: Sequence[tuple[int, int]] = (),
+    thoughts: int | None = None,
 ) -> dict[str, Any]:
     """The usage object; ``cached`` None: not known yet. ``drafts``: (drafted, accepted) tokens of each answer that had
-    some."""
+    some. ``thoughts``: tokens of thoughts; None: the model has none, or they cannot be told."""
     usage: dict[str, Any] = {
         "prompt_tokens": prompt,
         "total_tokens": prompt + completion,
@@ -22,13 +26,11 @@ def usage_of(
     }
     if cached is not None:
         usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    details: dict[str, int] = {} if thoughts is None else {"reasoning_tokens": thoughts}
     if drafts:
         drafted, accepted = (sum(column) for column in zip(*drafts, strict=True))
-        usage["completion_tokens_details"] = {
-            "accepted_prediction_tokens": accepted,
-            "rejected_prediction_tokens": drafted - accepted,
-        }
-    return usage
+        details |= {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
+    return {**usage, "completion_tokens_details": details} if details else usage
 
 
 class StreamUsage(NamedTuple):
