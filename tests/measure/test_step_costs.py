@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from forerun.measure import step_costs
-from forerun.measure.step_costs import KEPT, StepCosts, known_step_costs, measure_step_costs
+from forerun.measure.kept import KEPT
+from forerun.measure.step_costs import StepCosts, known_step_costs, measure_step_costs
 from forerun.runtime.native import MOST_REPEAT_ROWS, NativeExecutor
 from tests.support.native_models import native_executor
 from tests.support.reference_models import one_sequence, tiny_model

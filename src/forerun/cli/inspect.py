@@ -79,17 +79,17 @@ def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _show_artifact(args: argparse.Namespace, artifact: Artifact) -> int:
     from forerun.cli.compile import quantization_lines
-    from forerun.config import full_batch_blocks, minimum_blocks
-    from forerun.runtime.memory import KvMemory
+    from forerun.runtime.memory import memory_plan
 
     config, program = artifact.neuron_config, artifact.program
-    memory = KvMemory(program.kv_layout, config.pa_block_size, config.kv_cache_dtype)
+    memory = memory_plan(program, config)
     kv = {
         "bytes_per_block": memory.block_bytes,
+        "bytes_per_token": memory.kv.token_bytes,
         "block_size": config.pa_block_size,
         "dtype": config.kv_cache_dtype,
-        "minimum_blocks": minimum_blocks(config),
-        "full_batch_blocks": full_batch_blocks(config),
+        "minimum_blocks": memory.minimum_blocks,
+        "full_batch_blocks": memory.full_batch_blocks,
         "pa_num_blocks": config.pa_num_blocks,
     }
     if args.json:
@@ -97,6 +97,7 @@ def _show_artifact(args: argparse.Namespace, artifact: Artifact) -> int:
             "manifest": dict(artifact.manifest),
             "config": json.loads(artifact.config.to_json()),
             "buckets": artifact.plan.to_json(),
+            "weights": dict(memory.weights),
             "kv_cache": kv,
             "program": artifact.program.to_json(),
         }
@@ -119,8 +120,8 @@ def _show_artifact(args: argparse.Namespace, artifact: Artifact) -> int:
     for line in str(artifact.plan).splitlines():
         print(f"  {line}")
     print("\nMemory")
-    print(f"  weights  {artifact.weights_bytes / 1e6:.1f} MB, mapped")
-    print(f"  KV cache {memory.formula()}")
+    print(f"  weights  {memory.weight_bytes / 1e6:.1f} MB, mapped")
+    print(f"  KV cache {memory.kv.formula()}")
     chosen = (
         "derived from free memory at start" if config.pa_num_blocks is None else f"{config.pa_num_blocks} asked for"
     )

@@ -31,7 +31,7 @@ from forerun.compiler.policy import format_chooser
 from forerun.compiler.program import Program, Weight
 from forerun.compiler.shard import Ranks, panels_of
 from forerun.compiler.trace import trace
-from forerun.compiler.weights import StoredWeight, part_of, store_weight, stored_sizes
+from forerun.compiler.weights import StoredWeight, part_of, store_weight, stored_bytes, stored_sizes
 from forerun.compiler.weights_file import WeightsFile
 from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import CheckpointError, ConfigError, one_line
@@ -54,8 +54,7 @@ class CompilePlan:
     @property
     def weight_bytes(self) -> int:
         """Size of the packed weights."""
-        item = {"U8": 1, "F32": 4}
-        return sum(item[kind] * n for w in self.program.weights.values() for kind, n in stored_sizes(w).values())
+        return sum(map(stored_bytes, self.program.weights.values()))
 
 
 def plan_compile(checkpoint: Checkpoint, config: NeuronConfig) -> CompilePlan:

@@ -19,6 +19,7 @@ from forerun.errors import CheckpointError
 
 Number = TypeVar("Number", np.uint8, np.int16, np.float32)
 
+_ITEM_BYTES = {"U8": 1, "F32": 4}
 SCALES = ".scale"
 """Suffix of the tensor that holds the channel scales of an int8_channel matrix."""
 
@@ -41,6 +42,11 @@ def stored_sizes(weight: Weight, panels: range | None = None) -> dict[str, tuple
     if weight.format == "int8_channel":
         sizes[weight.name + SCALES] = ("F32", rows)
     return sizes
+
+
+def stored_bytes(weight: Weight, panels: range | None = None) -> int:
+    """Bytes of what :func:`stored_sizes` lists."""
+    return sum(_ITEM_BYTES[kind] * count for kind, count in stored_sizes(weight, panels).values())
 
 
 def part_of(weight: Weight, stored: StoredWeight, panels: range | None) -> dict[str, NDArray[np.generic]]:

@@ -14,17 +14,15 @@ from typing import Any
 
 from forerun.compiler.artifact import MANIFEST
 from forerun.host.machine import Host, read_host
+from forerun.measure.kept import keep, read_kept
 from forerun.measure.offline import OfflineBatch
 from forerun.measure.speed import token_ids
 from forerun.runtime.native import MOST_REPEAT_ROWS, NativeExecutor
-from forerun.whole_file import write_whole
 
 ROWS = (1, 2, 4, 8, 16, 32)
 """Row counts that are measured; at the first start, as many as the budget allows."""
 BUDGET = 0.4
 """Seconds that the measurement may take, but for one step of each way of sharing."""
-KEPT = 64
-"""Measurements that a file holds; the oldest goes first."""
 _ROUNDS = 3
 
 
@@ -78,13 +76,12 @@ def known_step_costs(
     """The measurement of this artifact on this host from ``file``; where there is none, or a damaged one, it is made
     and kept, if that is possible. One that was cut off by the budget (a large model, a busy machine) is tried again at
     every start. The executor is set accordingly."""
-    known, key = _read(file), _key(executor, artifact, host or read_host())
+    known, key = read_kept(file), _key(executor, artifact, host or read_host())
     costs = _sound(known.get(key))
     if costs is None or len(costs.seconds) < len(_counts(executor)):
         fresh = measure_step_costs(executor, budget)
         costs = fresh if costs is None or len(fresh.seconds) >= len(costs.seconds) else costs
-        known.pop(key, None)
-        _write(file, {**dict(list(known.items())[1 - KEPT :]), key: asdict(costs)})
+        keep(file, known, key, asdict(costs))
     executor.set_repeat_rows(costs.repeat_rows)
     return costs
 
@@ -123,21 +120,3 @@ def _sound(stored: Any) -> StepCosts | None:
         return None
     sound = 1 in seconds and all(rows > 0 and 0 < value < 3600 for rows, value in seconds.items())
     return costs if sound and 0 <= costs.repeat_rows <= MOST_REPEAT_ROWS else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What is known by key, oldest first; nothing where the file is missing or damaged."""
-    try:
-        known = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _write(file: Path, known: Mapping[str, Any]) -> None:
-    """In one piece; where nothing can be written, the next start measures again."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(known).encode())
-    except OSError:
-        return

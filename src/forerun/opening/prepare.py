@@ -29,7 +29,7 @@ from forerun.opening.tables import with_table
 from forerun.opening.words import in_words
 from forerun.runtime.fused import FusedExecutor
 from forerun.runtime.loader import open_executor
-from forerun.runtime.memory import block_bytes
+from forerun.runtime.memory import memory_plan
 from forerun.runtime.native import NativeExecutor
 from forerun.runtime.step import Executor
 
@@ -111,7 +111,7 @@ class Prepared:
     def _tuned(self) -> tuple[NativeExecutor, StepCosts]:
         """The executor and what its steps cost on this host."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
-        others = 0 if self.draft is None else block_bytes(self.draft.config, self.draft.artifact.program.kv_layout)
+        others = 0 if self.draft is None else memory_plan(self.draft.artifact.program, self.draft.config).block_bytes
         run = replace(run, max_rows=rows) if rows else run
         with self.request.in_its_words():
             group = rank_group(self.artifact, self.config, run.max_rows)

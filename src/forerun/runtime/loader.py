@@ -10,9 +10,9 @@ from forerun.compiler.shard import Ranks
 from forerun.config import NeuronConfig
 from forerun.errors import ConfigError
 from forerun.host.machine import Host, read_host
-from forerun.runtime.memory import blocks_for
+from forerun.runtime.memory import memory_plan
 from forerun.runtime.native import HEAD_ROWS, LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions
-from forerun.runtime.ranks import RankGroup, all_local, rank_layout
+from forerun.runtime.ranks import RankGroup, all_local
 from forerun.runtime.weights import map_weights
 
 MAX_BATCHED_ROWS = 2048
@@ -67,7 +67,7 @@ def open_executor(
         raise ConfigError(f"threads must be within 1..{MOST_THREADS}, not {threads}")
     memory = run.memory or host.memory_available or UNKNOWN_MEMORY
     options = NativeOptions(
-        num_blocks=group.least(blocks_for(config, rank_layout(program, group), memory, others)),
+        num_blocks=group.least(memory_plan(program, config, group, others=others).blocks(memory)),
         block_size=native_block_size(config),
         max_model_len=config.max_length,
         max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),
