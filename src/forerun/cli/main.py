@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": "OpenAI-compatible server",
     "bench": "measure: kernels, offline speed, a server under load",
     "inspect": "print a checkpoint, or an artifact: program, buckets, memory, quantisation",
+    "plan": "memory and speed of a model on a machine that need not be here",
     "cache": "list or clear the artifacts that commands compiled for themselves",
     "check": "accuracy of an artifact against the float32 reference",
     "train-draft": "train a small draft model for a target, on text that the target writes",

@@ -41,6 +41,11 @@ def free_memory(root: Path = Path("/")) -> int | None:
     return None if kilobytes is None else kilobytes * 1024
 
 
+def resident_memory(root: Path = Path("/")) -> int:
+    """Bytes of this process that lie in memory; 0 when the kernel does not say."""
+    return read_table(root / "proc/self/status").get("VmRSS", 0) * 1024
+
+
 def transparent_huge_pages(root: Path = Path("/")) -> str | None:
     """The chosen setting: "always", "madvise" or "never"; None when the kernel has none."""
     text = read_text(root / "sys/kernel/mm/transparent_hugepage/enabled") or ""

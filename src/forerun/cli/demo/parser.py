@@ -73,11 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
                 if flag.exclusive not in exclusive:
                     exclusive[flag.exclusive] = section.add_mutually_exclusive_group()
                 target = exclusive[flag.exclusive]
-            _add(target, flag)
+            add_flag(target, flag)
     return parser
 
 
-def _add(target: argparse._ActionsContainer, flag: Flag) -> None:
+def add_flag(target: argparse._ActionsContainer, flag: Flag, *, required: bool | None = None) -> None:
+    """One row of the table; without a value on the command line it leaves no trace. ``required`` goes before the
+    table's word."""
     options = dict(_READ[flag.kind])
     if flag.kind == "flag":
         options["const"] = flag.const
@@ -87,7 +89,7 @@ def _add(target: argparse._ActionsContainer, flag: Flag) -> None:
     target.add_argument(
         flag.name,
         dest=flag.dest,
-        required=flag.required,
+        required=flag.required if required is None else required,
         default=argparse.SUPPRESS,
         help=(flag.help + note).replace("%", "%%"),
         **options,

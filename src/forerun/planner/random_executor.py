@@ -1,0 +1,40 @@
+"""An executor with random weights: a program, or one rank of many, that runs without a checkpoint."""
+
+from __future__ import annotations
+
+from forerun.compiler.program import Program
+from forerun.errors import ConfigError
+from forerun.host.machine import Host
+from forerun.planner.random_weights import random_weights
+from forerun.runtime.native import NativeExecutor, NativeOptions
+from forerun.runtime.ranks import Bytes, RankGroup
+
+
+def without_exchange(group: RankGroup) -> RankGroup:
+    """The same group for a member that runs alone: what the others would send stays as it was, at no cost."""
+    return RankGroup(group.own, group.begins, _nothing if len(group.begins) > 2 else None)
+
+
+def _nothing(send: Bytes, counts: list[int], receive: Bytes) -> None:
+    """An all-gather that brings nothing: results of the others stay what they were."""
+
+
+def random_executor(
+    program: Program, group: RankGroup, host: Host, *, length: int, sequences: int, kv_dtype: str, threads: int = 0
+) -> NativeExecutor:
+    """A loaded member of ``group`` for ``sequences`` of up to ``length`` tokens. Raises ConfigError without room."""
+    group = without_exchange(group)
+    threads = threads or host.default_threads()
+    options = NativeOptions(
+        num_blocks=-(-length // 32) * sequences,
+        max_model_len=length,
+        max_rows=2048,
+        max_seqs=sequences,
+        threads=threads,
+        cpus=host.pin_cpus(threads),
+        kv_dtype=kv_dtype,
+    )
+    try:
+        return NativeExecutor(program, random_weights(program, group.ranks), options, group=group)
+    except (ValueError, MemoryError, OSError) as error:
+        raise ConfigError(f"the model cannot be measured on this host: {error or 'out of memory'}") from None
