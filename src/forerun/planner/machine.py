@@ -40,8 +40,9 @@ class Machine:
     ranks share everything. bandwidth: bytes a second by weight format, "default" for the others and the KV cache.
     operations: of matrices by format, "int" and "default" for those that have no entry. attention: operations by the
     rows of one sequence. columns: values a second of norms, rotation and the like; infinite where nobody measured them.
-    overhead: seconds of an instruction beside its work. chunk_rows: rows for which weights are read once. padded:
-    lengths are rounded up to the plan's buckets. note: what is told with every prediction.
+    overhead: seconds of an instruction beside its work; call: of a step beside its instructions. chunk_rows: rows for
+    which weights are read once. padded: lengths are rounded up to the plan's buckets. note: what is told with every
+    prediction.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Machine:
     attention: Curve
     columns: Curve
     overhead: float = 0.0
+    call: float = 0.0
     link: Link | None = None
     chunk_rows: int = 256
     padded: bool = False
@@ -111,7 +113,7 @@ def _yaml(text: str, where: str) -> Any:
 
 _FIELDS = {
     "name", "source", "note", "units", "memory_gb", "bandwidth_gb_per_s", "gops", "attention_gops",
-    "columns_per_us", "overhead_us", "link", "chunk_rows", "padded",
+    "columns_per_us", "overhead_us", "call_us", "link", "chunk_rows", "padded",
 }  # fmt: skip
 _NEEDED = ("memory_gb", "bandwidth_gb_per_s", "gops")
 
@@ -135,6 +137,7 @@ def machine_from(values: Any, where: str) -> Machine:
         attention=read.curve("attention_gops", 1e9) or flat,
         columns=read.curve("columns_per_us", 1e6) or Curve.flat(math.inf),
         overhead=read.number("overhead_us", 0.0) * 1e-6,
+        call=read.number("call_us", 0.0) * 1e-6,
         link=_link(read),
         chunk_rows=read.whole("chunk_rows", 256, 1 << 20),
         padded=read.truth("padded"),
@@ -155,6 +158,7 @@ def machine_values(machine: Machine) -> dict[str, Any]:
         "gops": {form: _values(curve, 1e9) for form, curve in machine.operations.items()},
         "attention_gops": _values(machine.attention, 1e9),
         "overhead_us": machine.overhead * 1e6,
+        "call_us": machine.call * 1e6,
         "chunk_rows": machine.chunk_rows,
         "padded": machine.padded,
     }

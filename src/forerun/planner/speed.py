@@ -114,7 +114,7 @@ def best_length(runner: Runner, draft: Runner, traffic: Traffic, sequences: int,
 
 def limit_of(runner: Runner) -> Runner:
     """The same without overhead: what bytes, operations and links alone take."""
-    return replace(runner, machine=replace(runner.machine, overhead=0.0))
+    return replace(runner, machine=replace(runner.machine, overhead=0.0, call=0.0))
 
 
 def _middle(traffic: Traffic) -> int:

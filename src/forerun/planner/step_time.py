@@ -60,7 +60,8 @@ class StepTime:
 
 def step_time(work: Work, machine: Machine, share: float, step: Rows) -> StepTime:
     """A step on ``share`` of the machine. More rows than a chunk go through the layers in several chunks."""
-    return total(_chunk_time(work, machine, share, chunk) for chunk in _chunks(step, machine.chunk_rows))
+    chunks = total(_chunk_time(work, machine, share, chunk) for chunk in _chunks(step, machine.chunk_rows))
+    return chunks + StepTime(overhead=machine.call)
 
 
 def prefill_time(work: Work, machine: Machine, share: float, tokens: int, cached: int) -> StepTime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -89,6 +90,7 @@ def measure_host(part: Program, group: RankGroup, kv_dtype: str, host: Host, tel
             operations=times.operations(),
             attention=Curve(attention),
             columns=times.columns(),
+            call=times.call(),
             source=f"measured on {executor.threads} threads, {executor.isa}",
         )
     finally:
@@ -107,10 +109,23 @@ class _Times:
     def warm_up(self) -> None:
         """Steps of one row, for a while."""
         end = time.perf_counter() + _WARM_UP_SECONDS
-        batch, ids = OfflineBatch(self._executor, 1, 1), token_ids(self._executor, 1, 1)
         while time.perf_counter() < end:
-            batch.position = 0
-            batch.step(ids)
+            self._first_row()
+
+    def call(self) -> float:
+        """Seconds of a step of one row outside its instructions."""
+        outside = []
+        for _ in range(_ROUNDS):
+            self._executor.set_profile(True)
+            began = time.perf_counter()
+            self._first_row()
+            seconds = time.perf_counter() - began
+            outside.append(seconds - sum(each for _, each in self._executor.profile()))
+            self._executor.set_profile(False)
+        return max(0.0, statistics.median(outside))
+
+    def _first_row(self) -> None:
+        OfflineBatch(self._executor, 1, 1).step(token_ids(self._executor, 1, 1))
 
     def add(self, sequences: int, rows: int) -> None:
         """Time steps of ``rows`` of each sequence, of which the last one is sampled. What attention takes for a single
@@ -178,19 +193,19 @@ class _Times:
         return Curve({rows: self._work.columns * rows / each for rows, each in sorted(self._rest.items())})
 
     def _profile(self, run: Callable[[], None]) -> Iterable[tuple[str | tuple[str, bool], float]]:
-        """(kind, seconds) of every instruction in the fastest of some rounds: others who work here slow the rest."""
+        """(kind, seconds) of every instruction, medians of some rounds."""
         began = time.perf_counter()
         run()
         once = time.perf_counter() - began
-        rounds = max(2, min(_ROUNDS, round(_ROUND_SECONDS / max(once, 1e-6))))
-        best: list[float] = []
+        rounds = max(3, min(_ROUNDS, round(_ROUND_SECONDS / max(once, 1e-6))))
+        found: list[list[float]] = []
         for _ in range(rounds):
             self._executor.set_profile(True)
             run()
-            seconds = [each for _, each in self._executor.profile()]
+            found.append([each for _, each in self._executor.profile()])
             self._executor.set_profile(False)
-            best = seconds if not best or sum(seconds) < sum(best) else best
-        return zip([*map(self._kind, self._program.instructions), "rest"], best, strict=True)
+        medians = map(statistics.median, zip(*found, strict=True))
+        return zip([*map(self._kind, self._program.instructions), "rest"], medians, strict=True)
 
     def _kind(self, step: Instruction) -> str | tuple[str, bool]:
         if step.op == "linear":
