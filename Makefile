@@ -6,7 +6,7 @@ PROMPT ?= What is the capital of France?
 INSTALLED = $(VENV)/.installed
 SOURCES = $(shell find native src -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name CMakeLists.txt) pyproject.toml CMakeLists.txt
 
-.PHONY: demo model test tutorials clients parity check format bench sanitize clean
+.PHONY: demo model test tutorials clients parity ray check format bench sanitize clean
 
 demo: $(INSTALLED) model
 	@echo "==> Compile it for this machine into artifacts/smollm2-135m (seconds)"
@@ -32,6 +32,11 @@ clients: $(INSTALLED)
 parity: $(INSTALLED) model
 	$(BIN)/pip install --quiet $(call extra,test) $(call extra,parity)
 	$(BIN)/python -m pytest tests/parity tests/training tests/distributed tests/cli/test_train_draft.py
+
+# Replicas on Ray Serve; needs the extra that installs it.
+ray: $(INSTALLED)
+	$(BIN)/pip install --quiet $(call extra,test) $(call extra,ray)
+	$(BIN)/python -m pytest tests/ray
 
 check: $(INSTALLED)
 	$(BIN)/pip install --quiet $(call extra,dev) $(call extra,test)
