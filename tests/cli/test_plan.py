@@ -153,6 +153,7 @@ def test_one_rank_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         ((SMALL, "--machine", "epyc-9654", "--quantization-dtype", "int3"), "--quantization-dtype int3 is none of"),
         ((SMALL, "--machine", "epyc-9654", "--tp-degree", "4", "--local_ranks_size", "2"), "has no link"),
         ((SMALL, "--machine", "epyc-9654", "--json", "/nowhere/x.json"), "--json /nowhere/x.json cannot be written"),
+        ((SMALL, "--run-rank", "0", "--sweep", "tp-degree=1"), "leave --sweep out"),
         ((SMALL, "--run-rank", "1"), "--run-rank 1 must be within 0..0"),
         ((SMALL, "--seq-len", "200000", "--machine", "epyc-9654"), "longer than the model's"),
     ],

@@ -90,9 +90,20 @@ def test_the_caching_tutorial() -> None:
     json.dumps(values, default=list)
 
 
+def test_a_derived_cache_takes_its_share_of_what_the_weights_leave() -> None:
+    subject = open_subject(SMALL, {"seq_len": 8192, "batch_size": 64, "torch_dtype": "bfloat16"})
+    plan = make_plan(subject, replace(DESK, memory=6e9), traffic_for(subject.config, None, None))
+    block = 2 * 16 * 8 * 64 * 2 * 32
+    assert plan.fits and plan.blocks == int((6e9 - plan.member.weight_bytes) * 0.8) // block
+    assert plan.blocks < plan.member.recommended_blocks
+    given = open_subject(SMALL, {"seq_len": 8192, "pa_num_blocks": 4000, "torch_dtype": "bfloat16"})
+    tight = make_plan(given, replace(DESK, memory=6e9), traffic_for(given.config, None, None))
+    assert tight.blocks == 4000 and not tight.fits, "4.2 GB and 2.5 GB of weights"
+
+
 def test_what_does_not_fit_is_a_result() -> None:
     plan = planned(SMALL, {"seq_len": 8192, "torch_dtype": "float32"}, replace(DESK, memory=4e9))
-    assert not plan.fits and plan.blocks == 0 and plan.largest < 1.2e9
+    assert not plan.fits and plan.blocks == plan.member.minimum_blocks and plan.largest < 1.2e9
     fine = planned(SMALL, {"seq_len": 8192}, DESK)
     assert fine.fits and fine.largest > 1.2e9
     half = make_plan(fine.subject, replace(DESK, memory=16e9), fine.traffic)

@@ -88,4 +88,3 @@ def test_a_curve_runs_in_lines_of_time() -> None:
     assert curve.at(1) == 10 and curve.at(4) == 40 and curve.at(100) == 40
     assert curve.at(2) == pytest.approx(20), "as long as one row: the time is the same at 1 and 4"
     assert curve.at(6) == pytest.approx(6 / ((0.1 + 0.2) / 2))
-    assert curve.scaled(0.5).at(4) == 20

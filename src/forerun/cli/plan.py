@@ -14,6 +14,7 @@ from forerun.cli.draft_flags import drafts_of_length
 from forerun.cli.plan_flags import add_demo_flags, add_own_flags, given_flags, model_of, settings_of
 from forerun.errors import ConfigError, ForerunError
 from forerun.progress import base_name, progress
+from forerun.whole_file import write_whole
 
 if TYPE_CHECKING:
     from forerun.planner.machine import Machine
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.plot and not args.sweep:
         raise ConfigError("--plot draws a sweep: give --sweep NAME=VALUES too")
+    if args.run_rank is not None and args.sweep:
+        raise ConfigError("--run-rank runs one rank: leave --sweep out")
     if args.run_rank is not None:
         return _run_rank(args)
     planner = _Planner(args)
@@ -179,7 +182,7 @@ def _output(args: argparse.Namespace, values: Any, show: Any) -> None:
         print(text)
         return
     with _written(args.json) as path:
-        path.write_text(text + "\n", "utf-8")
+        write_whole(path, f"{text}\n".encode())
 
 
 @contextmanager

@@ -30,7 +30,3 @@ class Curve:
         share = (rows - low) / (high - low)
         seconds = (1 - share) * low / self.speeds[low] + share * high / self.speeds[high]
         return rows / seconds
-
-    def scaled(self, factor: float) -> Curve:
-        """A part of it."""
-        return Curve({rows: speed * factor for rows, speed in self.speeds.items()})

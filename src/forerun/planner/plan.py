@@ -119,7 +119,9 @@ def make_plan(subject: Subject, machine: Machine, traffic: Traffic, draft: Draft
     member = memory_plan(subject.program, config, group, others=others)
     blocks, fits = _blocks(member, room)
     runner = Runner.of(subject, machine, placement)
-    drafter = None if draft is None else Runner.of(draft.subject, draft.machine, _draft_place(config, draft))
+    drafter = None
+    if draft is not None:
+        drafter = Runner.of(draft.subject, draft.machine, place(config, draft.machine, draft.degree))
     speeds = _speeds(runner, drafter, traffic, draft)
     limits = _speeds(limit_of(runner), drafter and limit_of(drafter), traffic, draft) if machine.overhead else {}
     return Plan(
@@ -140,17 +142,13 @@ def make_plan(subject: Subject, machine: Machine, traffic: Traffic, draft: Draft
     )
 
 
-def _draft_place(config: Any, draft: Draft) -> Placement:
-    return place(config, draft.machine, draft.degree)
-
-
 def _blocks(member: MemoryPlan, room: int) -> tuple[int, bool]:
-    """What the loader would reserve of a memory that the weights are in, and whether all of it has room."""
+    """What the loader would reserve, and whether it has room beside the weights."""
     try:
-        blocks = member.blocks(max(0, room - member.weight_bytes))
+        blocks = member.blocks(room)
     except ConfigError:
         return member.fitting_blocks(room), False
-    return blocks, True
+    return blocks, blocks * member.block_bytes + member.weight_bytes <= room
 
 
 def _speeds(runner: Runner, drafter: Runner | None, traffic: Traffic, draft: Draft | None) -> dict[str, Speed]:

@@ -3,7 +3,6 @@ instructions, and results to exchange."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from forerun.compiler.formats import PANEL
@@ -131,11 +130,3 @@ def _gathers(program: Program) -> tuple[Gather, ...]:
             key = width, _is_sampled(program, step)
             found[key] = found.get(key, 0) + 1
     return tuple(Gather(width, count, sampled) for (width, sampled), count in found.items())
-
-
-def formats_of(work: Work) -> Mapping[str, int]:
-    """Bytes of matrices by format."""
-    found: dict[str, int] = {}
-    for matrix in work.matrices:
-        found[matrix.form] = found.get(matrix.form, 0) + matrix.bytes
-    return found
