@@ -19,7 +19,7 @@ from forerun.measure.offline import OfflineBatch
 from forerun.measure.speed import token_ids
 from forerun.planner.machine import Machine
 from forerun.planner.placement import Placement, single_rank
-from forerun.planner.random_executor import random_executor
+from forerun.planner.random_executor import BLOCK_SIZE, random_executor
 from forerun.planner.speed import Runner
 from forerun.planner.subject import Subject
 from forerun.runtime.memory import memory_plan
@@ -30,8 +30,6 @@ PROMPT = 256
 """Rows of the measured piece of a prompt."""
 _ROUNDS = 7
 _WARM_UP_SECONDS = 1.0
-_ROOM = 1 << 30
-"""Bytes that the rest of the machine keeps."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,7 @@ def run_rank(subject: Subject, group: RankGroup, machine: Machine, depth: int) -
     config, host = subject.config, read_host()
     plan = memory_plan(subject.program, config, group)
     length = depth + PROMPT
-    kv = -(-length // 32) * plan.kv.token_bytes * 32
-    if plan.weight_bytes + kv + _ROOM > (host.memory_available or 0):
-        need, free = (plan.weight_bytes + kv + _ROOM) >> 20, (host.memory_available or 0) >> 20
-        raise ConfigError(f"--run-rank: the rank needs {need} MiB, {free} MiB are available")
+    kv = -(-length // BLOCK_SIZE) * BLOCK_SIZE * plan.kv.token_bytes
     before = resident_memory()
     executor = random_executor(subject.program, group, host, length=length, sequences=1, kv_dtype=config.kv_cache_dtype)
     try:

@@ -40,7 +40,7 @@ def _layers(program: Program, ranks: Ranks) -> list[int]:
     if not sizes:
         return []
     each = max(1, sum(sizes.values()) // len(sizes))
-    count = min(len(sizes), max(2, -(-ENOUGH_BYTES // each)))
+    count = min(len(sizes), -(-ENOUGH_BYTES // each))
     spread = {len(sizes) * place // count for place in range(count)}
     first = {form: layer for layer in sorted(formats, reverse=True) for form in formats[layer]}
     return sorted(spread | set(first.values()))

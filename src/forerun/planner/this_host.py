@@ -33,6 +33,8 @@ DEPTH, AT_DEPTH = 1024, ((1, 4), (4, 1), (16, 1), (64, 1), (256, 1))
 """Where attention is measured: with (rows, sequences)."""
 _LENGTH = DEPTH + 256
 _ROUND_SECONDS, _ROUNDS = 0.25, 15
+_LONG_SECONDS = 1.0
+"""A step that takes so long is measured once."""
 _WARM_UP_SECONDS = 0.5
 """The first steps are slower: caches fill, clocks rise."""
 Progress = Callable[[str, int, int], None]
@@ -116,12 +118,9 @@ class _Times:
         """Seconds of a step of one row outside its instructions."""
         outside = []
         for _ in range(_ROUNDS):
-            self._executor.set_profile(True)
             began = time.perf_counter()
-            self._first_row()
-            seconds = time.perf_counter() - began
-            outside.append(seconds - sum(each for _, each in self._executor.profile()))
-            self._executor.set_profile(False)
+            inside = sum(self._profiled(self._first_row))
+            outside.append(time.perf_counter() - began - inside)
         return max(0.0, statistics.median(outside))
 
     def _first_row(self) -> None:
@@ -194,18 +193,20 @@ class _Times:
 
     def _profile(self, run: Callable[[], None]) -> Iterable[tuple[str | tuple[str, bool], float]]:
         """(kind, seconds) of every instruction, medians of some rounds."""
-        began = time.perf_counter()
-        run()
-        once = time.perf_counter() - began
+        first = self._profiled(run)
+        once = sum(first)
         rounds = max(3, min(_ROUNDS, round(_ROUND_SECONDS / max(once, 1e-6))))
-        found: list[list[float]] = []
-        for _ in range(rounds):
-            self._executor.set_profile(True)
-            run()
-            found.append([each for _, each in self._executor.profile()])
-            self._executor.set_profile(False)
+        found = [first] if once > _LONG_SECONDS else [self._profiled(run) for _ in range(rounds)]
         medians = map(statistics.median, zip(*found, strict=True))
         return zip([*map(self._kind, self._program.instructions), "rest"], medians, strict=True)
+
+    def _profiled(self, run: Callable[[], None]) -> list[float]:
+        """Seconds of every instruction, and of what is between them."""
+        self._executor.set_profile(True)
+        run()
+        seconds = [each for _, each in self._executor.profile()]
+        self._executor.set_profile(False)
+        return seconds
 
     def _kind(self, step: Instruction) -> str | tuple[str, bool]:
         if step.op == "linear":
