@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -11,12 +12,16 @@ def can_end(schema: Mapping[str, Any]) -> bool:
     """False where every value of ``schema`` would be infinite, as with ``{"$ref": "#"}``. In doubt True: what a schema
     says beside this is not looked at."""
     targets = {name: found for name in _references(schema) if (found := _target(schema, name)) is not None}
-    endless = set(targets)
-    while endless:  # a target ends if it does so by those that are known to
-        ending = {name for name in endless if _ends(targets[name], endless)}
-        if not ending:
-            break
-        endless -= ending
+    users: defaultdict[str, list[str]] = defaultdict(list)
+    for name, target in targets.items():
+        for used in set(_references(target)):
+            users[used].append(name)
+    endless, waiting = set(targets), list(targets)
+    while waiting:  # a target ends if it does so by those that are known to
+        name = waiting.pop()
+        if name in endless and _ends(targets[name], endless):
+            endless.discard(name)
+            waiting += users[name]
     return _ends(schema, endless)
 
 
