@@ -336,6 +336,7 @@ NB_MODULE(_native, m) {
       .def("bind_step", &bind_step, nb::arg("arrays"))
       .def("step", &step, nb::arg("bound"))
       .def("set_repeat_rows", [](BoundExecutor& self, int rows) { self.executor->set_repeat_rows(rows); })
+      .def("set_tile_rows", [](BoundExecutor& self, int rows) { self.executor->set_tile_rows(rows); })
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })
       .def(
           "profile", [](BoundExecutor& self) { return self.executor->profile(); },

@@ -20,7 +20,7 @@ constexpr int kLeastRows = 16;  // below, a tile would be emptier than its panel
 
 template <template <int> class Tiles>
 void linear(const LinearArgs& a) {
-  if (a.rows < kLeastRows) return avx512::kernels().linear(a);
+  if (!a.tiles || a.rows < kLeastRows) return avx512::kernels().linear(a);
   with_format(a.format, [&]<Format F>() {
     if constexpr (is_integer(F)) {
       for (int row = 0; row < a.rows; row += kMostRows)

@@ -55,6 +55,7 @@ struct LinearArgs {
   const float* x = nullptr;  // float formats: [rows, ldx], zero beyond K
   int ldx = 0;
   int rows = 0;
+  bool tiles = true;   // whether tile registers may be used, where there are some
   float* y = nullptr;  // [rows, ldy]
   int ldy = 0;
   Epilogue epilogue = Epilogue::Store;

@@ -18,6 +18,11 @@ void Executor::set_repeat_rows(int rows) {
   repeat_rows_ = rows;
 }
 
+void Executor::set_tile_rows(int rows) {
+  require(rows >= 0, "tile_rows must not be negative");
+  tile_rows_ = rows;
+}
+
 void Executor::set_profile(bool on) {
   profiling_ = on;
   profile_.assign(program_.size() + 1, 0);
@@ -153,6 +158,7 @@ LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) con
   a.x = own ? in.own_f32[thread] : in.f32;
   a.ldx = in.width;
   a.rows = rows;
+  a.tiles = rows >= tile_rows_;
   a.y = out.f32 + i.column;
   a.ldy = out.width;
   a.epilogue = i.epilogue;

@@ -111,6 +111,8 @@ class Executor {
   // 0..kRepeatRows.
   void set_repeat_rows(int rows);
   int repeat_rows() const { return repeat_rows_; }
+  // From so many rows on integer layers may run on tile registers. Throws std::invalid_argument below 0.
+  void set_tile_rows(int rows);
 
   void set_profile(bool on);
   // Nanoseconds per instruction since profiling was switched on, and those spent outside instructions (last entry).
@@ -230,7 +232,7 @@ class Executor {
   std::vector<size_t> counts_;  // of an exchange: bytes of each member
   std::exception_ptr failure_;  // of an exchange
 
-  int repeat_rows_ = kRepeatRows;
+  int repeat_rows_ = kRepeatRows, tile_rows_ = 0;
   bool profiling_ = false;
   std::vector<int64_t> profile_;
   int64_t stamp_ = 0;

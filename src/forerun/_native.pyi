@@ -164,6 +164,9 @@ class Executor:
     def populate_kv(self, begin: int, bytes: int) -> None:
         """Take a part of the KV pool from the system."""
 
+    def set_tile_rows(self, rows: int, /) -> None:
+        """From how many rows on integer layers may run on tile registers."""
+
     def set_repeat_rows(self, rows: int, /) -> None:
         """Up to how many rows (0..8) every thread does row-wise work itself and saves a barrier."""
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forerun import _native
 from forerun.measure import step_costs
 from forerun.measure.kept import KEPT
-from forerun.measure.step_costs import StepCosts, known_step_costs, measure_step_costs
+from forerun.measure.step_costs import NEVER, TILE_ROWS, StepCosts, known_step_costs, measure_step_costs
 from forerun.runtime.native import MOST_REPEAT_ROWS, NativeExecutor
 from tests.support.native_models import native_executor
 from tests.support.reference_models import one_sequence, tiny_model
@@ -48,7 +49,7 @@ def test_measuring_stays_within_the_executor_and_the_budget(executor: NativeExec
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[" * 100_000, "{", "[]", '{"KEY": {"seconds": {"1": 1e999}, "repeat_rows": 1e999}}']
+    "text", ["", "[" * 100_000, "{", "[]", '{"KEY": {"seconds": {"1": 1e999}, "repeat_rows": 1e999, "tile_rows": 32}}']
 )
 def test_a_damaged_record_is_measured_again(
     executor: NativeExecutor, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
@@ -74,6 +75,24 @@ def test_sharing_changes_no_bit(executor: NativeExecutor) -> None:
             executor.set_repeat_rows(wrong)
 
 
+def test_tiles_change_no_bit_and_only_what_nobody_forced_is_chosen() -> None:
+    model = tiny_model("llama", seed=1)
+    batch = one_sequence(list(range(40)), table=[0, 1, 2], sampled=[39])
+    results = []
+    for isa in ("", _native.testable_isas()[-1]):
+        executor = native_executor(model, "int8_f16", max_rows=64, max_model_len=64, isa=isa)
+        for rows in (0, 32, NEVER):
+            executor.set_tile_rows(rows)
+            results.append(np.array(executor.step(batch).logits))
+        assert executor.chooses_tiles == (isa == "" and "amx" in _native.usable_isas())
+        chosen = measure_step_costs(executor, budget=30).tile_rows
+        assert chosen in (NEVER, TILE_ROWS) and (executor.chooses_tiles or chosen == NEVER)
+        with pytest.raises(ValueError, match="tile_rows"):
+            executor.set_tile_rows(-1)
+        executor.close()
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
 def test_one_measurement_serves_all_starts(executor: NativeExecutor, artifact: Path, tmp_path: Path) -> None:
     file = tmp_path / "cache" / "costs.json"
     first = known_step_costs(executor, artifact, file, budget=60)
@@ -91,10 +110,13 @@ def test_what_was_cut_off_is_tried_again(executor: NativeExecutor, artifact: Pat
     assert len(whole.seconds) == 5 and known_step_costs(executor, artifact, file, budget=-1) == whole
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{", '{"KEY": 3}', '{"KEY": {"seconds": {"2": 1}, "repeat_rows": 0}}',
-                                    '{"KEY": {"seconds": {"1": -1}, "repeat_rows": 0}}',
-                                    '{"KEY": {"seconds": {"1": 1}, "repeat_rows": 9}}',
-                                    '{"KEY": {"seconds": {"a": 1}, "repeat_rows": 0}}'])  # fmt: skip
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"KEY": 3}',
+                                    '{"KEY": {"seconds": {"2": 1}, "repeat_rows": 0, "tile_rows": 32}}',
+                                    '{"KEY": {"seconds": {"1": -1}, "repeat_rows": 0, "tile_rows": 32}}',
+                                    '{"KEY": {"seconds": {"1": 1}, "repeat_rows": 9, "tile_rows": 32}}',
+                                    '{"KEY": {"seconds": {"1": 1}, "repeat_rows": 1, "tile_rows": 7}}',
+                                    '{"KEY": {"seconds": {"1": 1}, "repeat_rows": 1}}',
+                                    '{"KEY": {"seconds": {"a": 1}, "repeat_rows": 0, "tile_rows": 32}}'])  # fmt: skip
 def test_a_damaged_file_is_measured_anew(executor: NativeExecutor, artifact: Path, tmp_path: Path, damage: str) -> None:
     file = tmp_path / "costs.json"
     known_step_costs(executor, artifact, file)

@@ -8,7 +8,7 @@ import json
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,28 @@ ROWS = (1, 2, 4, 8, 16, 32)
 BUDGET = 0.4
 """Seconds that the measurement may take, but for one step of each way of sharing."""
 _ROUNDS = 3
+TILE_ROWS = 32
+"""Fewer rows leave a tile too empty, wherever it was measured."""
+NEVER = 1 << 20
+_MANY = 128
+"""Rows at which tile registers are compared with vector registers; as many as time allows."""
 
 
 @dataclass(frozen=True)
 class StepCosts:
     """``seconds``: of a step by the rows of one sequence, ascending, from one row on. ``repeat_rows``: up to so many
-    rows every thread does norms and quantisation itself, because that costs less than meeting."""
+    rows every thread does norms and quantisation itself, because that costs less than meeting. ``tile_rows``: from so
+    many rows on integer layers run on tile registers, where there are some and that is faster."""
 
     seconds: Mapping[int, float]
     repeat_rows: int
+    tile_rows: int = NEVER
+
+    def apply(self, executor: NativeExecutor) -> None:
+        """Have the executor work in the ways that were faster."""
+        executor.set_repeat_rows(self.repeat_rows)
+        if executor.chooses_tiles:
+            executor.set_tile_rows(self.tile_rows)
 
     def of(self, rows: int) -> float:
         """Seconds of a step of ``rows`` rows: between measured counts on a line, beyond the last in proportion."""
@@ -56,6 +69,8 @@ def measure_step_costs(executor: NativeExecutor, budget: float = BUDGET) -> Step
     end = time.perf_counter() + budget
     seconds: dict[int, float] = {}
     repeat_rows = 0
+    if executor.chooses_tiles:
+        executor.set_tile_rows(NEVER)
     for rows in _counts(executor):
         if seconds and time.perf_counter() > end:
             break
@@ -66,8 +81,23 @@ def measure_step_costs(executor: NativeExecutor, budget: float = BUDGET) -> Step
             repeated = _fastest(executor, rows, end)
             if repeated < seconds[rows]:
                 seconds[rows], repeat_rows = repeated, rows
-    executor.set_repeat_rows(repeat_rows)
-    return StepCosts(seconds, repeat_rows)
+    costs = StepCosts(seconds, repeat_rows)
+    if executor.chooses_tiles:
+        costs = replace(costs, tile_rows=_tile_rows(executor, costs, budget))
+    costs.apply(executor)
+    return costs
+
+
+def _tile_rows(executor: NativeExecutor, costs: StepCosts, budget: float) -> int:
+    """Compare at many rows, where both ways together take about the budget, or at as many as that is."""
+    rows = min(_MANY, executor.max_rows, executor.max_model_len)
+    while rows > TILE_ROWS and 4 * costs.of(rows) > budget:
+        rows //= 2
+    fastest = {}
+    for tile_rows in (NEVER, TILE_ROWS):
+        executor.set_tile_rows(tile_rows)
+        fastest[tile_rows] = _fastest(executor, rows, time.perf_counter() + budget / 2)
+    return min(fastest, key=lambda way: fastest[way]) if rows >= TILE_ROWS else NEVER
 
 
 def known_step_costs(
@@ -82,7 +112,7 @@ def known_step_costs(
         fresh = measure_step_costs(executor, budget)
         costs = fresh if costs is None or len(fresh.seconds) >= len(costs.seconds) else costs
         keep(file, known, key, asdict(costs))
-    executor.set_repeat_rows(costs.repeat_rows)
+    costs.apply(executor)
     return costs
 
 
@@ -115,8 +145,9 @@ def _sound(stored: Any) -> StepCosts | None:
     """None for what nobody would have measured."""
     try:
         seconds = {int(rows): float(value) for rows, value in stored["seconds"].items()}
-        costs = StepCosts(dict(sorted(seconds.items())), int(stored["repeat_rows"]))
+        costs = StepCosts(dict(sorted(seconds.items())), int(stored["repeat_rows"]), int(stored["tile_rows"]))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
     sound = 1 in seconds and all(rows > 0 and 0 < value < 3600 for rows, value in seconds.items())
-    return costs if sound and 0 <= costs.repeat_rows <= MOST_REPEAT_ROWS else None
+    ways = 0 <= costs.repeat_rows <= MOST_REPEAT_ROWS and costs.tile_rows in (TILE_ROWS, NEVER)
+    return costs if sound and ways else None

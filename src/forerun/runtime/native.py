@@ -75,7 +75,7 @@ class NativeExecutor:
         self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, options.num_blocks, options.block_size
         self.max_model_len, self.max_rows = options.max_model_len, options.max_rows
         self.max_seqs, self.max_sample_rows = options.max_seqs, options.max_sample_rows
-        self.isa = options.isa or _native.usable_isas()[-1]
+        self.isa, self._forced = options.isa or _native.usable_isas()[-1], bool(options.isa)
         team = team or _native.ThreadTeam(options.threads, list(options.cpus))
         self.team: _native.ThreadTeam | None = team
         self.threads, self.kv_dtype = team.size, options.kv_dtype
@@ -152,6 +152,16 @@ class NativeExecutor:
         """Up to how many rows every thread does norms and quantisation itself instead of sharing them out and meeting;
         no bit depends on it. Raises ValueError outside 0..MOST_REPEAT_ROWS."""
         self._core().set_repeat_rows(rows)
+
+    def set_tile_rows(self, rows: int) -> None:
+        """From how many rows on integer layers may run on tile registers, where the processor has them; no bit depends
+        on it. Raises ValueError below 0."""
+        self._core().set_tile_rows(rows)
+
+    @property
+    def chooses_tiles(self) -> bool:
+        """Whether there are tile registers and nobody asked for them, so that whatever is faster may be taken."""
+        return self.isa == "amx" and not self._forced
 
     def set_profile(self, on: bool) -> None:
         """Start (or stop) counting the time of each instruction."""
