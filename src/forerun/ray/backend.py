@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -31,8 +32,8 @@ class RayReplicas:
 
     @property
     def ready(self) -> bool:
-        """Ray holds requests back until a replica is there."""
-        return True
+        """Ray holds requests back until the first replica is there."""
+        return not self._answers.is_initialized or bool(self._answers.running_replicas_populated())
 
     @property
     def unfinished(self) -> int:
@@ -48,7 +49,7 @@ class RayReplicas:
         question = self._handle.broadcast("tell", errand)
         try:
             found = await question.results_async(timeout_s=_ASK_SECONDS, return_exceptions=True)
-        except TimeoutError:  # one of them is silent, and Ray tells of all or of none
+        except (TimeoutError, RayServeException):  # one of them is silent, and Ray tells of all or of none
             return []
         return [told for told in found if isinstance(told, Told)]
 
@@ -71,40 +72,46 @@ class RayReplicas:
     async def send(self, errand: Errand, scope: Scope, send: Send) -> None:
         """Have one replica answer, and send that on. Raises ApiError."""
         self._unfinished += errand.load
-        parts = self._answers.remote(errand)
+        silent, loop = asyncio.Event(), asyncio.get_running_loop()
+        parts = self._answers.remote(replace(errand, give_up=lambda: loop.call_soon_threadsafe(silent.set)))
+        given_up = asyncio.ensure_future(silent.wait())
         try:
-            status, headers = await _next(parts)
-            await Answer(status, headers, _chunks(parts)).send(scope, send)
+            status, headers = await _next(parts, given_up)
+            await Answer(status, headers, _chunks(parts, given_up)).send(scope, send)
         except Lost:
             if "error" not in scope["forerun"]:
                 raise lost_error() from None
-        except BackPressureError:
+        except (BackPressureError, DeploymentUnavailableError):
             raise none_ready() from None
         finally:
+            given_up.cancel()
             self._unfinished -= errand.load
             with suppress(Exception):  # it has ended
                 parts.cancel()
 
 
-async def _next(parts: Any) -> Any:
-    """The next part of an answer, None at its end. Raises Lost when its replica is."""
+async def _next(parts: Any, given_up: asyncio.Future[Any]) -> Any:
+    """The next part of an answer, None at its end. Raises Lost when its replica is, or the router has given it up."""
     step = asyncio.ensure_future(parts.__anext__())
     try:
-        await asyncio.wait({step})
+        await asyncio.wait({step, given_up}, return_when=asyncio.FIRST_COMPLETED)
+        if not step.done():
+            _log.error("a replica is silent")
+            raise Lost
     finally:
         step.cancel()
     try:
         return step.result()
-    except BackPressureError:
+    except (BackPressureError, DeploymentUnavailableError):
         raise
     except (RayError, RayServeException, StopAsyncIteration, asyncio.CancelledError) as error:
-        # Cancelled: by the router, because the replica is silent. Whoever cancels us is heard in the wait above.
+        # Cancelled within Ray: whoever cancels us is heard in the wait above.
         _log.error("a replica failed: %s", type(error).__name__)
         raise Lost from None
 
 
-async def _chunks(parts: Any) -> AsyncIterator[bytes]:
-    while (part := await _next(parts)) is not None:
+async def _chunks(parts: Any, given_up: asyncio.Future[Any]) -> AsyncIterator[bytes]:
+    while (part := await _next(parts, given_up)) is not None:
         yield part
 
 

@@ -32,7 +32,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray's classes have n
         self._worth = worth_of(max_num_seqs)
         self._held: dict[ReplicaID, Held] = {}
         self._sent: dict[ReplicaID, dict[str, int]] = {}
-        self._results: dict[str, Any] = {}
+        self._errands: dict[str, Errand] = {}
         self._watchers: dict[ReplicaID, asyncio.Task[None]] = {}
         self._silent: set[ReplicaID] = set()
         self._planned: dict[str, tuple[float, ReplicaID, int]] = {}
@@ -64,14 +64,14 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray's classes have n
             sent = self._sent.setdefault(replica_id, {})
             sent[pending_request.metadata.internal_request_id] = errand.load
             self._of(replica_id).note(errand.pieces)
-            self._results[pending_request.metadata.internal_request_id] = result
+            self._errands[pending_request.metadata.internal_request_id] = errand
             if replica_id not in self._watchers:
                 self._watchers[replica_id] = asyncio.ensure_future(self._watch(replica_id))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """It has come to its end, whichever."""
         self._planned.pop(internal_request_id, None)
-        self._results.pop(internal_request_id, None)
+        self._errands.pop(internal_request_id, None)
         self._sent.get(replica_id, {}).pop(internal_request_id, None)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
@@ -95,7 +95,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray's classes have n
                 else:
                     self._silent.add(replica_id)
                     for name in list(self._sent.get(replica_id, ())):
-                        self._results[name].cancel()
+                        self._errands[name].give_up()
                 await asyncio.sleep(_TICK)
         finally:
             del self._watchers[replica_id]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ MOST_ANSWERS = 1024
 
 @dataclass(frozen=True)
 class Errand:
-    """What is sent. ``load``: the answers that it asks for. ``pieces``: its prompt, for whom the choice of a replica
-    depends on it; they stay in this process."""
+    """What is sent. ``load``: the answers that it asks for. Two things stay in this process: ``pieces``, the prompt for
+    whom the choice of a replica depends on it, and ``give_up``, which a router calls, from any thread, when the replica
+    is silent."""
 
     method: str
     target: str
@@ -31,6 +32,7 @@ class Errand:
     body: bytes = b""
     load: int = 0
     pieces: Sequence[Piece] = ()
+    give_up: Callable[[], object] = lambda: None
 
     @staticmethod
     def of(scope: Scope, body: bytes = b"", load: int = 0, pieces: Sequence[Piece] = ()) -> Errand:
