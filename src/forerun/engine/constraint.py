@@ -87,9 +87,10 @@ class Constraint:
         """Write the masks of the next token and of those behind each of ``draft``, which is possible: uint32
         [len(draft) + 1, words]."""
         accepted = 0
-        for row, token in zip(rows, [*draft, -1], strict=True):
+        for row, token in zip(rows, draft, strict=False):
             self._fill(row)
             accepted += self._follow([token])
+        self._fill(rows[len(draft)])
         self._state.rollback(accepted)
 
     def behind(self, draft: Sequence[int] = ()) -> UInt32:
