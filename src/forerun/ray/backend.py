@@ -93,6 +93,7 @@ class RayReplicas:
 async def _next(parts: Any, given_up: asyncio.Future[Any]) -> Any:
     """The next part of an answer, None at its end. Raises Lost when its replica is, or the router has given it up."""
     step = asyncio.ensure_future(parts.__anext__())
+    step.add_done_callback(lambda done: done.cancelled() or done.exception())  # heard here, or wanted by nobody
     try:
         await asyncio.wait({step, given_up}, return_when=asyncio.FIRST_COMPLETED)
         if not step.done():
