@@ -134,6 +134,17 @@ def test_members_that_do_not_belong_together(artifact: Path, tmp_path: Path, tor
         assert "src/forerun" not in said and "terminate called" not in said, said  # torchrun has a traceback of its own
 
 
+def test_what_an_exchange_takes_goes_into_a_plan(tmp_path: Path, torchrun: Start) -> None:
+    status, said = finished(torchrun(2, "-m", "forerun.cli.main", "bench", "exchange"))
+    assert status == 0, said
+    lines = [line for line in said.splitlines() if line.startswith(("link:", "  latency_us: ", "  gb_per_s: "))]
+    assert len(lines) == 3 and all(float(line.split(": ")[1]) > 0 for line in lines[1:]), said
+    alone = subprocess.run(
+        [sys.executable, "-m", "forerun.cli.main", "bench", "exchange"], capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 1 and "torchrun" in alone.stderr and "Traceback" not in alone.stderr
+
+
 def test_the_others_are_elsewhere(artifact: Path) -> None:
     from forerun.errors import ConfigError
 

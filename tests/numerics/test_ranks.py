@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from forerun import LLM, SamplingParams
 from forerun.compiler.formats import FORMATS
-from forerun.runtime.step import SamplingRows
+from forerun.runtime.step import Executor, SamplingRows
 from tests.numerics.conftest import SHAPES, MakeModel, random_ids
 from tests.numerics.ways import Trace, alone, assert_same, scattered, together
 from tests.support.rank_teams import RankTeam
@@ -105,3 +106,29 @@ def test_members_keep_their_share_of_the_cache(packed_model: MakeModel, team: St
     whole = shared.native()
     assert [member.kv_bytes for member in team(shared, (0, 1, 2, 3)).members] == [whole.kv_bytes] * 3
     whole.close()
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_engines(family: str, packed_model: MakeModel, team: StartTeam) -> None:
+    """With prefix caching, drafts that are looked up, several answers at once: every degree gives what one gives."""
+    model = packed_model(family, "int8_channel")
+    start = random_ids(34) * 2
+    prompts = [{"prompt_token_ids": ids} for ids in (start, [*start, 5], start[:9] * 3, [7])]
+    params = [
+        SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True, logprobs=2),
+        SamplingParams(max_tokens=20, temperature=0.8, seed=3, ignore_eos=True, logprobs=1, frequency_penalty=0.5),
+    ]
+    sizes = {"num_blocks": 40, "max_model_len": 160}
+
+    def answers(executor: Executor) -> list[tuple[list[int], str]]:
+        settings = {
+            "enable_prefix_caching": True,
+            "speculative_config": {"method": "ngram", "num_speculative_tokens": 4},
+        }
+        with LLM(executor, **settings) as llm:
+            outputs = [result.outputs[0] for each in params for result in llm.generate(prompts, each)]
+        return [(list(one.token_ids), repr(one.logprobs)) for one in outputs]
+
+    expected = answers(model.native(**sizes))
+    for begins in GROUPS:
+        assert answers(team(model, begins, **sizes)) == expected, begins

@@ -1,6 +1,6 @@
 """``forerun bench offline|kernels|verify MODEL``: how fast this machine runs a model, beside what it could do.
 
-The clients of servers (load, sweep, report) have files of their own.
+The clients of servers (load, sweep, report) and ``exchange`` have files of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from forerun.cli import bench_load, bench_report, bench_speculation, bench_sweep
+from forerun.cli import bench_exchange, bench_load, bench_report, bench_speculation, bench_sweep
 from forerun.cli.model_flags import add_model_flags, add_run_flags, prepare_model
 from forerun.errors import ConfigError
 from forerun.progress import base_name, progress
@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_sweep.add_arguments(sweep)
     report = kinds.add_parser("report", help="load results as a page, charts and tables", allow_abbrev=False)
     bench_report.add_arguments(report)
+    exchange = kinds.add_parser("exchange", help="what ranks in several processes pay for meeting", allow_abbrev=False)
+    bench_exchange.add_arguments(exchange)
     for each in (offline, kernels, verify):
         add_model_flags(each)
         add_run_flags(each)
@@ -64,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     clients = {"load": bench_load.run_load, "sweep": bench_sweep.run_sweep, "report": bench_report.run_report}
     if args.kind in clients:
         return clients[args.kind](args)
+    if args.kind == "exchange":
+        return bench_exchange.run_exchange(args)
     if args.kind == "verify":
         return _run_verify(args)
     from forerun.measure.speed import Work, kernel_table, measure_speed, render_kernels, write_trace
