@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -282,14 +283,16 @@ def test_sigterm_drains_all_and_leaves_nothing(tmp_path: Path) -> None:
         assert "Traceback" not in "\n".join(front.lines)
 
 
-def test_no_orphans_when_the_front_is_killed(tmp_path: Path) -> None:
-    hold = tmp_path / "hold"
+def test_no_orphans_when_the_front_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold, sockets = tmp_path / "hold", Path(tempfile.mkdtemp(prefix="fr"))  # the name of a socket must be short
+    monkeypatch.setenv("TMPDIR", str(sockets))
     with replicas(*SLOW, "--hold", str(hold), "--shutdown-timeout", "0") as front:
         on_both(front, hold)
         pids = [each["pid"] for each in info(front)]
         front.process.kill()
         hold.unlink()
         wait_for(lambda: all(map(gone, pids)))
+    sockets.rmdir()  # nothing is left in it
 
 
 def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:

@@ -100,10 +100,13 @@ def _run_replica(order: Order, lifeline: Lifeline, open_model: Open | None) -> i
     request = replace(request, run=run)
     if place.artifact is not None:
         request = replace(request, artifact=Path(place.artifact), compile="never")
-    with bound(settings) as address:
-        model = open_model(request, lambda line: None, lambda what, done, total: None)
-        seed = None if args.seed is None else args.seed + place.number
-        return serve(model, address, seed, lifeline.notice)
+    try:
+        with bound(settings) as address:
+            model = open_model(request, lambda line: None, lambda what, done, total: None)
+            seed = None if args.seed is None else args.seed + place.number
+            return serve(model, address, seed, lifeline.notice)
+    finally:
+        lifeline.tidy(place.uds)
 
 
 def _at(number: int, uds: str, settings: ServerSettings) -> ServerSettings:

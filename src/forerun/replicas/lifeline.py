@@ -33,7 +33,7 @@ class Lifeline:
 
     def hold(self, socket: str, shutdown: float) -> None:
         """From now on, end this process when the front lets go: with a signal, as everybody does it, and for certain
-        after the ``shutdown`` time. The folder of ``socket`` is removed if it is left empty."""
+        after the ``shutdown`` time."""
 
         def wait() -> None:
             while self._input.read(4096):
@@ -43,10 +43,16 @@ class Lifeline:
             time.sleep(shutdown + _SPARE_SECONDS)
             with suppress(OSError):
                 os.unlink(socket)
-                Path(socket).parent.rmdir()
+            self.tidy(socket)
             os._exit(1)
 
         threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+    def tidy(self, socket: str) -> None:
+        """Remove the folder of ``socket``, as the last replica does of a front that could not."""
+        if self.cut:
+            with suppress(OSError):
+                Path(socket).parent.rmdir()
 
     def notice(self) -> float:
         """How long to go on saying that this replica leaves."""
