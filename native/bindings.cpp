@@ -187,6 +187,7 @@ class StepReader {
     fit(name, length, array.shape(0), 0);
     fit(name, width, array.shape(1), 0);
   }
+  bool flag(const char* name) const { return has(name) && nb::cast<bool>(arrays_[name]); }
   bool has(const char* name) const { return arrays_.contains(name) && !nb::object(arrays_[name]).is_none(); }
 
  private:
@@ -241,6 +242,7 @@ StepArrays read_step(StepReader& in, int vocab) {
   in.take("logprobs", s.logprobs, s.sampled);
   in.take_matrix("top_ids", s.top_ids, s.sampled, s.top_width);
   in.take_matrix("top_logprobs", s.top_logprobs, s.sampled, s.top_width);
+  s.keep_logits = in.flag("keep_logits");
   if (in.has("logits")) in.take_matrix("logits", s.logits, s.sampled, vocab);
   return s;
 }
@@ -335,6 +337,10 @@ NB_MODULE(_native, m) {
       .def("add", &add_instruction)
       .def("bind_step", &bind_step, nb::arg("arrays"))
       .def("step", &step, nb::arg("bound"))
+      .def("redraw",
+           [](BoundExecutor& self, int row, Array<uint32_t, 1> mask) {
+             return self.executor->redraw(row, {mask.data(), mask.size()});
+           })
       .def("set_repeat_rows", [](BoundExecutor& self, int rows) { self.executor->set_repeat_rows(rows); })
       .def("set_tile_rows", [](BoundExecutor& self, int rows) { self.executor->set_tile_rows(rows); })
       .def("set_profile", [](BoundExecutor& self, bool on) { self.executor->set_profile(on); })

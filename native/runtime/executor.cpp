@@ -37,7 +37,7 @@ void Executor::begin(const StepArrays& s) {
   require(program_.size() > 1 && program_.back().op == Op::Sample, "the program does not end with sample");
   check_step(s, limits_);
   step_ = &s;
-  chunk_end_ = sample_end_ = 0;
+  chunk_end_ = sample_end_ = kept_rows_ = 0;
 }
 
 bool Executor::next_chunk() {
@@ -47,6 +47,8 @@ bool Executor::next_chunk() {
   chunk_begin_ = chunk_end_, sample_begin_ = sample_end_;
   chunk_end_ = std::min(s.rows, chunk_begin_ + limits_.chunk_rows);
   while (sample_end_ < s.sampled && s.sample_rows[sample_end_] < chunk_end_) ++sample_end_;
+  if (s.keep_logits && sample_begin_ == 0 && sample_end_ == s.sampled && s.sampled <= head_rows())
+    kept_rows_ = s.sampled;
   positions_ = s.positions + chunk_begin_;
   for (int q = 0; q < s.seqs; ++q) {
     const int32_t* table = s.block_tables + static_cast<size_t>(q) * s.table_width;
@@ -254,6 +256,24 @@ void Executor::sample(const Instruction& i, Rows rows, int thread) {
     row.top_logprobs = s.top_logprobs + static_cast<size_t>(at) * s.top_width;
     kernels_.sample_row(row, scratch);
   }
+}
+
+int Executor::redraw(int row, std::span<const uint32_t> mask) {
+  require(row >= 0 && row < kept_rows_, "redraw: the last step kept no logits of that row");
+  require(mask.size() == (static_cast<size_t>(limits_.vocab) + 31) / 32, "redraw: the mask has another length");
+  const Buffer& in = buffers_[program_.back().input];
+  SampleScratch scratch = carve_sample_scratch(sample_memory_[0].data(), limits_.vocab);
+  int32_t token;
+  float logprob;
+  SampleRow drawn;
+  drawn.logits = in.f32 + static_cast<size_t>(row) * in.width;
+  drawn.vocab = limits_.vocab;
+  drawn.num_logprobs = -1;
+  drawn.mask = mask.data();
+  drawn.token = &token;
+  drawn.logprob = &logprob;
+  kernels_.sample_row(drawn, scratch);
+  return token;
 }
 
 }  // namespace forerun

@@ -107,6 +107,11 @@ class Executor {
   bool next_chunk();
   void work(int thread);
 
+  // The token of the largest logit that `mask` (a bit for each token) leaves to sampled row `row` of the last step, -1
+  // where there is none. For steps that kept their logits, whose sampled rows were all served together, and rows
+  // without adjustments and allowed lists. Throws std::invalid_argument for others.
+  int redraw(int row, std::span<const uint32_t> mask);
+
   // Up to so many rows every thread does row-wise work itself and saves a barrier. Throws std::invalid_argument outside
   // 0..kRepeatRows.
   void set_repeat_rows(int rows);
@@ -223,6 +228,7 @@ class Executor {
   // Of the step and the chunk under way.
   const StepArrays* step_ = nullptr;
   int chunk_begin_ = 0, chunk_end_ = 0, sample_begin_ = 0, sample_end_ = 0;
+  int kept_rows_ = 0;  // sampled rows whose logits still are where sample found them
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
   std::atomic<int64_t> slots_used_ = 0;

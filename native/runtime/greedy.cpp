@@ -9,7 +9,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 }
 
 bool only_greedy(const StepArrays& s, int first, int rows) {
-  if (s.logits) return false;
+  if (s.logits || s.keep_logits) return false;
   const int mask = first_mask(s, first);
   if (mask < s.mask_count && s.mask_rows[mask] < first + rows) return false;
   for (int r = first; r < first + rows; ++r)

@@ -38,6 +38,7 @@ struct StepArrays {
   const int32_t* mask_rows = nullptr;  // [mask_count] sampled rows that have a mask, ascending
   const uint32_t* masks = nullptr;     // [mask_count, mask_words]
   int mask_count = 0, mask_words = 0;
+  bool keep_logits = false;  // for Executor::redraw
   // results
   int32_t* tokens = nullptr;
   float* logprobs = nullptr;

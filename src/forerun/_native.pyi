@@ -164,6 +164,10 @@ class Executor:
     def populate_kv(self, begin: int, bytes: int) -> None:
         """Take a part of the KV pool from the system."""
 
+    def redraw(self, row: int, mask: UInt32, /) -> int:
+        """The most probable token that ``mask`` leaves to a sampled row of the last step, which kept its logits; -1
+        where there is none."""
+
     def set_tile_rows(self, rows: int, /) -> None:
         """From how many rows on integer layers may run on tile registers."""
 

@@ -18,12 +18,12 @@ from forerun.engine.request_errors import NO_TOKEN
 from forerun.grammar import GrammarError, Grammars, StructuredOutputsParams
 from forerun.grammar.waiting import After
 from forerun.runtime.reference.fused import ReferenceFused
-from forerun.runtime.step import Executor, StepInput, StepOutput
+from forerun.runtime.step import Executor, SamplingRows, StepInput, StepOutput, UInt32
 from tests.engine.harness import EOS, ByteDetokenizer, QuietDrafter, ScriptedExecutor, run
 from tests.speculation.test_model_drafter import FreeDrafts, config
 from tests.support.native_models import native_executor
 from tests.support.oracle import OracleExecutor
-from tests.support.reference_models import tiny_model
+from tests.support.reference_models import one_sequence, tiny_model
 
 VOCAB = 128
 SCHEMA: Mapping[str, Any] = {
@@ -177,7 +177,75 @@ def test_tokens_depend_on_nobody_and_on_no_way_to_compute_them(manner: str) -> N
         assert answers(drafting, manner) == alone and drafting.counters.accepted_draft_tokens > 20
 
 
-def test_threads_batches_and_memory_on_the_native_executor() -> None:
+class Redrawing(OracleExecutor):
+    """Masks a row only when it is asked again, as the native executor does."""
+
+    redraws = 8
+    redrawn = 0
+    last: StepInput | None = None
+
+    def step(self, batch: StepInput) -> StepOutput:
+        self.last = batch
+        return super().step(batch)
+
+    def redraw(self, row: int, mask: UInt32) -> int:
+        assert self.last is not None and self.last.sampling.keep_logits
+        assert row not in self.last.sampling.mask_rows
+        self.redrawn += 1
+        rows = replace(self.last.sampling, mask_rows=np.array([row], np.int32), masks=mask[None])
+        return int(super().step(replace(self.last, sampling=rows)).tokens[row])
+
+
+def test_masks_that_come_later_change_no_token() -> None:
+    """With as many answers as may be drawn again, with more, alone, among others that sample, in little memory."""
+    greedy = MANNERS["greedy"]
+    alone = {name: answer(params(name, **greedy), PROMPTS[name]) for name in FORMS}
+    sizes = {"num_blocks": 30, "block_size": 4, "max_rows": 9, "max_seqs": 6, "max_model_len": 100}
+    for limits in ({"num_blocks": 400, "max_model_len": 400}, sizes):
+        executor = Redrawing(**limits)
+        made = engine(executor)
+        for name in FORMS:
+            made.add(name, PROMPTS[name], params(name, **greedy))
+            made.add(f"sampled {name}", PROMPTS[name], params(name))
+        found = run(made)
+        assert {name: found[name].outputs[0] for name in FORMS} == alone
+        assert executor.redrawn > 5
+        made.check()
+
+
+def test_the_native_executor_draws_again_as_it_would_have_drawn() -> None:
+    model = tiny_model("llama", seed=3)
+    executor = native_executor(model, max_rows=40, head_rows=4)
+    words, random = -(-executor.vocab_size // 32), np.random.default_rng(1)
+    masks = [
+        random.integers(0, 2**32, words, np.uint32) & random.integers(0, 2**32, words, np.uint32) for _ in range(20)
+    ]
+    rows = SamplingRows.greedy(2)
+    step = one_sequence([3, 1, 4], table=[0], sampled=[1, 2], sampling=rows, want_logits=False)
+    keeping = replace(step, sampling=replace(rows, keep_logits=True))
+    for row in (0, 1):
+        for mask in [*masks, np.zeros(words, np.uint32)]:
+            masked = replace(rows, mask_rows=np.array([row], np.int32), masks=mask[None])
+            expected = executor.step(replace(step, sampling=masked)).tokens[row]
+            assert executor.step(keeping).tokens.tolist() == executor.step(step).tokens.tolist()
+            executor.step(keeping)
+            assert executor.redraw(row, mask) == expected
+    for wrong, mask in ((2, masks[0]), (-1, masks[0]), (0, masks[0][:-1])):
+        with pytest.raises(ValueError, match="redraw"):
+            executor.redraw(wrong, mask)
+    executor.step(step)
+    with pytest.raises(ValueError, match="kept no logits"):
+        executor.redraw(0, masks[0])
+    many = one_sequence(list(range(5)), table=[0], sampling=replace(SamplingRows.greedy(5), keep_logits=True))
+    executor.step(many)  # more than the LM head serves together
+    with pytest.raises(ValueError, match="kept no logits"):
+        executor.redraw(0, masks[0])
+    executor.close()
+
+
+@pytest.mark.parametrize("manner", ["plain", "greedy"])
+def test_threads_batches_and_memory_on_the_native_executor(manner: str) -> None:
+    own = MANNERS[manner]
     model = tiny_model("llama", seed=3)
     sizes: dict[str, Any] = {"num_blocks": 60, "block_size": 16, "max_model_len": 128, "max_rows": 40}
     vocab_size = model.program().vocab_size
@@ -190,13 +258,13 @@ def test_threads_batches_and_memory_on_the_native_executor() -> None:
     alone: dict[str, CompletionOutput] = {}
     for name, prompt in PROMPTS.items():
         made = on(threads=1)
-        made.add(name, prompt, params(name))
-        made.add(f"free {name}", prompt, params("free"))
+        made.add(name, prompt, params(name, **own))
+        made.add(f"free {name}", prompt, params("free", **own))
         alone |= {name: output.outputs[0] for name, output in run(made).items()}
     for threads in (1, 2, 3):
-        assert answers(on(threads=threads)) == alone
+        assert answers(on(threads=threads), manner) == alone
         tight = on(threads=threads, num_blocks=10, max_rows=9, max_seqs=6)
-        assert answers(tight) == alone and tight.counters.preemptions > 0
+        assert answers(tight, manner) == alone and tight.counters.preemptions > 0
     for name in FORMS:
         if alone[name].finish_reason == "stop":
             check(name, alone[name].text)

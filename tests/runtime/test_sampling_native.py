@@ -31,7 +31,8 @@ def native(
         "top_logprobs": np.zeros((rows, most), np.float32),
     }
     settings = {"global_topk": 0, "deterministic": False, **options}
-    _native.sample(isa=isa, logits=padded, vocab=vocab, positions=positions, **vars(sampling), **settings, **results)
+    arrays = {name: value for name, value in vars(sampling).items() if name != "keep_logits"}
+    _native.sample(isa=isa, logits=padded, vocab=vocab, positions=positions, **arrays, **settings, **results)
     return tuple(results.values())
 
 

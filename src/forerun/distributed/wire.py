@@ -10,7 +10,7 @@ import numpy as np
 
 from forerun.runtime.step import SamplingRows, StepInput
 
-_ROWS = [field.name for field in fields(SamplingRows)]
+_ROWS = [field.name for field in fields(SamplingRows) if field.name != "keep_logits"]
 _STEP = [field.name for field in fields(StepInput) if field.name not in ("sampling", "want_logits", "drafts")]
 
 
@@ -19,7 +19,8 @@ def packed(batch: StepInput) -> bytes:
     arrays = {name: np.ascontiguousarray(getattr(batch, name)) for name in _STEP}
     arrays |= {name: np.ascontiguousarray(getattr(batch.sampling, name)) for name in _ROWS}
     shapes = {name: [array.dtype.str, *array.shape] for name, array in arrays.items()}
-    head = json.dumps({"logits": batch.want_logits, "arrays": shapes}).encode() + b"\n"
+    told = {"logits": batch.want_logits, "keep": batch.sampling.keep_logits, "arrays": shapes}
+    head = json.dumps(told).encode() + b"\n"
     return b"".join([head, *(array.tobytes() for array in arrays.values())])
 
 
@@ -29,6 +30,7 @@ def unpacked(data: bytes) -> StepInput:
     try:
         told = json.loads(head)
         shapes: dict[str, list[Any]] = told["arrays"]
+        want_logits, keep_logits = bool(told["logits"]), bool(told["keep"])
         arrays, at = {}, 0
         for name in (*_STEP, *_ROWS):
             kind, shape = np.dtype(shapes[name][0]), tuple(int(n) for n in shapes[name][1:])
@@ -42,5 +44,5 @@ def unpacked(data: bytes) -> StepInput:
     if not newline or at != len(rest):
         raise ValueError("no step: it has another length than it says")
     step: dict[str, Any] = {name: arrays[name] for name in _STEP}
-    rows = SamplingRows(**{name: arrays[name] for name in _ROWS})
-    return StepInput(**step, sampling=rows, want_logits=bool(told["logits"]))
+    sampling: dict[str, Any] = {name: arrays[name] for name in _ROWS}
+    return StepInput(**step, sampling=SamplingRows(**sampling, keep_logits=keep_logits), want_logits=want_logits)

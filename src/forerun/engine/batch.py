@@ -19,10 +19,10 @@ _KEPT = 8
 class BatchBuilder:
     """Writes StepInputs. The arrays of one are overwritten by the next.
 
-    ``table_width`` is the number of KV blocks that the longest sequence can have.
+    ``table_width`` is the number of KV blocks that the longest sequence can have; ``redraws``: see SamplingBuilder.
     """
 
-    def __init__(self, limits: StepLimits, table_width: int) -> None:
+    def __init__(self, limits: StepLimits, table_width: int, redraws: int = 0) -> None:
         samples = limits.seqs + limits.extra_samples
         self._token_ids = np.zeros(limits.rows, np.int32)
         self._positions = np.zeros(limits.rows, np.int32)
@@ -30,7 +30,7 @@ class BatchBuilder:
         self._tables = np.full((limits.seqs, table_width), -1, np.int32)
         self._sample_rows = np.zeros(samples, np.int32)
         self._count_up = np.arange(limits.rows, dtype=np.int32)
-        self._sampling = SamplingBuilder()
+        self._sampling = SamplingBuilder(redraws)
         self._decoded: list[Request] = []  # whom the last step decoded, when it did nothing else
         self._blocks: list[tuple[list[int], int]] = []  # the blocks in its tables: each list, and how long it was
         self._inputs: dict[tuple[int, ...], StepInput] = {}  # steps of these requests, by how many rows each had

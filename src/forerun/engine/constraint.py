@@ -52,15 +52,31 @@ class Constraint:
         self._state = form.start()
         self._stop_ids = frozenset(stop_ids)
         self._ends = _bits(self._stop_ids)
-        self._never = _bits(self._stop_ids.union(form.eos_ids))
+        self._eos_ids = frozenset(form.eos_ids)
+        self._never = _bits(self._stop_ids | self._eos_ids)
+        self._ahead: int | None = None  # what the state has accepted already, and nobody else
 
     @property
     def ended(self) -> bool:
         """Whether nothing can follow."""
         return self.failure is None and self._state.ended
 
+    def follows(self, token: int) -> bool:
+        """Whether the answer may go on with ``token``, which is accepted next if so. Cheaper than a mask."""
+        if self.failure is not None:
+            return True
+        if token in self._stop_ids:
+            return self._state.may_end
+        if token < 0 or token in self._eos_ids or not self._state.accept(token):
+            return False
+        self._ahead = token
+        return True
+
     def accept(self, token: int) -> None:
         """The answer goes on with ``token``."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead == token:
+            return
         if self.failure is None and token not in self._stop_ids and not self._state.accept(token):
             self.failure = f"the grammar does not go on with token {token}"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from forerun.engine.adjust import Entries
 from forerun.engine.request import Request
 from forerun.engine.scheduler import Scheduled
-from forerun.runtime.step import Int32, SamplingRows, UInt32
+from forerun.runtime.step import Executor, Int32, RedrawingExecutor, SamplingRows, UInt32
 
 _NO_ENTRIES: Entries = (np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))
 
@@ -22,9 +22,11 @@ _KEPT = 8
 class SamplingBuilder:
     """Builds SamplingRows; rows that stay the same from one step to the next are not built again."""
 
-    def __init__(self) -> None:
+    def __init__(self, redraws: int = 0) -> None:
+        """``redraws``: see RedrawingExecutor; 0 for other executors."""
+        self._redraws = redraws
         self._drawing: list[Request] = []  # who drew in the last step, when that says everything
-        self._known: dict[tuple[int, ...], SamplingRows] = {}  # parameters of these, by how many rows each drew
+        self._known: dict[tuple[bool, tuple[int, ...]], SamplingRows] = {}  # of these, by how many rows each drew
 
     def build(self, plan: list[Scheduled]) -> SamplingRows:
         """Parameters of all sampled rows of ``plan``, in its order. Valid until the next call."""
@@ -35,12 +37,14 @@ class SamplingBuilder:
         if drawing != self._drawing or len(self._known) == _KEPT:
             self._drawing = drawing
             self._known.clear()
-        rows = self._known.get(draws)
+        later = len(plan) <= self._redraws and all(item.rows == item.draws == 1 for item in plan)
+        rows = self._known.get((later, draws))
         if rows is None:
             rows = _rows([request for request, count in zip(drawing, draws, strict=True) for _ in range(count)], None)
-            rows.mask_rows, rows.masks = _room_for_masks(plan)
-            self._known[draws] = rows
-        _fill_masks(plan, rows.masks)
+            rows.keep_logits = later and any(map(_masked_later, plan))
+            rows.mask_rows, rows.masks = _room_for_masks(plan, later)
+            self._known[later, draws] = rows
+        _fill_masks(plan, rows.masks, later)
         return rows
 
     def _general(self, plan: list[Scheduled]) -> SamplingRows:
@@ -85,22 +89,50 @@ def draft_rows(requests: Sequence[Request], drafted: Sequence[Sequence[int]], vo
     return rows
 
 
-def _room_for_masks(plan: list[Scheduled]) -> tuple[Int32, UInt32]:
-    """Which sampled rows have masks, and memory for these."""
+def settle(plan: list[Scheduled], sampling: SamplingRows, drawn: list[int], executor: Executor) -> None:
+    """Draw again where a token does not go on with the form of its answer: rows of a step that kept its logits have
+    masks only then, since most tokens do, and a mask is much more work than to look at a token."""
+    if not sampling.keep_logits:
+        return
+    assert isinstance(executor, RedrawingExecutor)
+    for place, item in enumerate(plan):
+        constraint = item.request.constraint
+        if constraint is not None and _masked_later(item) and not constraint.follows(drawn[place]):
+            drawn[place] = executor.redraw(place, constraint.behind())
+
+
+def _masked_later(item: Scheduled) -> bool:
+    """Whether the largest logit says what is drawn, so that a mask which allows that token would change nothing."""
+    params = item.request.params
+    plain = (
+        item.request.search is None
+        and params.logprobs is None
+        and not params.allowed_token_ids
+        and not params.logprob_token_ids
+    )
+    return item.request.constraint is not None and item.draws == 1 and not params.temperature and plain
+
+
+def _has_masks(item: Scheduled, later: bool) -> bool:
+    return bool(item.draws) and item.request.constraint is not None and not (later and _masked_later(item))
+
+
+def _room_for_masks(plan: list[Scheduled], later: bool = False) -> tuple[Int32, UInt32]:
+    """Which sampled rows have masks, and memory for these; ``later``: not those that are masked later."""
     held: list[int] = []
     row = words = 0
     for item in plan:
         row += item.scores + item.draws
-        if item.draws and item.request.constraint is not None:
+        if _has_masks(item, later) and item.request.constraint is not None:
             held += range(row - item.draws, row)
             words = item.request.constraint.words
     return np.array(held, np.int32), np.zeros((len(held), words), np.uint32)
 
 
-def _fill_masks(plan: list[Scheduled], masks: UInt32) -> None:
+def _fill_masks(plan: list[Scheduled], masks: UInt32, later: bool = False) -> None:
     row = 0
     for item in plan if len(masks) else ():
-        if item.draws and item.request.constraint is not None:
+        if _has_masks(item, later) and item.request.constraint is not None:
             item.request.constraint.fill(item.draft, masks[row : row + item.draws])
             row += item.draws
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from forerun import _native
 from forerun.runtime.native import NativeExecutor
-from forerun.runtime.step import StepInput, StepOutput
+from forerun.runtime.step import StepInput, StepOutput, UInt32
 
 
 class FusedExecutor:
@@ -21,6 +21,7 @@ class FusedExecutor:
         self.vocab_size, self.num_blocks, self.block_size = target.vocab_size, target.num_blocks, target.block_size
         self.max_model_len, self.max_rows = target.max_model_len, target.max_rows
         self.max_seqs, self.max_sample_rows = target.max_seqs, target.max_sample_rows
+        self.redraws = target.redraws
         self._target = target
         self._fused: _native.FusedStep | None = _native.FusedStep(target.core, draft.core)
         self.drafting_seconds = 0.0
@@ -44,6 +45,10 @@ class FusedExecutor:
         output = self._target.step(batch, lambda bound: fused.step(bound, arrays, places))
         self.drafting_seconds = fused.drafting_seconds
         return output
+
+    def redraw(self, row: int, mask: UInt32) -> int:
+        """See :class:`~forerun.runtime.step.RedrawingExecutor`."""
+        return self._target.redraw(row, mask)
 
     def close(self) -> None:
         """Free the target's KV pool; the executor cannot be used afterwards."""

@@ -16,7 +16,7 @@ from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, KvLayout, Program
 from forerun.runtime.populate import LastStep, Populator
 from forerun.runtime.ranks import RankGroup, all_local, cache_splits
-from forerun.runtime.step import StepInput, StepOutput
+from forerun.runtime.step import StepInput, StepOutput, UInt32
 from forerun.runtime.weights import PackedWeight
 
 CHUNK_ROWS = 256
@@ -75,6 +75,7 @@ class NativeExecutor:
         self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, options.num_blocks, options.block_size
         self.max_model_len, self.max_rows = options.max_model_len, options.max_rows
         self.max_seqs, self.max_sample_rows = options.max_seqs, options.max_sample_rows
+        self.redraws = min(options.head_rows, options.max_sample_rows, options.chunk_rows, options.max_rows)
         self.isa, self._forced = options.isa or _native.usable_isas()[-1], bool(options.isa)
         team = team or _native.ThreadTeam(options.threads, list(options.cpus))
         self.team: _native.ThreadTeam | None = team
@@ -147,6 +148,10 @@ class NativeExecutor:
         )
         self._populators.append(weakref.finalize(self, populator.stop))  # at the interpreter's end at the latest
         return populator
+
+    def redraw(self, row: int, mask: UInt32) -> int:
+        """See :class:`~forerun.runtime.step.RedrawingExecutor`."""
+        return self._core().redraw(row, mask)
 
     def set_repeat_rows(self, rows: int) -> None:
         """Up to how many rows every thread does norms and quantisation itself instead of sharing them out and meeting;

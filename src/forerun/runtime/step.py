@@ -42,6 +42,7 @@ class SamplingRows:
     allow_ids: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
     mask_rows: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
     masks: UInt32 = field(default_factory=lambda: np.zeros((0, 0), np.uint32))
+    keep_logits: bool = False  # for a RedrawingExecutor
 
     @staticmethod
     def greedy(rows: int, num_logprobs: int = -1) -> SamplingRows:
@@ -140,6 +141,22 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Free the KV pool and the threads; the executor cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class RedrawingExecutor(Executor, Protocol):
+    """An executor that can draw again. ``redraws``: steps of up to so many rows, each of which is sampled, may
+    ``keep_logits``."""
+
+    redraws: int
+
+    def redraw(self, row: int, mask: UInt32) -> int:
+        """The most probable token of those that ``mask`` leaves to sampled row ``row`` of the last step, a greedy one
+        without adjustments and allowed lists; -1 where there is none: what the step would have drawn with the mask.
+
+        Raises ValueError unless that step kept its logits.
+        """
         ...
 
 
