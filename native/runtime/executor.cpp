@@ -37,7 +37,8 @@ void Executor::begin(const StepArrays& s) {
   require(program_.size() > 1 && program_.back().op == Op::Sample, "the program does not end with sample");
   check_step(s, limits_);
   step_ = &s;
-  chunk_end_ = sample_end_ = kept_rows_ = 0;
+  chunk_end_ = sample_end_ = 0;
+  kept_.clear();
 }
 
 bool Executor::next_chunk() {
@@ -47,8 +48,7 @@ bool Executor::next_chunk() {
   chunk_begin_ = chunk_end_, sample_begin_ = sample_end_;
   chunk_end_ = std::min(s.rows, chunk_begin_ + limits_.chunk_rows);
   while (sample_end_ < s.sampled && s.sample_rows[sample_end_] < chunk_end_) ++sample_end_;
-  if (s.keep_logits && sample_begin_ == 0 && sample_end_ == s.sampled && s.sampled <= head_rows())
-    kept_rows_ = s.sampled;
+  if (s.keep_logits && sample_begin_ == 0 && sample_end_ == s.sampled && s.sampled <= head_rows()) keep(s);
   positions_ = s.positions + chunk_begin_;
   for (int q = 0; q < s.seqs; ++q) {
     const int32_t* table = s.block_tables + static_cast<size_t>(q) * s.table_width;
@@ -258,8 +258,12 @@ void Executor::sample(const Instruction& i, Rows rows, int thread) {
   }
 }
 
+void Executor::keep(const StepArrays& s) {
+  for (int r = 0; r < s.sampled; ++r) kept_.push_back({s.temperature[r], s.seed[r], s.positions[s.sample_rows[r]] + 1});
+}
+
 int Executor::redraw(int row, std::span<const uint32_t> mask) {
-  require(row >= 0 && row < kept_rows_, "redraw: the last step kept no logits of that row");
+  require(row >= 0 && row < static_cast<int>(kept_.size()), "redraw: the last step kept no logits of that row");
   require(mask.size() == (static_cast<size_t>(limits_.vocab) + 31) / 32, "redraw: the mask has another length");
   const Buffer& in = buffers_[program_.back().input];
   SampleScratch scratch = carve_sample_scratch(sample_memory_[0].data(), limits_.vocab);
@@ -268,6 +272,9 @@ int Executor::redraw(int row, std::span<const uint32_t> mask) {
   SampleRow drawn;
   drawn.logits = in.f32 + static_cast<size_t>(row) * in.width;
   drawn.vocab = limits_.vocab;
+  drawn.temperature = kept_[row].temperature;
+  drawn.seed = kept_[row].seed;
+  drawn.position = kept_[row].position;
   drawn.num_logprobs = -1;
   drawn.mask = mask.data();
   drawn.token = &token;

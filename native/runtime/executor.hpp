@@ -107,9 +107,9 @@ class Executor {
   bool next_chunk();
   void work(int thread);
 
-  // The token of the largest logit that `mask` (a bit for each token) leaves to sampled row `row` of the last step, -1
-  // where there is none. For steps that kept their logits, whose sampled rows were all served together, and rows
-  // without adjustments and allowed lists. Throws std::invalid_argument for others.
+  // What sampled row `row` of the last step would have drawn with `mask` (a bit for each token), -1 where that leaves
+  // nothing. For steps that kept their logits, whose sampled rows were all served together; the row's adjustments,
+  // allowed list and cuts do not count. Throws std::invalid_argument for other steps and rows.
   int redraw(int row, std::span<const uint32_t> mask);
 
   // Up to so many rows every thread does row-wise work itself and saves a barrier. Throws std::invalid_argument outside
@@ -183,6 +183,7 @@ class Executor {
   void select_rows(const Instruction& i, Rows rows, int thread);
   void sample(const Instruction& i, Rows rows, int thread);
   LinearArgs linear_args(const Instruction& i, int rows, int thread) const;  // without weights
+  void keep(const StepArrays& s);
   bool draws_greedily(Rows rows) const;
   void lm_head_greedy(const Instruction& i, int rows, int thread);
   void sample_greedily(Rows rows, int thread) const;
@@ -228,7 +229,12 @@ class Executor {
   // Of the step and the chunk under way.
   const StepArrays* step_ = nullptr;
   int chunk_begin_ = 0, chunk_end_ = 0, sample_begin_ = 0, sample_end_ = 0;
-  int kept_rows_ = 0;  // sampled rows whose logits still are where sample found them
+  struct KeptRow {
+    float temperature;
+    uint64_t seed;
+    int position;
+  };
+  std::vector<KeptRow> kept_;  // sampled rows whose logits still are where sample found them
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
   std::atomic<int64_t> slots_used_ = 0;

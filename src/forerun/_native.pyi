@@ -165,8 +165,7 @@ class Executor:
         """Take a part of the KV pool from the system."""
 
     def redraw(self, row: int, mask: UInt32, /) -> int:
-        """The most probable token that ``mask`` leaves to a sampled row of the last step, which kept its logits; -1
-        where there is none."""
+        """What a sampled row of the last step, which kept its logits, would have drawn with ``mask``; -1: nothing."""
 
     def set_tile_rows(self, rows: int, /) -> None:
         """From how many rows on integer layers may run on tile registers."""

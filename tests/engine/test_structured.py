@@ -140,6 +140,7 @@ class Guesses(QuietDrafter):
 MANNERS: dict[str, dict[str, Any]] = {
     "plain": {},
     "greedy": {"temperature": 0.0, "logprobs": None},
+    "drawn": {"temperature": 0.9, "logprobs": None},
     "adjusted": {
         "repetition_penalty": 1.3,
         "min_tokens": 4,
@@ -180,7 +181,7 @@ def test_tokens_depend_on_nobody_and_on_no_way_to_compute_them(manner: str) -> N
 class Redrawing(OracleExecutor):
     """Masks a row only when it is asked again, as the native executor does."""
 
-    redraws = 8
+    redraws, cuts = 8, False
     redrawn = 0
     last: StepInput | None = None
 
@@ -196,16 +197,17 @@ class Redrawing(OracleExecutor):
         return int(super().step(replace(self.last, sampling=rows)).tokens[row])
 
 
-def test_masks_that_come_later_change_no_token() -> None:
-    """With as many answers as may be drawn again, with more, alone, among others that sample, in little memory."""
-    greedy = MANNERS["greedy"]
-    alone = {name: answer(params(name, **greedy), PROMPTS[name]) for name in FORMS}
+@pytest.mark.parametrize("manner", ["greedy", "drawn"])
+def test_masks_that_come_later_change_no_token(manner: str) -> None:
+    """With as many answers as may be drawn again, with more, among others that need masks, in little memory."""
+    own = MANNERS[manner]
+    alone = {name: answer(params(name, **own), PROMPTS[name]) for name in FORMS}
     sizes = {"num_blocks": 30, "block_size": 4, "max_rows": 9, "max_seqs": 6, "max_model_len": 100}
     for limits in ({"num_blocks": 400, "max_model_len": 400}, sizes):
         executor = Redrawing(**limits)
         made = engine(executor)
         for name in FORMS:
-            made.add(name, PROMPTS[name], params(name, **greedy))
+            made.add(name, PROMPTS[name], params(name, **own))
             made.add(f"sampled {name}", PROMPTS[name], params(name))
         found = run(made)
         assert {name: found[name].outputs[0] for name in FORMS} == alone
@@ -221,6 +223,7 @@ def test_the_native_executor_draws_again_as_it_would_have_drawn() -> None:
         random.integers(0, 2**32, words, np.uint32) & random.integers(0, 2**32, words, np.uint32) for _ in range(20)
     ]
     rows = SamplingRows.greedy(2)
+    rows.temperature[1], rows.seed[1] = 0.8, 77
     step = one_sequence([3, 1, 4], table=[0], sampled=[1, 2], sampling=rows, want_logits=False)
     keeping = replace(step, sampling=replace(rows, keep_logits=True))
     for row in (0, 1):
@@ -243,7 +246,7 @@ def test_the_native_executor_draws_again_as_it_would_have_drawn() -> None:
     executor.close()
 
 
-@pytest.mark.parametrize("manner", ["plain", "greedy"])
+@pytest.mark.parametrize("manner", ["plain", "greedy", "drawn"])
 def test_threads_batches_and_memory_on_the_native_executor(manner: str) -> None:
     own = MANNERS[manner]
     model = tiny_model("llama", seed=3)

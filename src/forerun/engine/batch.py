@@ -10,7 +10,7 @@ from forerun.engine.engine_settings import StepLimits
 from forerun.engine.request import Request
 from forerun.engine.sampling_rows import SamplingBuilder
 from forerun.engine.scheduler import Scheduled
-from forerun.runtime.step import StepInput
+from forerun.runtime.step import Executor, StepInput
 
 _KEPT = 8
 """Numbers of rows that steps of the same requests have in turns, as long as drafts have other lengths."""
@@ -19,10 +19,10 @@ _KEPT = 8
 class BatchBuilder:
     """Writes StepInputs. The arrays of one are overwritten by the next.
 
-    ``table_width`` is the number of KV blocks that the longest sequence can have; ``redraws``: see SamplingBuilder.
+    ``table_width`` is the number of KV blocks that the longest sequence can have. ``executor``: who will run them.
     """
 
-    def __init__(self, limits: StepLimits, table_width: int, redraws: int = 0) -> None:
+    def __init__(self, limits: StepLimits, table_width: int, executor: Executor | None = None) -> None:
         samples = limits.seqs + limits.extra_samples
         self._token_ids = np.zeros(limits.rows, np.int32)
         self._positions = np.zeros(limits.rows, np.int32)
@@ -30,7 +30,7 @@ class BatchBuilder:
         self._tables = np.full((limits.seqs, table_width), -1, np.int32)
         self._sample_rows = np.zeros(samples, np.int32)
         self._count_up = np.arange(limits.rows, dtype=np.int32)
-        self._sampling = SamplingBuilder(redraws)
+        self.sampling = SamplingBuilder(executor)
         self._decoded: list[Request] = []  # whom the last step decoded, when it did nothing else
         self._blocks: list[tuple[list[int], int]] = []  # the blocks in its tables: each list, and how long it was
         self._inputs: dict[tuple[int, ...], StepInput] = {}  # steps of these requests, by how many rows each had
@@ -69,7 +69,7 @@ class BatchBuilder:
             if request.kv.blocks is not blocks or len(blocks) != length:
                 self._tables[place] = request.kv.row
                 self._blocks[place] = _blocks_of(request)
-        sampling = self._sampling.build(plan)
+        sampling = self.sampling.build(plan)
         if sampling is not batch.sampling:
             batch = replace(batch, sampling=sampling)
         return batch
@@ -109,7 +109,7 @@ class BatchBuilder:
             query_starts=self._query_starts[: len(plan) + 1],
             block_tables=self._tables[: len(plan)],
             sample_rows=sample_rows[:samples],
-            sampling=self._sampling.build(plan),
+            sampling=self.sampling.build(plan),
             want_logits=scored,
         )
 

@@ -19,14 +19,13 @@ from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
 from forerun.engine.request_errors import RequestError
-from forerun.engine.sampling_rows import settle
 from forerun.engine.scheduler import Scheduled, Scheduler
 from forerun.engine.speculation.sources import make_drafter
 from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
 from forerun.grammar import Grammars
 from forerun.kvcache import KVCache, PrefixStats
-from forerun.runtime.step import Executor, ExecutorLostError, RedrawingExecutor, StepInput, StepOutput
+from forerun.runtime.step import Executor, ExecutorLostError, StepInput, StepOutput
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +147,7 @@ class Engine:
                 output = self._inner_drafts.run(self._executor, plan, batch)
                 seconds = time.perf_counter() - began
                 drawn = self._drawn(batch, output)
-                settle(plan, batch.sampling, drawn, self._executor)
+                self._builder.sampling.settle(plan, batch.sampling, drawn)
             except Exception as error:
                 if isinstance(error, ExecutorLostError):
                     self.lost = str(error)
@@ -217,8 +216,7 @@ class Engine:
         )
         by_priority = settings.policy == "priority"
         self._scheduler = Scheduler(self.step_limits, self._kv, self.counters, by_priority=by_priority, desk=self._desk)
-        redraws = executor.redraws if isinstance(executor, RedrawingExecutor) else 0
-        self._builder = BatchBuilder(self.step_limits, self.admission.table_width, redraws)
+        self._builder = BatchBuilder(self.step_limits, self.admission.table_width, executor)
         self._acceptor = Acceptor(self._kv, self.counters, self._desk)
 
     def _note_start(self, plan: list[Scheduled]) -> None:

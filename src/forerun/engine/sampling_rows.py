@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forerun.engine.adjust import Entries
+from forerun.engine.constraint import Constraint
 from forerun.engine.request import Request
 from forerun.engine.scheduler import Scheduled
 from forerun.runtime.step import Executor, Int32, RedrawingExecutor, SamplingRows, UInt32
@@ -22,11 +23,12 @@ _KEPT = 8
 class SamplingBuilder:
     """Builds SamplingRows; rows that stay the same from one step to the next are not built again."""
 
-    def __init__(self, redraws: int = 0) -> None:
-        """``redraws``: see RedrawingExecutor; 0 for other executors."""
-        self._redraws = redraws
+    def __init__(self, executor: Executor | None = None) -> None:
+        """``executor``: who will run the steps."""
+        self._executor = executor if isinstance(executor, RedrawingExecutor) else None
         self._drawing: list[Request] = []  # who drew in the last step, when that says everything
-        self._known: dict[tuple[bool, tuple[int, ...]], SamplingRows] = {}  # of these, by how many rows each drew
+        # Parameters of these, by who is masked later and how many rows each drew.
+        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], SamplingRows] = {}
 
     def build(self, plan: list[Scheduled]) -> SamplingRows:
         """Parameters of all sampled rows of ``plan``, in its order. Valid until the next call."""
@@ -37,15 +39,34 @@ class SamplingBuilder:
         if drawing != self._drawing or len(self._known) == _KEPT:
             self._drawing = drawing
             self._known.clear()
-        later = len(plan) <= self._redraws and all(item.rows == item.draws == 1 for item in plan)
+        later = self._masked_later(plan)
         rows = self._known.get((later, draws))
         if rows is None:
             rows = _rows([request for request, count in zip(drawing, draws, strict=True) for _ in range(count)], None)
-            rows.keep_logits = later and any(map(_masked_later, plan))
+            rows.keep_logits = bool(later)
             rows.mask_rows, rows.masks = _room_for_masks(plan, later)
             self._known[later, draws] = rows
         _fill_masks(plan, rows.masks, later)
         return rows
+
+    def _masked_later(self, plan: list[Scheduled]) -> tuple[int, ...]:
+        """Places of the rows that get a mask only if their token needs one; in steps that do nothing but decode."""
+        executor = self._executor
+        if executor is None or len(plan) > executor.redraws or not all(item.rows == item.draws == 1 for item in plan):
+            return ()
+        return tuple(place for place, item in enumerate(plan) if _needs_no_mask(item.request, executor.cuts))
+
+    def settle(self, plan: list[Scheduled], sampling: SamplingRows, drawn: list[int]) -> None:
+        """Draw again where a token does not go on with the form of its answer. Most tokens do, and a mask is much more
+        work than to look at a token."""
+        if not sampling.keep_logits:
+            return
+        assert self._executor is not None
+        for place in self._masked_later(plan):
+            constraint = plan[place].request.constraint
+            assert constraint is not None
+            if not constraint.follows(drawn[place]):
+                drawn[place] = self._executor.redraw(place, constraint.behind())
 
     def _general(self, plan: list[Scheduled]) -> SamplingRows:
         owners: list[Request | None] = []  # None: a row that is read for prompt log-probabilities only
@@ -89,52 +110,43 @@ def draft_rows(requests: Sequence[Request], drafted: Sequence[Sequence[int]], vo
     return rows
 
 
-def settle(plan: list[Scheduled], sampling: SamplingRows, drawn: list[int], executor: Executor) -> None:
-    """Draw again where a token does not go on with the form of its answer: rows of a step that kept its logits have
-    masks only then, since most tokens do, and a mask is much more work than to look at a token."""
-    if not sampling.keep_logits:
-        return
-    assert isinstance(executor, RedrawingExecutor)
+def _needs_no_mask(request: Request, cuts: bool) -> bool:
+    """Whether what is drawn is the largest of scores that do not depend on each other, so that a mask which allows it
+    would change nothing. ``cuts``: whether the executor cuts distributions."""
+    params = request.params
+    if request.constraint is None or request.search is not None or params.logprobs is not None:
+        return False
+    if params.allowed_token_ids or params.logprob_token_ids:
+        return False
+    whole = not params.top_k > 0 and params.top_p >= 1.0 and not params.min_p > 0.0
+    return not params.temperature or (whole and not cuts)
+
+
+def _masked(plan: list[Scheduled], later: Sequence[int]) -> Iterator[tuple[Scheduled, Constraint, int]]:
+    """Who has masks in this step, and the first sampled row behind his."""
+    row = 0
     for place, item in enumerate(plan):
-        constraint = item.request.constraint
-        if constraint is not None and _masked_later(item) and not constraint.follows(drawn[place]):
-            drawn[place] = executor.redraw(place, constraint.behind())
-
-
-def _masked_later(item: Scheduled) -> bool:
-    """Whether the largest logit says what is drawn, so that a mask which allows that token would change nothing."""
-    params = item.request.params
-    plain = (
-        item.request.search is None
-        and params.logprobs is None
-        and not params.allowed_token_ids
-        and not params.logprob_token_ids
-    )
-    return item.request.constraint is not None and item.draws == 1 and not params.temperature and plain
-
-
-def _has_masks(item: Scheduled, later: bool) -> bool:
-    return bool(item.draws) and item.request.constraint is not None and not (later and _masked_later(item))
-
-
-def _room_for_masks(plan: list[Scheduled], later: bool = False) -> tuple[Int32, UInt32]:
-    """Which sampled rows have masks, and memory for these; ``later``: not those that are masked later."""
-    held: list[int] = []
-    row = words = 0
-    for item in plan:
         row += item.scores + item.draws
-        if _has_masks(item, later) and item.request.constraint is not None:
-            held += range(row - item.draws, row)
-            words = item.request.constraint.words
+        constraint = item.request.constraint
+        if item.draws and constraint is not None and place not in later:
+            yield item, constraint, row
+
+
+def _room_for_masks(plan: list[Scheduled], later: Sequence[int] = ()) -> tuple[Int32, UInt32]:
+    """Which sampled rows have masks, and memory for these; those at the places ``later`` have none yet."""
+    held: list[int] = []
+    words = 0
+    for item, constraint, end in _masked(plan, later):
+        held += range(end - item.draws, end)
+        words = constraint.words
     return np.array(held, np.int32), np.zeros((len(held), words), np.uint32)
 
 
-def _fill_masks(plan: list[Scheduled], masks: UInt32, later: bool = False) -> None:
+def _fill_masks(plan: list[Scheduled], masks: UInt32, later: Sequence[int] = ()) -> None:
     row = 0
-    for item in plan if len(masks) else ():
-        if _has_masks(item, later) and item.request.constraint is not None:
-            item.request.constraint.fill(item.draft, masks[row : row + item.draws])
-            row += item.draws
+    for item, constraint, _ in _masked(plan, later) if len(masks) else ():
+        constraint.fill(item.draft, masks[row : row + item.draws])
+        row += item.draws
 
 
 def _draw_entries(item: Scheduled) -> list[Entries | None]:

@@ -21,7 +21,7 @@ class FusedExecutor:
         self.vocab_size, self.num_blocks, self.block_size = target.vocab_size, target.num_blocks, target.block_size
         self.max_model_len, self.max_rows = target.max_model_len, target.max_rows
         self.max_seqs, self.max_sample_rows = target.max_seqs, target.max_sample_rows
-        self.redraws = target.redraws
+        self.redraws, self.cuts = target.redraws, target.cuts
         self._target = target
         self._fused: _native.FusedStep | None = _native.FusedStep(target.core, draft.core)
         self.drafting_seconds = 0.0

@@ -75,6 +75,7 @@ class NativeExecutor:
         self.vocab_size, self.num_blocks, self.block_size = program.vocab_size, options.num_blocks, options.block_size
         self.max_model_len, self.max_rows = options.max_model_len, options.max_rows
         self.max_seqs, self.max_sample_rows = options.max_seqs, options.max_sample_rows
+        self.cuts = options.global_topk > 0 or options.deterministic
         self.redraws = min(options.head_rows, options.max_sample_rows, options.chunk_rows, options.max_rows)
         self.isa, self._forced = options.isa or _native.usable_isas()[-1], bool(options.isa)
         team = team or _native.ThreadTeam(options.threads, list(options.cpus))

@@ -147,13 +147,14 @@ class Executor(Protocol):
 @runtime_checkable
 class RedrawingExecutor(Executor, Protocol):
     """An executor that can draw again. ``redraws``: steps of up to so many rows, each of which is sampled, may
-    ``keep_logits``."""
+    ``keep_logits``. ``cuts``: whether it cuts every distribution, so that greedy rows alone can be drawn again."""
 
     redraws: int
+    cuts: bool
 
     def redraw(self, row: int, mask: UInt32) -> int:
-        """The most probable token of those that ``mask`` leaves to sampled row ``row`` of the last step, a greedy one
-        without adjustments and allowed lists; -1 where there is none: what the step would have drawn with the mask.
+        """What sampled row ``row`` of the last step would have drawn with ``mask``, -1 where that leaves nothing: a row
+        without adjustments, allowed list and cuts, for which a token's score depends on no other token.
 
         Raises ValueError unless that step kept its logits.
         """
