@@ -70,7 +70,7 @@ sanitize:
 	done
 
 # The packages of one extra of pyproject.toml.
-extra = $(shell $(PYTHON) -c "import re; t = open('pyproject.toml').read(); print(' '.join('\"%s\"' % p for p in re.findall(r'\"([^\"]+)\"', re.search(r'^$(1) = \[(.*?)\]', t, re.S | re.M).group(1))))")
+extra = $(shell $(PYTHON) -c "import re; t = open('pyproject.toml').read(); print(' '.join('\"%s\"' % p for p in re.findall(r'\"([^\"]+)\"', re.search(r'^$(1) = \[(.*?)\]$$', t, re.S | re.M).group(1))))")
 
 $(INSTALLED): $(SOURCES)
 	@echo "==> A Python environment in $(VENV) (seconds)"

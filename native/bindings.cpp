@@ -164,7 +164,12 @@ class StepReader {
     fit(name, length, array.shape(0), 0);
     fit(name, width, array.shape(1), 0);
   }
-  bool flag(const char* name) const { return has(name) && nb::cast<bool>(arrays_[name]); }
+  bool flag(const char* name) const {
+    bool set = false;
+    if (has(name) && !nb::try_cast<bool>(arrays_[name], set, false))
+      throw nb::type_error((std::string("step: ") + name + " must be true or false").c_str());
+    return set;
+  }
   bool has(const char* name) const { return arrays_.contains(name) && !nb::object(arrays_[name]).is_none(); }
 
  private:

@@ -94,7 +94,10 @@ DTYPES = ["int32", "float32", "uint64", "int64", "float64", "int8", "bool", "flo
 
 @st.composite
 def changed(draw: st.DrawFn, array: Any) -> Any:
-    """The array with something wrong: an edge value, another length, type or rank, or no array at all."""
+    """The array with something wrong: an edge value, another length, type or rank, or no array at all. A bool: either,
+    or something else."""
+    if isinstance(array, bool):
+        return draw(st.sampled_from([True, False, None, 3, "abc", [True], np.zeros(2, np.int32), np.bool_(True)]))
     how = draw(st.sampled_from(("value", "value", "value", "length", "dtype", "dims", "strides", "random", "object")))
     if how == "value" and array.size:
         array = array.copy()
