@@ -109,11 +109,12 @@ int add_weight(BoundExecutor& self, const std::string& format, int n, int k, con
     const auto [first, data, scales] =
         nb::cast<std::tuple<int, Array<uint8_t, 1>, std::optional<Array<float, 1>>>>(shard);
     stored.push_back({first, {data.data(), data.size()}, {}});
-    if (scales) stored.back().channel_scale = {scales->data(), scales->size()};
+    self.kept.push_back(nb::cast(data));
+    if (!scales) continue;
+    stored.back().channel_scale = {scales->data(), scales->size()};
+    self.kept.push_back(nb::cast(*scales));
   }
-  const int id = self.executor->add_weight(lookup(kFormats, format, "format"), n, k, stored);
-  self.kept.push_back(nb::object(shards));
-  return id;
+  return self.executor->add_weight(lookup(kFormats, format, "format"), n, k, stored);
 }
 
 void add_instruction(BoundExecutor& self, const nb::dict& d) {

@@ -29,7 +29,7 @@ static void merge_states(float* into, const float* const* next, int count, int p
 // Tiles [tile_begin, tile_end) into a.state, a row's tiles without visible keys left out. An untouched state has
 // denominator 0.
 static void attend_tiles(const AttentionArgs& a) {
-  const int group = a.heads / a.shape.kv_heads, queries = a.rows * group, stride = a.shape.padded_dim + 16;
+  const int group = a.group, queries = a.rows * group, stride = a.shape.padded_dim + 16;
   float* scores = a.scratch;
   float* next = scores + static_cast<size_t>(queries) * kTile;
   for (int i = 0; i < queries; ++i) a.state[static_cast<size_t>(i) * stride + a.shape.padded_dim + 1] = 0.0f;
@@ -77,7 +77,7 @@ static void merge_parts(float* into, int parts, size_t part_stride, int padded_d
 
 // Merges `parts` states that lie `part_stride` floats apart (ascending tiles) and writes the rows' outputs.
 static void attend_finish(const AttentionArgs& a, int parts, size_t part_stride) {
-  const int group = a.heads / a.shape.kv_heads, padded = a.shape.padded_dim;
+  const int group = a.group, padded = a.shape.padded_dim;
   for (int i = 0; i < a.rows * group; ++i) {
     float* state = a.state + static_cast<size_t>(i) * (padded + 16);
     merge_parts(state, parts, part_stride, padded);

@@ -268,7 +268,7 @@ void one_tile(const TileView& t, float* scores, float* state) {
 }
 
 static TileView view_tile(const AttentionArgs& a, int tile, const TileView* next) {
-  TileView t{a, tile * kTile, 0, 0, a.heads / a.shape.kv_heads, next};
+  TileView t{a, tile * kTile, 0, 0, a.group, next};
   t.first = t.low(0);
   t.last = t.high(a.rows - 1);
   return t;

@@ -127,7 +127,7 @@ struct AttentionArgs {
   int ldq = 0;               // floats between rows of q
   float* out = nullptr;      // [rows, ldo]: heads * head_dim
   int ldo = 0;
-  int heads = 0;  // query heads of all heads of the cache
+  int group = 0;  // query heads of a head of the cache
   int kv_head = 0;
   int window = 0;  // 0: unlimited
   int row_begin = 0, rows = 0;

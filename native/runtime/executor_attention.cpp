@@ -66,7 +66,7 @@ AttentionArgs Executor::attention_args(const Instruction& i, const AttentionItem
   a.ldq = q.width;
   a.out = buffers_[i.output].f32 + static_cast<size_t>(own_heads().begin) * group(i) * limits_.head_dim;
   a.ldo = buffers_[i.output].width;
-  a.heads = group(i) * shape_.kv_heads;
+  a.group = group(i);
   a.kv_head = item.kv_head;
   a.window = i.window;
   a.row_begin = item.row - chunk_begin_;
