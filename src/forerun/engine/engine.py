@@ -147,7 +147,7 @@ class Engine:
                 output = self._inner_drafts.run(self._executor, plan, batch)
                 seconds = time.perf_counter() - began
                 drawn = self._drawn(batch, output)
-                self._builder.sampling.settle(plan, batch.sampling, drawn)
+                self._builder.sampling.settle(plan, drawn)
             except Exception as error:
                 if isinstance(error, ExecutorLostError):
                     self.lost = str(error)

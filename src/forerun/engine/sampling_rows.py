@@ -27,19 +27,25 @@ class SamplingBuilder:
         """``executor``: who will run the steps."""
         self._executor = executor if isinstance(executor, RedrawingExecutor) else None
         self._drawing: list[Request] = []  # who drew in the last step, when that says everything
+        self._maskable: tuple[int, ...] = ()  # places among these whose rows may be masked once they are drawn
+        self._later: tuple[int, ...] = ()  # places in this step's plan whose rows are
         # Parameters of these, by who is masked later and how many rows each drew.
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], SamplingRows] = {}
 
     def build(self, plan: list[Scheduled]) -> SamplingRows:
         """Parameters of all sampled rows of ``plan``, in its order. Valid until the next call."""
+        self._later = ()
         if any(item.scores or (item.draws and item.request.adjust is not None) for item in plan):
             return self._general(plan)
         drawing = [item.request for item in plan if item.draws]
         draws = tuple(item.draws for item in plan if item.draws)
         if drawing != self._drawing or len(self._known) == _KEPT:
             self._drawing = drawing
+            self._maskable = self._no_masks(drawing)
             self._known.clear()
-        later = self._masked_later(plan)
+        if self._maskable and all(item.rows == item.draws == 1 for item in plan):  # nothing but decoding
+            self._later = self._maskable
+        later = self._later
         rows = self._known.get((later, draws))
         if rows is None:
             rows = _rows([request for request, count in zip(drawing, draws, strict=True) for _ in range(count)], None)
@@ -49,21 +55,19 @@ class SamplingBuilder:
         _fill_masks(plan, rows.masks, later)
         return rows
 
-    def _masked_later(self, plan: list[Scheduled]) -> tuple[int, ...]:
-        """Places of the rows that get a mask only if their token needs one; in steps that do nothing but decode."""
+    def _no_masks(self, requests: list[Request]) -> tuple[int, ...]:
+        """Places of those whose row needs a mask only if its token does not go on with the form."""
         executor = self._executor
-        if executor is None or len(plan) > executor.redraws or not all(item.rows == item.draws == 1 for item in plan):
+        if executor is None or len(requests) > executor.redraws:
             return ()
-        return tuple(place for place, item in enumerate(plan) if _needs_no_mask(item.request, executor.cuts))
+        return tuple(place for place, request in enumerate(requests) if _needs_no_mask(request, executor.cuts))
 
-    def settle(self, plan: list[Scheduled], sampling: SamplingRows, drawn: list[int]) -> None:
+    def settle(self, plan: list[Scheduled], drawn: list[int]) -> None:
         """Draw again where a token does not go on with the form of its answer. Most tokens do, and a mask is much more
         work than to look at a token."""
-        if not sampling.keep_logits:
-            return
-        assert self._executor is not None
-        for place in self._masked_later(plan):
+        for place in self._later:
             constraint = plan[place].request.constraint
+            assert self._executor is not None
             assert constraint is not None
             if not constraint.follows(drawn[place]):
                 drawn[place] = self._executor.redraw(place, constraint.behind())
