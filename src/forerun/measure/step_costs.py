@@ -66,11 +66,19 @@ class StepCosts:
 
 def measure_step_costs(executor: NativeExecutor, budget: float = BUDGET) -> StepCosts:
     """Measure on an executor that nobody else uses; what its KV cache holds is lost. It keeps the better sharing."""
+    if executor.chooses_tiles:
+        executor.set_tile_rows(NEVER)
+    costs = _row_costs(executor, budget)
+    if executor.chooses_tiles:
+        costs = replace(costs, tile_rows=_tile_rows(executor, costs, budget))
+    costs.apply(executor)
+    return costs
+
+
+def _row_costs(executor: NativeExecutor, budget: float) -> StepCosts:
     end = time.perf_counter() + budget
     seconds: dict[int, float] = {}
     repeat_rows = 0
-    if executor.chooses_tiles:
-        executor.set_tile_rows(NEVER)
     for rows in _counts(executor):
         if seconds and time.perf_counter() > end:
             break
@@ -81,11 +89,7 @@ def measure_step_costs(executor: NativeExecutor, budget: float = BUDGET) -> Step
             repeated = _fastest(executor, rows, end)
             if repeated < seconds[rows]:
                 seconds[rows], repeat_rows = repeated, rows
-    costs = StepCosts(seconds, repeat_rows)
-    if executor.chooses_tiles:
-        costs = replace(costs, tile_rows=_tile_rows(executor, costs, budget))
-    costs.apply(executor)
-    return costs
+    return StepCosts(seconds, repeat_rows)
 
 
 def _tile_rows(executor: NativeExecutor, costs: StepCosts, budget: float) -> int:
@@ -93,11 +97,13 @@ def _tile_rows(executor: NativeExecutor, costs: StepCosts, budget: float) -> int
     rows = min(_MANY, executor.max_rows, executor.max_model_len)
     while rows > TILE_ROWS and 4 * costs.of(rows) > budget:
         rows //= 2
+    if rows < TILE_ROWS:
+        return NEVER
     fastest = {}
     for tile_rows in (NEVER, TILE_ROWS):
         executor.set_tile_rows(tile_rows)
         fastest[tile_rows] = _fastest(executor, rows, time.perf_counter() + budget / 2)
-    return min(fastest, key=lambda way: fastest[way]) if rows >= TILE_ROWS else NEVER
+    return min(fastest, key=lambda way: fastest[way])
 
 
 def known_step_costs(
@@ -108,9 +114,14 @@ def known_step_costs(
     every start. The executor is set accordingly."""
     known, key = read_kept(file), _key(executor, artifact, host or read_host())
     costs = _sound(known.get(key))
-    if costs is None or len(costs.seconds) < len(_counts(executor)):
-        fresh = measure_step_costs(executor, budget)
-        costs = fresh if costs is None or len(fresh.seconds) >= len(costs.seconds) else costs
+    if costs is None:
+        costs = measure_step_costs(executor, budget)
+        keep(file, known, key, asdict(costs))
+    elif len(costs.seconds) < len(_counts(executor)):
+        costs.apply(executor)
+        fresh = _row_costs(executor, budget)
+        if len(fresh.seconds) >= len(costs.seconds):
+            costs = replace(fresh, tile_rows=costs.tile_rows)
         keep(file, known, key, asdict(costs))
     costs.apply(executor)
     return costs
