@@ -18,7 +18,7 @@ import numpy as np
 from forerun.distributed.launch import SECRET_VARIABLE, Launch
 from forerun.distributed.wire import packed
 from forerun.errors import ConfigError
-from forerun.runtime.ranks import Bytes, RankGroup
+from forerun.runtime.ranks import Bytes, RankGroup, begins_of
 from forerun.runtime.step import ExecutorLostError, StepInput
 
 JOIN_SECONDS = 600.0
@@ -138,8 +138,7 @@ class Members(RankGroup):
         except (ConfigError, ExecutorLostError) as error:
             link.close()
             raise ConfigError(str(error)) from None
-        begins = tuple(degree * member // launch.members for member in range(launch.members + 1))
-        members = Members(launch.member, begins, link.all_gather, link)
+        members = Members(launch.member, begins_of(degree, launch.members), link.all_gather, link)
         if launch.leads:
             threading.Thread(target=members._stay, daemon=True, name="ranks").start()
         return members

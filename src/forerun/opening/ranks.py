@@ -11,7 +11,7 @@ from forerun.config import NeuronConfig
 from forerun.distributed import Launch, Members, follow, launched
 from forerun.errors import ConfigError, ForerunError
 from forerun.runtime.native import NativeExecutor
-from forerun.runtime.ranks import RankGroup
+from forerun.runtime.ranks import RankGroup, begins_of
 from forerun.runtime.step import ExecutorLostError
 
 _OWN = ("start_rank_id", "local_ranks_size", "world_size", "tp_degree", "pa_num_blocks", "logical_nc_config")
@@ -45,7 +45,7 @@ def rank_group(artifact: Artifact, config: NeuronConfig, max_rows: int) -> RankG
 
 def _check_place(config: NeuronConfig, launch: Launch, degree: int) -> None:
     """The ranks that this process was told to have must be those that it gets."""
-    own = range(degree * launch.member // launch.members, degree * (launch.member + 1) // launch.members)
+    own = range(*begins_of(degree, launch.members)[launch.member : launch.member + 2])
     told = range(config.start_rank_id, config.start_rank_id + config.local_ranks_size)
     if told not in (own, range(config.world_size)):
         raise ConfigError(

@@ -61,6 +61,11 @@ def all_local(count: int = 1) -> RankGroup:
     return RankGroup(0, (0, count))
 
 
+def begins_of(degree: int, members: int) -> tuple[int, ...]:
+    """First rank of each of ``members`` processes that share ``degree`` ranks out evenly, and their end."""
+    return tuple(degree * member // members for member in range(members + 1))
+
+
 def cache_splits(program: Program, group: RankGroup) -> int:
     """As how many heads of the cache each KV head counts; ranks that share memory share them all."""
     return 1 if group.alone else kv_splits(program, group.of)
