@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forerun.cli.demo.parser import add_flags
 from forerun.cli.draft_flags import drafts_of_length
-from forerun.cli.plan_flags import add_demo_flags, add_own_flags, given_flags, model_of, settings_of
+from forerun.cli.plan_flags import add_own_flags, given_flags, model_of, settings_of
 from forerun.errors import ConfigError, ForerunError
 from forerun.progress import base_name, progress
 from forerun.whole_file import write_whole
@@ -30,7 +30,7 @@ MEASURED = "machine.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     add_own_flags(parser)
-    add_demo_flags(parser)
+    add_flags(parser, required=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,6 +108,7 @@ class _Planner:
     def _draft(self, target: Subject, length: int | None) -> Draft | None:
         """The draft model with the target's formats and lengths."""
         from forerun.opening.cache import is_artifact
+        from forerun.opening.draft import INHERITED
         from forerun.planner.plan import Draft
 
         given = given_flags(self._args)
@@ -116,7 +117,7 @@ class _Planner:
         )
         if drafts is None or drafts.model is None:
             return None
-        kept = {name: self._settings[name] for name in _DRAFT_SETTINGS if name in self._settings}
+        kept = {name: self._settings[name] for name in INHERITED if name in self._settings}
         sizes = {"seq_len": target.config.max_length, "batch_size": target.config.max_seqs}
         subject = self._open(drafts.model, {} if is_artifact(drafts.model) else {**kept, **sizes})
         degree = given.get("--draft-model-tp-degree") or target.config.tp_degree
@@ -139,7 +140,6 @@ class _Planner:
 
 
 _SETTINGS = ("tp-degree", "batch-size", "seq-len")
-_DRAFT_SETTINGS = ("quantized", "quantization_dtype", "quantization_type", "torch_dtype", "kv_cache_quant")
 
 
 def measured(subject: Subject, group: RankGroup) -> Machine:
@@ -181,13 +181,7 @@ def _output(args: argparse.Namespace, values: Any, show: Any) -> None:
     if args.json == "-":
         print(text)
         return
-    with _written(args.json) as path:
-        write_whole(path, f"{text}\n".encode())
-
-
-@contextmanager
-def _written(name: str) -> Iterator[Path]:
     try:
-        yield Path(name)
+        write_whole(Path(args.json), f"{text}\n".encode())
     except OSError as error:
-        raise ForerunError(f"--json {name} cannot be written ({error.strerror})") from None
+        raise ForerunError(f"--json {args.json} cannot be written ({error.strerror})") from None

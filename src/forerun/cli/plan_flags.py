@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from forerun.cli.demo.flag import Flag
-from forerun.cli.demo.parser import Arguments, add_flag
-from forerun.cli.demo.requested import requested_settings
-from forerun.cli.demo.table import FLAGS, GROUPS
+from forerun.cli.demo.parser import Arguments
+from forerun.cli.demo.requested import check_refused, requested_settings
+from forerun.cli.demo.table import FLAGS
 from forerun.cli.model_flags import FORMATS
 from forerun.errors import ConfigError
 
@@ -39,18 +38,6 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
     add("--run-rank", type=int, metavar="RANK", help="run this rank of --tp-degree here, with random weights")
 
 
-def add_demo_flags(parser: argparse.ArgumentParser) -> None:
-    """The table of ``inference_demo``; nothing is required."""
-    for group in GROUPS:
-        section = parser.add_argument_group(group.title)
-        exclusive: dict[str, argparse._MutuallyExclusiveGroup] = {}
-        for flag in group.flags:
-            target: argparse._ActionsContainer = section
-            if flag.exclusive:
-                target = exclusive.setdefault(flag.exclusive, section.add_mutually_exclusive_group())
-            add_flag(target, flag, required=False)
-
-
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
     """Those of the table that were given, by name."""
     values = vars(args)
@@ -78,15 +65,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--quantization-dtype {form:.40} is none of {', '.join(FORMATS)}")
     elif form in _INTEGERS:
         given["--quantized"] = True
-    _check_refused(given)
-    return requested_settings(Arguments("", "causal-lm", given))
-
-
-def _check_refused(given: Mapping[str, Any]) -> None:
-    for flag in FLAGS:
-        if flag.name in given and flag.status.kind == "refused" and given[flag.name] != _default(flag):
-            raise ConfigError(f"{flag.name} is refused: {flag.status.why}")
-
-
-def _default(flag: Flag) -> Any:
-    return flag.spec.default if flag.spec else flag.default
+    arguments = Arguments("", "causal-lm", given)
+    check_refused(arguments)
+    return requested_settings(arguments)

@@ -14,7 +14,7 @@ from forerun.errors import ConfigError, ForerunError
 from forerun.opening.cache import is_artifact
 from forerun.opening.request import ModelRequest
 
-_INHERITED = ("quantized", "quantization_dtype", "quantization_type", "torch_dtype", "kv_cache_quant")
+INHERITED = ("quantized", "quantization_dtype", "quantization_type", "torch_dtype", "kv_cache_quant")
 """Settings of the target that a draft is compiled with too."""
 
 
@@ -23,7 +23,7 @@ def draft_request(request: ModelRequest, drafts: SpeculativeConfig, target: Neur
     the target's formats, unless ``drafts`` names one; an artifact is taken as it is."""
     assert drafts.model is not None
     path = drafts.compiled
-    settings = {name: request.settings[name] for name in _INHERITED if name in request.settings}
+    settings = {name: request.settings[name] for name in INHERITED if name in request.settings}
     if (kept := request.settings.get("draft_model_modules_to_not_convert")) is not None:
         settings["modules_to_not_convert"] = kept
     if drafts.quantization:

@@ -64,8 +64,15 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    add_flags(run)
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """The whole table; flags without a value on the command line leave no trace. ``required``: whether those must be
+    there of which the table says so."""
     for group in GROUPS:
-        section = run.add_argument_group(group.title)
+        section = parser.add_argument_group(group.title)
         exclusive: dict[str, argparse._MutuallyExclusiveGroup] = {}
         for flag in group.flags:
             target: argparse._ActionsContainer = section
@@ -73,13 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
                 if flag.exclusive not in exclusive:
                     exclusive[flag.exclusive] = section.add_mutually_exclusive_group()
                 target = exclusive[flag.exclusive]
-            add_flag(target, flag)
-    return parser
+            _add_flag(target, flag, required and flag.required)
 
 
-def add_flag(target: argparse._ActionsContainer, flag: Flag, *, required: bool | None = None) -> None:
-    """One row of the table; without a value on the command line it leaves no trace. ``required`` goes before the
-    table's word."""
+def _add_flag(target: argparse._ActionsContainer, flag: Flag, required: bool) -> None:
     options = dict(_READ[flag.kind])
     if flag.kind == "flag":
         options["const"] = flag.const
@@ -89,7 +93,7 @@ def add_flag(target: argparse._ActionsContainer, flag: Flag, *, required: bool |
     target.add_argument(
         flag.name,
         dest=flag.dest,
-        required=flag.required if required is None else required,
+        required=required,
         default=argparse.SUPPRESS,
         help=(flag.help + note).replace("%", "%%"),
         **options,

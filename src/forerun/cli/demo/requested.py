@@ -24,6 +24,11 @@ def check_supported(arguments: Arguments, cores: int) -> None:
         why = REFUSED_MODEL_TYPES[arguments.model_type]
         raise ConfigError(f"--model-type {arguments.model_type} is refused: {why}")
     _check_host(arguments, cores)
+    check_refused(arguments)
+
+
+def check_refused(arguments: Arguments) -> None:
+    """Refuse flags and values that this version does not have anywhere. Raises ConfigError."""
     for names, why in _grouped(_refused(arguments)):
         raise ConfigError(f"{names} {'are' if ',' in names else 'is'} refused: {why}")
     for flag in _given(arguments):
