@@ -9,6 +9,7 @@ from forerun.replicas.front import Front
 from forerun.replicas.group import Group
 from forerun.replicas.local import LocalReplicas
 from forerun.server.address import Address
+from forerun.server.banner import address_lines
 from forerun.server.run import Server, abrupt, log_config
 from forerun.server.server_settings import ServerSettings
 
@@ -42,15 +43,12 @@ def banner(settings: ServerSettings, group: Group) -> str:
     """Model, replicas, KV capacity and address, one line each."""
     facts = group.replicas[0].facts
     threads = [replica.facts.get("threads") for replica in group.replicas]
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     blocks, size = facts.get("num_gpu_blocks", 0), facts.get("block_size", 0)
     lines = [
         f"Forerun {facts.get('version')}",
         f"  model     {', '.join(settings.served_names)}",
         f"  replicas  {len(threads)}, on {facts.get('isa')}, with {', '.join(map(str, threads))} threads",
         f"  KV cache  {blocks * size} tokens in {blocks} blocks of {size} for each replica",
-        f"  URL       {f'unix:{settings.uds}' if settings.uds else f'http://{host}:{settings.port}'}",
+        *address_lines(settings),
     ]
-    if not settings.uds and host not in ("127.0.0.1", "localhost", "[::1]") and not settings.api_keys:
-        lines.append("  warning   everybody who can reach this address can use the model: --api-key closes it")
     return "\n".join(lines)

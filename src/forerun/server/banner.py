@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from forerun.server.server_settings import ServerSettings
 from forerun.server.service import Service
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -23,8 +24,6 @@ def banner(service: Service) -> str:
     stats = engine.stats()
     tokens = stats.kv_blocks * service.block_size
     caching = "on" if engine.settings.enable_prefix_caching else "off (--enable-prefix-caching turns it on)"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"unix:{settings.uds}" if settings.uds else f"http://{host}:{settings.port}"
     threads = f"{model.threads} thread{'s' if model.threads != 1 else ''}"
     lines = [
         f"Forerun {service.version}",
@@ -35,8 +34,15 @@ def banner(service: Service) -> str:
         f"            up to {model.kv_bytes / 1e9:.2f} GB, taken as it is used; --num-gpu-blocks-override N changes it",
         f"  steps     up to {engine.step_limits.seqs} sequences and {engine.step_limits.rows} rows; "
         f"{engine.settings.max_queued_requests} requests may wait",
-        f"  URL       {address}",
+        *address_lines(settings),
     ]
+    return "\n".join(lines)
+
+
+def address_lines(settings: ServerSettings) -> list[str]:
+    """Where the server is, and whether that is open to everybody."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    lines = [f"  URL       {f'unix:{settings.uds}' if settings.uds else f'http://{host}:{settings.port}'}"]
     if not settings.uds and settings.host not in _LOCAL and not settings.api_keys:
         lines.append("  warning   everybody who can reach this address can use the model: --api-key closes it")
-    return "\n".join(lines)
+    return lines
