@@ -12,8 +12,9 @@ from forerun.runtime.step import DraftRows
 
 
 class CombinedDrafter:
-    """A Drafter (engine/drafts.py) of two. Looked up words cost nothing to draft, so they win where both expect the
-    same; what the model misses meanwhile it catches up with before its next draft."""
+    """A Drafter (engine/drafts.py) of two, which share what steps cost and what a token is worth. Looked up words cost
+    nothing to draft, so they win where both expect the same; what the model misses meanwhile it catches up with before
+    its next draft."""
 
     def __init__(self, lookup: LookupDrafter, model: ModelDrafter) -> None:
         self._lookup, self._model = lookup, model
@@ -27,7 +28,7 @@ class CombinedDrafter:
             {**said.drafted, **modelled.drafted},
             {**said.accepted, **modelled.accepted},
             said.drafting_seconds + modelled.drafting_seconds,
-            max(0.0, modelled.verifying_seconds - said.drafting_seconds),
+            modelled.verifying_seconds,
         )
 
     def lengths(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> Sequence[int]:
@@ -59,9 +60,8 @@ class CombinedDrafter:
         self._chosen.verified(request, proposed, accepted)
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
-        """Both learn what steps cost."""
-        self._lookup.stepped(rows, tokens, seconds)
-        self._model.stepped(rows, tokens, seconds)
+        """The model's part observes for both."""
+        self._model.stepped(rows, tokens, seconds - self._lookup.looked())
 
     def preempted(self, request: Request) -> None:
         """Tell both."""

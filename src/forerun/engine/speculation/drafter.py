@@ -31,16 +31,17 @@ class LookupDrafter:
         config: SpeculativeConfig,
         costs: LearntCosts | None = None,
         table: SuffixIndex | None = None,
+        price: Price | None = None,
     ) -> None:
         """``costs``: what steps take; None: learnt, beginning with what ``config`` has measured. ``table``: frequent
-        continuations of the model, if there are any."""
+        continuations of the model, if there are any. ``price``: of a token; None: learnt."""
         self._config = config
         self._costs = costs or LearntCosts.measured(config.row_costs)
         self._table = table
         self.totals = DraftTotals()
         self._memory = Memory(config.suffix_decoding_max_cached_requests)
         self._speakers: dict[Request, _Speaker] = {}
-        self._price = Price()
+        self._price = price or Price()
         self._gain = 0.0  # seconds that a look wins, lately
         self._vain = self._rest = 0
         self._seconds = 0.0  # of the last look
@@ -104,10 +105,15 @@ class LookupDrafter:
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
         """A step of ``rows`` decoding rows gave ``tokens`` tokens."""
-        self._costs.observe(rows, seconds)
+        looking = self.looked()
+        self._costs.observe(rows, max(seconds - looking, 1e-9))
         self._price.observe(tokens, seconds)
+        self.totals.verifying_seconds += seconds - looking
+
+    def looked(self) -> float:
+        """Seconds that looking took in this step, which count as drafting now."""
         self.totals.drafting_seconds += self._seconds
-        self.totals.verifying_seconds += seconds - self._seconds
+        return self._seconds
 
     def preempted(self, request: Request) -> None:
         """Its words stay known."""

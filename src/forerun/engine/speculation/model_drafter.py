@@ -42,14 +42,16 @@ class ModelDrafter:
         vocab_size: int,
         costs: LearntCosts | None = None,
         fused: DraftingExecutor | None = None,
+        price: Price | None = None,
     ) -> None:
         """``executor``: of the draft model; ``vocab_size``: of the target. ``costs``: what steps of the target take;
-        None: learnt, beginning with what ``config`` has measured. ``fused``: the target, if it drafts itself."""
+        None: learnt, beginning with what ``config`` has measured. ``fused``: the target, if it drafts itself.
+        ``price``: of a token; None: learnt."""
         self.totals = DraftTotals()
         self._cap = config.num_speculative_tokens
         self._costs = costs or LearntCosts.measured(config.row_costs)
         self._run_costs = _run_costs(config)
-        self._price = Price()
+        self._price = price or Price()
         self._executor = executor
         self._runs = DraftRuns(executor, vocab_size)
         self._all = Acceptance(_PRIOR)

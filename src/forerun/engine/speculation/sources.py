@@ -6,6 +6,7 @@ from forerun._native import SuffixIndex
 from forerun.engine.drafts import Drafter
 from forerun.engine.speculation.combined import CombinedDrafter
 from forerun.engine.speculation.config import NO_TABLE, SpeculativeConfig
+from forerun.engine.speculation.costs import LearntCosts, Price
 from forerun.engine.speculation.drafter import LookupDrafter
 from forerun.engine.speculation.model_drafter import ModelDrafter
 from forerun.engine.speculation.table import load_table
@@ -18,7 +19,8 @@ _LIMITS = ("max_rows", "max_seqs", "max_model_len")
 
 def make_drafter(config: SpeculativeConfig, target: Executor, draft: Executor | None) -> Drafter:
     """``draft``: the executor of the draft model. Raises ConfigError where it is missing or does not fit ``target``."""
-    lookup = LookupDrafter(config, table=_table(config, target.vocab_size))
+    costs, price = LearntCosts.measured(config.row_costs), Price()
+    lookup = LookupDrafter(config, costs, _table(config, target.vocab_size), price)
     if config.method != "draft_model":
         return lookup
     if draft is None:
@@ -30,7 +32,7 @@ def make_drafter(config: SpeculativeConfig, target: Executor, draft: Executor | 
         if getattr(draft, name) < getattr(target, name):
             raise ConfigError(f"the draft model has {name} {getattr(draft, name)}, the target {getattr(target, name)}")
     fused = target if config.fused and isinstance(target, DraftingExecutor) else None
-    model = ModelDrafter(config, draft, target.vocab_size, fused=fused)
+    model = ModelDrafter(config, draft, target.vocab_size, costs, fused, price)
     return CombinedDrafter(lookup, model) if config.lookup else model
 
 
