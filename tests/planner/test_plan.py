@@ -70,7 +70,8 @@ def test_the_speculation_tutorial_against_what_was_published() -> None:
     assert fast.ttft.seconds == pytest.approx(0.8701, rel=0.1) and fast.tpot == pytest.approx(0.0053, rel=0.2)
     assert plan.limits["one sequence"].tpot < 0.4 * plain.tpot
     assert plain.step.memory > 141e9 / 46.4e12, "the weights alone"
-    assert plan.member.others == 2 * 16 * 1 * 64 * 2 * 32, "each block takes room in the draft's pool too"
+    assert plan.member.draft is not None
+    assert plan.member.draft.kv.block_bytes == 2 * 16 * 1 * 64 * 2 * 32, "each block takes room in the draft's pool too"
 
 
 def test_the_caching_tutorial() -> None:

@@ -25,10 +25,10 @@ def config(**settings: object) -> NeuronConfig:
     return NeuronConfig.from_dict({"seq_len": 1024, "batch_size": 4, **settings})
 
 
-def blocks_for(given: NeuronConfig, available: int, weights: int = 0, others: int = 0) -> int:
+def blocks_for(given: NeuronConfig, available: int, weights: int = 0, draft: MemoryPlan | None = None) -> int:
     """The loader's number for the layout above."""
     kv = KvMemory(LAYOUT, given.pa_block_size, given.kv_cache_dtype)
-    return MemoryPlan(given, {"bfloat16": weights}, kv, others).blocks(available)
+    return MemoryPlan(given, {"bfloat16": weights}, kv, draft).blocks(available)
 
 
 @pytest.mark.parametrize("head_dim", [16, 20, 64])
@@ -65,7 +65,8 @@ def test_weights_that_are_mapped_take_their_part_of_what_is_available() -> None:
     assert blocks_for(config(), 200 * block, weights=100 * block) == int(100 * SHARE)
     assert blocks_for(config(), 200 * block, weights=300 * block) == 32, "one sequence still gets its blocks"
     assert blocks_for(config(pa_num_blocks=150), 200 * block, weights=100 * block) == 150
-    assert blocks_for(config(), 200 * block, others=block) == int(200 * SHARE) // 2
+    draft = MemoryPlan(config(), {"int4": 60 * block}, KvMemory(LAYOUT, 32, "bfloat16"))
+    assert blocks_for(config(), 200 * block, weights=40 * block, draft=draft) == int(100 * SHARE) // 2
 
 
 def test_ranks_share_the_weights_and_keep_whole_kv_heads() -> None:

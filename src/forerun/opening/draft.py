@@ -42,7 +42,7 @@ def draft_request(request: ModelRequest, drafts: SpeculativeConfig, target: Neur
     )
 
 
-def beside(config: NeuronConfig, num_blocks: int, block_size: int) -> NeuronConfig:
+def beside(config: NeuronConfig, block_size: int, num_blocks: int | None = None) -> NeuronConfig:
     """The draft's configuration with a KV pool under the target's block numbers."""
     shared = {"pa_num_blocks": num_blocks, "pa_block_size": block_size, "windowed_context_encoding_size": None}
     return NeuronConfig.from_dict({**config.to_dict(), **shared})

@@ -29,7 +29,7 @@ from forerun.opening.tables import with_table
 from forerun.opening.words import in_words
 from forerun.runtime.fused import FusedExecutor
 from forerun.runtime.loader import open_executor
-from forerun.runtime.memory import memory_plan
+from forerun.runtime.memory import MemoryPlan, memory_plan
 from forerun.runtime.native import NativeExecutor
 from forerun.runtime.step import Executor
 
@@ -111,12 +111,12 @@ class Prepared:
     def _tuned(self) -> tuple[NativeExecutor, StepCosts]:
         """The executor and what its steps cost on this host."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
-        others = 0 if self.draft is None else memory_plan(self.draft.artifact.program, self.draft.config).block_bytes
+        draft = None if self.draft is None else self.draft._memory_beside(self.config)
         run = replace(run, max_rows=rows) if rows else run
         with self.request.in_its_words():
             group = rank_group(self.artifact, self.config, run.max_rows)
             with leaving_at_errors(group):
-                executor = open_executor(self.artifact, self.config, run, others=others, group=group)
+                executor = open_executor(self.artifact, self.config, run, draft=draft, group=group)
         follow_to_the_end(executor, group)
         return executor, self._costs(executor)
 
@@ -127,9 +127,13 @@ class Prepared:
         """This model as the draft of ``target``: with its threads, and a pool of the same blocks."""
         run = replace(self.request.run, max_rows=target.max_rows, isa=target.isa)
         with about_draft(self.request.model):
-            config = beside(self.config, target.num_blocks, target.block_size)
+            config = beside(self.config, target.block_size, target.num_blocks)
             executor = open_executor(self.artifact, config, run, team=target.team)
         return executor, self._costs(executor)
+
+    def _memory_beside(self, target: NeuronConfig) -> MemoryPlan:
+        """What this model takes as the draft of a model with the configuration ``target``."""
+        return memory_plan(self.artifact.program, beside(self.config, target.pa_block_size))
 
     def load(self) -> OpenedModel:
         """The model, ready to run. Raises ArtifactError, CheckpointError or ConfigError."""

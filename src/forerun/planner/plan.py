@@ -74,11 +74,13 @@ class Plan:
         }
 
     def _memory_json(self) -> dict[str, Any]:
+        beside = self.member.draft
         return {
             "ranks_that_share_it": len(range(self.placement.group.ranks.begin, self.placement.group.ranks.end)),
             "bytes": self.room,
             "weights_bytes": self.member.weight_bytes,
-            "draft_bytes_per_block": self.member.others,
+            "draft_weights_bytes": beside.weight_bytes if beside else 0,
+            "draft_bytes_per_block": beside.kv.block_bytes if beside else 0,
             "bytes_per_block": self.member.block_bytes,
             "fits": self.fits,
             "blocks_of_one_sequence": self.member.minimum_blocks,
@@ -111,17 +113,15 @@ def make_plan(subject: Subject, machine: Machine, traffic: Traffic, draft: Draft
     result."""
     config = subject.config
     placement = place(config, machine)
-    group, others, draft_weights = placement.group, 0, 0
+    beside, drafter = None, None
     if draft is not None:
-        beside = memory_plan(draft.subject.program, config, place(config, draft.machine, draft.degree).group)
-        others, draft_weights = beside.kv.block_bytes, beside.weight_bytes
-    room = max(0, int(machine.memory / max(machine.units, 1)) - draft_weights)
-    member = memory_plan(subject.program, config, group, others=others)
+        of_draft = place(config, draft.machine, draft.degree)
+        beside = memory_plan(draft.subject.program, config, of_draft.group)
+        drafter = Runner.of(draft.subject, draft.machine, of_draft)
+    room = int(machine.memory / max(machine.units, 1))
+    member = memory_plan(subject.program, config, placement.group, draft=beside)
     blocks, fits = _blocks(member, room)
     runner = Runner.of(subject, machine, placement)
-    drafter = None
-    if draft is not None:
-        drafter = Runner.of(draft.subject, draft.machine, place(config, draft.machine, draft.degree))
     speeds = _speeds(runner, drafter, traffic, draft)
     limits = _speeds(limit_of(runner), drafter and limit_of(drafter), traffic, draft) if machine.overhead else {}
     return Plan(
@@ -148,7 +148,7 @@ def _blocks(member: MemoryPlan, room: int) -> tuple[int, bool]:
         blocks = member.blocks(room)
     except ConfigError:
         return member.fitting_blocks(room), False
-    return blocks, blocks * member.block_bytes + member.weight_bytes <= room
+    return blocks, blocks * member.block_bytes + member.fixed_bytes <= room
 
 
 def _speeds(runner: Runner, drafter: Runner | None, traffic: Traffic, draft: Draft | None) -> dict[str, Speed]:
@@ -179,6 +179,6 @@ def _largest(subject: Subject, machine: Machine, placement: Placement, member: M
         for w in subject.program.weights.values()
         if len(w.shape) == 2
     )
-    left = room - member.full_batch_blocks * member.block_bytes / SHARE
+    left = room - (member.fixed_bytes - member.weight_bytes) - member.full_batch_blocks * member.block_bytes / SHARE
     ranks = placement.group.of / len(range(placement.group.ranks.begin, placement.group.ranks.end))
     return max(0.0, left * ranks / (total / weights))

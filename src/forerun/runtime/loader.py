@@ -10,7 +10,7 @@ from forerun.compiler.shard import Ranks
 from forerun.config import NeuronConfig
 from forerun.errors import ConfigError
 from forerun.host.machine import Host, read_host
-from forerun.runtime.memory import memory_plan
+from forerun.runtime.memory import MemoryPlan, memory_plan
 from forerun.runtime.native import HEAD_ROWS, LOWEST_BLOCK_SIZE, NativeExecutor, NativeOptions
 from forerun.runtime.ranks import RankGroup, all_local
 from forerun.runtime.weights import map_weights
@@ -49,12 +49,12 @@ def open_executor(
     host: Host | None = None,
     *,
     team: ThreadTeam | None = None,
-    others: int = 0,
+    draft: MemoryPlan | None = None,
     group: RankGroup | None = None,
 ) -> NativeExecutor:
     """Load an artifact. ``config`` is its own configuration with this run's run-time settings. ``team``: threads of an
-    executor to share, in place of own ones. ``others``: bytes that each block takes elsewhere, in a draft's pool.
-    ``group``: which ranks this process has and how it meets the others; None: all of them.
+    executor to share, in place of own ones. ``draft``: what a draft model beside it will keep. ``group``: which ranks
+    this process has and how it meets the others; None: all of them.
 
     Raises ArtifactError for damaged weights, ConfigError when memory, threads or the instruction set are not to be had.
     """
@@ -67,7 +67,7 @@ def open_executor(
         raise ConfigError(f"threads must be within 1..{MOST_THREADS}, not {threads}")
     memory = run.memory or host.memory_available or UNKNOWN_MEMORY
     options = NativeOptions(
-        num_blocks=group.least(memory_plan(program, config, group, others=others).blocks(memory)),
+        num_blocks=group.least(memory_plan(program, config, group, draft=draft).blocks(memory)),
         block_size=native_block_size(config),
         max_model_len=config.max_length,
         max_rows=max(config.windowed_context_encoding_size or run.max_rows, config.max_seqs),

@@ -56,12 +56,12 @@ class KvMemory:
 @dataclass(frozen=True)
 class MemoryPlan:
     """What one process of a model keeps. ``weights``: bytes by format, norms and other vectors as "vectors". ``kv``:
-    the cache's block. ``others``: bytes that each block takes in the pool of a draft model."""
+    the cache's block. ``draft``: what a draft model beside it keeps, in a pool of as many blocks."""
 
     config: NeuronConfig
     weights: Mapping[str, int]
     kv: KvMemory
-    others: int = 0
+    draft: MemoryPlan | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -69,9 +69,14 @@ class MemoryPlan:
         return sum(self.weights.values())
 
     @property
+    def fixed_bytes(self) -> int:
+        """The weights, with the draft's."""
+        return self.weight_bytes + (self.draft.weight_bytes if self.draft else 0)
+
+    @property
     def block_bytes(self) -> int:
-        """A block with what it takes elsewhere."""
-        return self.kv.block_bytes + self.others
+        """A block, with the draft's of the same number."""
+        return self.kv.block_bytes + (self.draft.kv.block_bytes if self.draft else 0)
 
     @property
     def minimum_blocks(self) -> int:
@@ -90,7 +95,7 @@ class MemoryPlan:
 
     def fitting_blocks(self, available: int) -> int:
         """Blocks that a derived cache may have of ``available`` bytes, which the weights, being mapped, still share."""
-        return int(max(0, available - self.weight_bytes) * SHARE) // self.block_bytes
+        return int(max(0, available - self.fixed_bytes) * SHARE) // self.block_bytes
 
     def blocks(self, available: int) -> int:
         """Blocks of the cache: ``pa_num_blocks``, or derived from the ``available`` bytes.
@@ -101,7 +106,7 @@ class MemoryPlan:
         if wanted is None:
             wanted = max(self.minimum_blocks, min(self.recommended_blocks, self.fitting_blocks(available)))
         if wanted * self.block_bytes > available:
-            draft = f", and {self.others} B in the draft's" if self.others else ""
+            draft = f", and {self.draft.kv.block_bytes} B in the draft's" if self.draft else ""
             raise ConfigError(
                 f"the KV cache of {wanted} blocks needs {wanted * self.block_bytes >> 20} MiB but {available >> 20} "
                 f"MiB are available: {self.kv.formula()}{draft}; one sequence of {self.config.max_length} tokens needs "
@@ -111,12 +116,12 @@ class MemoryPlan:
 
 
 def memory_plan(
-    program: Program, config: NeuronConfig, group: RankGroup | None = None, *, others: int = 0
+    program: Program, config: NeuronConfig, group: RankGroup | None = None, *, draft: MemoryPlan | None = None
 ) -> MemoryPlan:
     """The memory of the ranks of ``group`` (default: all of them in one process)."""
     group = group or all_local(config.tp_degree)
     kv = KvMemory(rank_layout(program, group), config.pa_block_size, config.kv_cache_dtype)
-    return MemoryPlan(config, _weight_bytes(program, group.ranks), kv, others)
+    return MemoryPlan(config, _weight_bytes(program, group.ranks), kv, draft)
 
 
 def _weight_bytes(program: Program, ranks: Ranks) -> dict[str, int]:
