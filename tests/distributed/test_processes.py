@@ -109,6 +109,37 @@ def test_a_member_is_lost_in_an_answer(number: signal.Signals, artifact: Path, t
     assert not any(Path(f"/proc/{pid}").exists() for pid in members.values())
 
 
+@pytest.mark.parametrize("struck", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_member_is_lost_while_nobody_asks(
+    number: signal.Signals, struck: int, artifact: Path, torchrun: Start
+) -> None:
+    """An idle group ends too, whoever it is that is lost."""
+    port = free_port()
+    words = ["-m", "forerun.cli.main", "serve", "--model", str(artifact), "--port", str(port), "--threads", "1"]
+    process = torchrun(2, *words, environ={"FORERUN_RANK_TIMEOUT": TIMEOUT})
+    wait_for(port, process)
+    members = members_of(process)
+    os.kill(members[struck], number)
+    end = time.monotonic() + LOST
+    while time.monotonic() < end and running(members[1 - struck]):
+        time.sleep(0.1)
+    assert not running(members[1 - struck])
+    os.kill(members[struck], signal.SIGCONT) if number == signal.SIGSTOP else None
+    status, said = finished(process)
+    told = number == signal.SIGKILL or "silent" in said or "gone" in said  # of one that died torchrun tells the others
+    assert status != 0 and told, said
+    assert not any(running(pid) for pid in members.values())
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rsplit(") ", 1)[1][0] not in "ZX"
+    except OSError:
+        return False
+
+
 def wait_for(port: int, process: subprocess.Popen[str]) -> None:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:

@@ -99,6 +99,8 @@ class OracleExecutor:
     Besides the contract: no two sequences of a step may write one slot, and none may write a slot that another reads.
     """
 
+    lost = ""
+
     def __init__(
         self,
         *,

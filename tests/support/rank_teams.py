@@ -44,6 +44,8 @@ class Meeting:
 class RankTeam:
     """An executor made of several, which all must come to the same results."""
 
+    lost = ""
+
     def __init__(self, model: PackedModel, begins: Sequence[int], **options: Any) -> None:
         """``begins``: the first rank of each member, then the number of ranks."""
         self.meeting = Meeting(len(begins) - 1)

@@ -13,6 +13,7 @@ def follow(executor: NativeExecutor, members: Members) -> None:
     assert link is not None and not link.launch.leads
     while (message := link.hear()) != END:
         if message == IDLE:
+            link.meet()
             continue
         try:
             executor.step(unpacked(message))

@@ -45,6 +45,7 @@ class Link:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         torch.set_num_threads(1)  # the cores are the executor's
         self._torch, self._dist, self.launch = torch, dist, launch
+        self.lost = ""  # why nothing will ever be exchanged again
         try:
             dist.init_process_group("gloo", timeout=timedelta(seconds=JOIN_SECONDS))
             self._join = dist.new_group(backend="gloo", timeout=timedelta(seconds=JOIN_SECONDS))
@@ -60,7 +61,7 @@ class Link:
         padded[: len(send)] = send
         everything = np.empty((len(counts), most), np.uint8)
         own, to = self._torch.from_numpy(padded), self._torch.from_numpy(everything.reshape(-1))
-        with _losing_members(self.launch):
+        with self._losing_members():
             self._gather(to, own, group=self._join if joining else self._steps)
         at = 0
         for member, count in enumerate(counts):
@@ -90,8 +91,13 @@ class Link:
         return head[8 : 8 + length].tobytes() + rest.tobytes()
 
     def _broadcast(self, data: Bytes) -> None:
-        with _losing_members(self.launch):
+        with self._losing_members():
             self._dist.broadcast(self._torch.from_numpy(data), 0, group=self._steps)
+
+    def meet(self) -> None:
+        """Returns when all members have called it."""
+        one = [1] * self.launch.members
+        self.all_gather(np.zeros(1, np.uint8), one, np.empty(len(one), np.uint8))
 
     def gathered(self, own: bytes) -> list[bytes]:
         """Every member's bytes, all of one length; while they join."""
@@ -105,16 +111,14 @@ class Link:
         with suppress(RuntimeError, AssertionError, ValueError):
             self._dist.destroy_process_group()
 
-
-@contextmanager
-def _losing_members(launch: Launch) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ExecutorLostError(
-            f"a rank in another process is gone, or was silent for {launch.timeout:g} s ({reason:.160})"
-        ) from None
+    @contextmanager
+    def _losing_members(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason, timeout = str(error).splitlines()[0], self.launch.timeout
+            self.lost = f"a rank in another process is gone, or was silent for {timeout:g} s ({reason:.160})"
+            raise ExecutorLostError(self.lost) from None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,11 @@ class Members(RankGroup):
             threading.Thread(target=members._stay, daemon=True, name="ranks").start()
         return members
 
+    @property
+    def lost(self) -> str:
+        """See RankGroup."""
+        return "" if self.link is None else self.link.lost
+
     def least(self, number: int) -> int:
         """See RankGroup."""
         assert self.link is not None
@@ -158,15 +167,16 @@ class Members(RankGroup):
             yield
 
     def _stay(self) -> None:
-        """Says now and then that nothing has happened, so that silence means something."""
+        """Asks now and then whether all are there, so that silence means something on either side."""
         assert self.link is not None
         while not self._over.wait(self.link.launch.timeout / 4):
             if self._stepping.acquire(blocking=False):
                 try:
                     if not self._over.is_set():
                         self.link.tell(IDLE)
+                        self.link.meet()
                 except ExecutorLostError:
-                    return  # the next step says so
+                    return  # `lost` says so
                 finally:
                     self._stepping.release()
 

@@ -225,10 +225,12 @@ class AsyncEngine:
                 self._beat = self._engine.clock()
                 self._deliver(news)
                 if self._engine.lost:
-                    self._engine.fail_all(self._engine.lost)
                     break
                 if not self._engine.busy:
                     self._send_news()
+            if self._engine.lost:
+                _log.error("no step will be taken again: %s", self._engine.lost)
+                self._engine.fail_all(self._engine.lost)
             self._engine.close()
             self._deliver(self._engine.step())
         except Exception:
@@ -252,12 +254,12 @@ class AsyncEngine:
         self._courier.close()
 
     def _next_commands(self) -> bool:
-        """Wait for work and run what was posted; False when it is time to stop."""
+        """Wait for work and run what was posted; False when it is time to stop, or the executor is lost."""
         if self._engine.busy and not self._inbox and not self._stopping:
             return True  # most of the time; whoever posts after this look is heard after the step
         checked = False
         with self._wake:
-            while not (self._inbox or self._engine.busy or self._stopping):
+            while not (self._inbox or self._engine.busy or self._stopping or self._engine.lost):
                 self._beat = self._engine.clock()
                 if not self._wake.wait(_HEARTBEAT_SECONDS) and not checked:
                     self._engine.check()  # nobody waits for anything now
@@ -265,7 +267,7 @@ class AsyncEngine:
             commands, self._inbox = self._inbox, []
         for command in commands:
             command()
-        return not self._stopping
+        return not (self._stopping or self._engine.lost)
 
     def _abort(self, stream: Stream | None) -> None:
         if stream is not None and self._streams.get(stream.request_id) is stream:

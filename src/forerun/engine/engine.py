@@ -25,7 +25,7 @@ from forerun.engine.stats import EngineCounters, EngineStats
 from forerun.engine.text import DetokenizerFactory
 from forerun.grammar import Grammars
 from forerun.kvcache import KVCache, PrefixStats
-from forerun.runtime.step import Executor, ExecutorLostError, StepInput, StepOutput
+from forerun.runtime.step import Executor, StepInput, StepOutput
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,6 @@ class Engine:
         self.clock = clock
         self.counters = EngineCounters()
         self.failures_in_a_row = 0
-        self.lost = ""  # why no step will ever be taken again
         self._executor = executor
         self._prefix_stats = PrefixStats()
         if drafter is None and settings.speculative_config is not None:
@@ -94,6 +93,11 @@ class Engine:
     def busy(self) -> bool:
         """Whether ``step`` has something to do or to tell."""
         return self._unfinished > 0 or bool(self._news)
+
+    @property
+    def lost(self) -> str:
+        """Why no step will ever be taken again; empty while there is no such reason."""
+        return self._executor.lost
 
     @property
     def healthy(self) -> bool:
@@ -149,8 +153,6 @@ class Engine:
                 drawn = self._drawn(batch, output)
                 self._builder.sampling.settle(plan, drawn)
             except Exception as error:
-                if isinstance(error, ExecutorLostError):
-                    self.lost = str(error)
                 self._fail_batch(plan, error)
             else:
                 self._accept(plan, len(batch.token_ids), output, drawn, seconds)

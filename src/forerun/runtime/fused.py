@@ -26,6 +26,11 @@ class FusedExecutor:
         self._fused: _native.FusedStep | None = _native.FusedStep(target.core, draft.core)
         self.drafting_seconds = 0.0
 
+    @property
+    def lost(self) -> str:
+        """See :class:`~forerun.runtime.step.Executor`."""
+        return self._target.lost
+
     def step(self, batch: StepInput) -> StepOutput:
         """Run one step. Raises ValueError for input outside the limits; the target computes nothing then."""
         if batch.drafts is None:

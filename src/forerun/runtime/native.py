@@ -102,6 +102,11 @@ class NativeExecutor:
         self._populators: list[weakref.finalize[[], NativeExecutor]] = []
         self._bound: dict[int, _Bound] = {}  # by the input's id, which nobody else has as long as it is kept
 
+    @property
+    def lost(self) -> str:
+        """See :class:`~forerun.runtime.step.Executor`."""
+        return self._group.lost
+
     def step(self, batch: StepInput, run: Callable[[_native.BoundStep], None] | None = None) -> StepOutput:
         """Run one step. Raises ValueError for input outside the limits; nothing is changed then.
 

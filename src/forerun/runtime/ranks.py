@@ -44,6 +44,11 @@ class RankGroup:
         """Those of this process."""
         return Ranks(self.begins[self.own], self.begins[self.own + 1], self.of)
 
+    @property
+    def lost(self) -> str:
+        """Why no step will ever be taken again; empty while all members are there."""
+        return ""
+
     def least(self, number: int) -> int:
         """The least of all members' numbers, asked for by all of them."""
         return number

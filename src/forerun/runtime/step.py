@@ -132,6 +132,11 @@ class Executor(Protocol):
     max_seqs: int  # largest S of one step
     max_sample_rows: int  # largest R of one step
 
+    @property
+    def lost(self) -> str:
+        """Why it will never take a step again, as ExecutorLostError says; empty while it can."""
+        ...
+
     def step(self, batch: StepInput) -> StepOutput:
         """Run one step. Raises ValueError for input outside the limits; nothing is changed then.
 

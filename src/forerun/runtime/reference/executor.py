@@ -31,6 +31,8 @@ class ReferenceExecutor:
     sources stacked, interleaved and padded already) or to an IntWeight for integer formats.
     """
 
+    lost = ""
+
     def __init__(
         self,
         program: Program,

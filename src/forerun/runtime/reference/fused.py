@@ -13,6 +13,8 @@ from forerun.runtime.step import DraftRows, Executor, SamplingRows, StepInput, S
 class ReferenceFused:
     """A :class:`~forerun.runtime.step.DraftingExecutor` over a target and a draft that share block numbers."""
 
+    lost = ""
+
     def __init__(self, target: Executor, draft: Executor) -> None:
         self.vocab_size, self.num_blocks, self.block_size = target.vocab_size, target.num_blocks, target.block_size
         self.max_model_len, self.max_rows = target.max_model_len, target.max_rows
