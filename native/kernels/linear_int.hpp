@@ -172,8 +172,7 @@ void tile_rows(const LinearArgs& a, const PreparedRows& x, const UnpackedPanels<
   sum_tile<Rows, Panels>(sums, a, x, w, row);
   finish_rows<Panels>(a, row, Rows, panel, sums);
 }
-// From this many rows on, panels are unpacked once and reused, by tiles of kTileRows and one row less.
-inline constexpr int kUnpackRows = 64;
+// From kUnpackRows on, panels are unpacked once and reused, by tiles of kTileRows and one row less.
 static_assert(kUnpackRows >= (kTileRows - 1) * (kTileRows - 2));
 
 template <Format F, int Panels>

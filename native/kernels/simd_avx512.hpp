@@ -118,7 +118,7 @@ struct Dot {
 inline constexpr int kStreamRows = 8;
 inline constexpr int kStreamPanels[9] = {0, 4, 4, 4, 2, 1, 1, 1, 1};
 inline constexpr int kFinePanels = 4;
-inline constexpr int kTileRows = 6, kTilePanels = 2;
+inline constexpr int kTileRows = 6, kTilePanels = 2, kUnpackRows = 64;
 inline constexpr int kVectorRegisters = 32;
 
 }  // namespace forerun::avx512

@@ -247,7 +247,7 @@ struct Dot {
 inline constexpr int kStreamRows = 1;                 // rows of one pass over the streamed weights
 inline constexpr int kStreamPanels[2] = {0, 1};       // panels taken together, by rows
 inline constexpr int kFinePanels = 1;                 // the same, where all groups are fine
-inline constexpr int kTileRows = 2, kTilePanels = 1;  // many rows
+inline constexpr int kTileRows = 2, kTilePanels = 1, kUnpackRows = 64;  // many rows
 inline constexpr int kVectorRegisters = 8;            // of sixteen lanes
 
 }  // namespace forerun::portable
