@@ -30,10 +30,14 @@ class Script:
 
 @dataclass
 class Mock:
-    """Its URL, the bodies that came in, and with each body the moment its first piece left (``time.perf_counter``)."""
+    """Its URL, the bodies that came in, and with each body the moment its first piece left (``time.perf_counter``).
+
+    ``fields``: the header fields that came with each body, in small letters.
+    """
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    fields: list[dict[bytes, bytes]] = field(default_factory=list)
     firsts: list[tuple[dict[str, Any], float]] = field(default_factory=list)
     open_now: int = 0
     most_open: int = 0
@@ -81,6 +85,7 @@ async def _serve(
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
             body = json.loads(await reader.readexactly(int(fields.get(b"content-length", b"0"))))
             mock.bodies.append(body)
+            mock.fields.append(fields)
             mock.open_now += 1
             mock.most_open = max(mock.most_open, mock.open_now)
             try:

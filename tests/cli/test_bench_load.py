@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_sampling_fields_metadata_and_json(tokenizer: str, capsys) -> None:  # t
     assert all(body["top_k"] == 1 for body in mock.bodies) and len(mock.bodies) == 4
     assert found["forerun"]["goodput"]["requests"] == 3 and found["forerun"]["dataset"]["shared_share"] > 0.9
     assert len(found["forerun"]["warmups"]) == 1
+
+
+def test_a_server_with_a_key_counts_too(capsys) -> None:  # type: ignore[no-untyped-def]
+    def script(body: dict[str, Any]) -> Script:
+        return Script(usage=USAGE) if "messages" in body else Script(raw=b'{"count": 9}')
+
+    with mock_server(script) as mock:
+        flags = ("--base-url", mock.url, "--api-key", "secret", "--dataset-name", "table")
+        assert main(["bench", "load", "--model", "m", *flags]) == 0
+    assert {fields[b"authorization"] for fields in mock.fields} == {b"bearer secret"}
+    assert any("messages" not in body for body in mock.bodies)
 
 
 def test_nothing_completed_is_status_1_and_says_why(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]

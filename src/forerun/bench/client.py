@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from forerun.bench.exchange import STAY, Exchange, Leave, post
+from forerun.bench.exchange import STAY, Exchange, Leave, bearer, post
 from forerun.bench.records import Outcome
 from forerun.bench.sse import read_answer
 from forerun.errors import ForerunError
@@ -76,10 +76,9 @@ class Client:
         self.target = target
         self.start = time.perf_counter()
         self._urls = itertools.cycle(target.base_urls)
-        headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = httpx.Timeout(target.timeout, connect=min(60.0, target.timeout), pool=None)
-        self._http = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=False)
+        self._http = httpx.AsyncClient(headers=bearer(target.api_key), limits=limits, timeout=timeout, trust_env=False)
 
     async def __aenter__(self) -> Client:
         return self

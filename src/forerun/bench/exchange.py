@@ -59,6 +59,11 @@ class Exchange:
         return None if self.status == 200 else (self.status, self.text[:2000])
 
 
+def bearer(api_key: str) -> dict[str, str]:
+    """The header field that carries a key; none without one."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 async def post(http: httpx.AsyncClient, url: str, body: Mapping[str, Any], leave: Leave = STAY) -> Exchange:
     """Send a body and take what comes. Errors become part of the exchange; nothing is raised."""
     exchange = Exchange(sent=time.perf_counter())

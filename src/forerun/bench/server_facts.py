@@ -6,13 +6,15 @@ from typing import Any
 
 import httpx
 
+from forerun.bench.exchange import bearer
+
 ROUTES = ("/server_info", "/version")
 
 
 def server_facts(base_url: str, api_key: str) -> dict[str, Any]:
     """The first of ROUTES that answers with a JSON object (Forerun tells kernels, threads, artifact, start-up, memory;
     vLLM its version); {} from servers that have none."""
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = bearer(api_key)
     for route in ROUTES:
         try:
             answer = httpx.get(base_url.removesuffix("/v1") + route, headers=headers, timeout=10, trust_env=False)

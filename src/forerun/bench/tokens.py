@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 
-from forerun.errors import ForerunError
+from forerun.bench.exchange import bearer
+from forerun.errors import ForerunError, one_line
 
 Count = Callable[[str], int]
 """Tokens of a text, those that a tokenizer adds by itself (BOS) included."""
@@ -18,13 +19,14 @@ Count = Callable[[str], int]
 FILE = "tokenizer.json"
 
 
-def token_counter(tokenizer: str | None, model: str, base_url: str) -> Count:
+def token_counter(tokenizer: str | None, model: str, base_url: str, api_key: str = "") -> Count:
     """The counter that ``--tokenizer`` names: a folder with tokenizer.json, such a file, or a hub id.
 
     Without one: the folder ``model`` if it has such a file, else the server at ``base_url``. Raises ForerunError.
     """
     if tokenizer is None:
-        return file_counter(Path(model) / FILE) if (Path(model) / FILE).is_file() else server_counter(base_url, model)
+        own = Path(model) / FILE
+        return file_counter(own) if own.is_file() else server_counter(base_url, model, api_key)
     path = Path(tokenizer)
     if path.is_dir():
         path /= FILE
@@ -75,18 +77,31 @@ def _one_line(problem: str) -> Iterator[None]:
         raise ForerunError(f"{problem} ({error})") from None
 
 
-def server_counter(base_url: str, model: str) -> Count:
+def server_counter(base_url: str, model: str, api_key: str = "") -> Count:
     """Count by the server's /tokenize (vLLM's and Forerun's). Raises ForerunError where there is none."""
     url = base_url.removesuffix("/v1") + "/tokenize"
+    headers = bearer(api_key)
 
     @lru_cache(maxsize=4096)
     def count(text: str) -> int:
+        asked = {"model": model, "prompt": text}
         try:
-            answer = httpx.post(url, json={"model": model, "prompt": text}, timeout=60, trust_env=False)
-            return int(answer.raise_for_status().json()["count"])
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            answer = httpx.post(url, json=asked, headers=headers, timeout=60, trust_env=False)
+            return _told(answer)
+        except (httpx.HTTPError, ValueError) as error:
+            reason = one_line(str(error) or type(error).__name__, 300)
             raise ForerunError(
-                f"tokens cannot be counted by {url} ({error}): give --tokenizer FOLDER with {FILE}"
+                f"tokens cannot be counted by {url} ({reason}): give --tokenizer FOLDER with {FILE}"
             ) from None
 
     return count
+
+
+def _told(answer: httpx.Response) -> int:
+    """The count in an answer of /tokenize. Raises ValueError with the server's own words where there is none."""
+    if answer.status_code != 200:
+        raise ValueError(f"{answer.status_code}: {answer.text}")
+    try:
+        return int(answer.json()["count"])
+    except (KeyError, TypeError):
+        raise ValueError(f"no count in {answer.text}") from None

@@ -105,7 +105,8 @@ def prepare(args: argparse.Namespace) -> Prepared:
     plan, urls, goals = _check(args)
     if args.results_dir:
         llmperf.make_folder(args.results_dir)
-    count = token_counter(args.tokenizer, args.model, urls[0])
+    key = args.api_key if args.api_key is not None else os.environ.get("OPENAI_API_KEY", "")
+    count = token_counter(args.tokenizer, args.model, urls[0], key)
     request = Request(
         number=args.max_num_completed_requests + args.num_warmups,
         lengths=_lengths(args),
@@ -124,7 +125,6 @@ def prepare(args: argparse.Namespace) -> Prepared:
     sessions = make_sessions(args.dataset_name, request)
     if args.mean_input_tokens < SHORT_PROMPT and args.dataset_name == "sonnet":
         say("the instruction of a sonnet prompt alone has about 40 tokens: shorter draws are drawn again")
-    key = args.api_key if args.api_key is not None else os.environ.get("OPENAI_API_KEY", "")
     target = Target(
         urls, args.model, key, args.endpoint == "chat", args.additional_sampling_params, args.request_timeout
     )

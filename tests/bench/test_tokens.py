@@ -1,0 +1,40 @@
+"""Counting by a server's /tokenize: what it is asked, and what it may answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.mock_server import Script, mock_server
+from forerun.bench.tokens import token_counter
+from forerun.errors import ForerunError
+
+
+def by_words(body: dict[str, Any]) -> Script:
+    return Script(raw=json.dumps({"count": len(body["prompt"].split()) + 1}).encode())
+
+
+def test_the_server_counts_and_gets_the_key() -> None:
+    with mock_server(by_words) as mock:
+        count = token_counter(None, "m", mock.url, "secret")
+        assert count("one two") == 3 and count("one two") == 3
+        assert token_counter(None, "m", mock.url)("one") == 2
+    assert [fields.get(b"authorization") for fields in mock.fields] == [b"bearer secret", None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Script(status=401, raw=b'{"error": "no\nkey"}'), "401: .*no.*key"),
+        (Script(status=404), "404"),
+        (Script(raw=b"{}"), "no count in {}"),
+        (Script(raw=b"<p>"), "Expecting value"),
+    ],
+)
+def test_a_server_that_does_not_count_is_one_line_in_its_own_words(answer: Script, words: str) -> None:
+    with mock_server(lambda body: answer) as mock, pytest.raises(ForerunError, match=words) as caught:
+        token_counter(None, "m", mock.url)("one")
+    told = str(caught.value)
+    assert "\n" not in told and "--tokenizer" in told and told.count("http") == 1
