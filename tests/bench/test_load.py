@@ -190,6 +190,13 @@ def test_bodies() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("key", ["\u00e9", "a\nb", "a\r\nX: y", "key\n", " sk-1", "\x7f", "\ud83d"])
+def test_keys_that_cannot_be_sent_are_not_shown(key: str) -> None:
+    with pytest.raises(ForerunError, match="printable ASCII") as caught:
+        target("http://127.0.0.1:9/v1", api_key=key)
+    assert key not in str(caught.value)
+
+
 def test_urls() -> None:
     assert base_urls("http://a:1/v1/; https://b/v1 ;") == ("http://a:1/v1", "https://b/v1")
     for wrong in (

@@ -120,6 +120,8 @@ def test_a_folder_that_cannot_be_written_is_told_first(tokenizer: str, tmp_path:
         (["--num-concurrent-requests", "0"], "needs --request-rate"),
         (["--base-url", "localhost"], "not a server"),
         (["--base-url", ""], "--base-url"),
+        (["--api-key", "\u00e9"], "--api-key"),
+        (["--api-key", "key\n"], "--api-key"),
         (["--dataset-name", "mth"], "did you mean 'math'"),
         (["--goodput", "x"], "--goodput x"),
         (["--tokenizer", "/nowhere"], "--tokenizer /nowhere"),

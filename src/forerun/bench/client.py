@@ -22,7 +22,8 @@ class Target:
     """The servers and how they are asked.
 
     ``base_urls``: used in turns. ``model``: "" asks for none by name. ``timeout``: seconds without any byte after which
-    an answer is given up. ``sampling``: fields that go into every body.
+    an answer is given up. ``sampling``: fields that go into every body. Raises ForerunError for a key that cannot be
+    sent.
     """
 
     base_urls: tuple[str, ...]
@@ -31,6 +32,9 @@ class Target:
     chat: bool = True
     sampling: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 3600.0
+
+    def __post_init__(self) -> None:
+        bearer(self.api_key)  # refused here, before any prompt is made
 
     @property
     def path(self) -> str:

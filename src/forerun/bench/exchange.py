@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from forerun.bench.sse import Arrival
+from forerun.errors import ForerunError
 
 MOST_BYTES = 64 << 20
 """Of one answer; a server that sends more is cut off."""
@@ -60,7 +61,9 @@ class Exchange:
 
 
 def bearer(api_key: str) -> dict[str, str]:
-    """The header field that carries a key; none without one."""
+    """The header field that carries a key; none without one. Raises ForerunError where HTTP cannot carry it."""
+    if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        raise ForerunError("--api-key or OPENAI_API_KEY: a key is of printable ASCII without blanks at its ends")
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
