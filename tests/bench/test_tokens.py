@@ -24,6 +24,14 @@ def test_the_server_counts_and_gets_the_key() -> None:
     assert [fields.get(b"authorization") for fields in mock.fields] == [b"bearer secret", None]
 
 
+NO_COUNTS = (b"0", b"-5", b"Infinity", b"NaN", b"1e308", b"1" + b"0" * 300, b'"12"', b"true", b"null", b"{}", b"2.5")
+
+
+def test_a_text_without_letters_may_have_no_tokens() -> None:
+    with mock_server(lambda body: Script(raw=b'{"count": 0}')) as mock:
+        assert token_counter(None, "m", mock.url)("") == 0
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -31,6 +39,8 @@ def test_the_server_counts_and_gets_the_key() -> None:
         (Script(status=404), "404"),
         (Script(raw=b"{}"), "no count in {}"),
         (Script(raw=b"<p>"), "Expecting value"),
+        (Script(raw=b"[" * 100_000), "no count in"),
+        *[(Script(raw=b'{"count": %s}' % count), "tokens of 3 characters") for count in NO_COUNTS],
     ],
 )
 def test_a_server_that_does_not_count_is_one_line_in_its_own_words(answer: Script, words: str) -> None:

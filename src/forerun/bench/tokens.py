@@ -17,6 +17,8 @@ Count = Callable[[str], int]
 """Tokens of a text, those that a tokenizer adds by itself (BOS) included."""
 
 FILE = "tokenizer.json"
+MOST_TOKENS = 1 << 40
+"""Of one text; a server that counts more does not count."""
 
 
 def token_counter(tokenizer: str | None, model: str, base_url: str, api_key: str = "") -> Count:
@@ -87,7 +89,7 @@ def server_counter(base_url: str, model: str, api_key: str = "") -> Count:
         asked = {"model": model, "prompt": text}
         try:
             answer = httpx.post(url, json=asked, headers=headers, timeout=60, trust_env=False)
-            return _told(answer)
+            return _told(answer, text)
         except (httpx.HTTPError, ValueError) as error:
             reason = one_line(str(error) or type(error).__name__, 300)
             raise ForerunError(
@@ -97,11 +99,17 @@ def server_counter(base_url: str, model: str, api_key: str = "") -> Count:
     return count
 
 
-def _told(answer: httpx.Response) -> int:
-    """The count in an answer of /tokenize. Raises ValueError with the server's own words where there is none."""
+def _told(answer: httpx.Response, text: str) -> int:
+    """The count in an answer of /tokenize. Raises ValueError with the server's own words where there is none.
+
+    No count is below 0, and only a text without letters has none: who fills a prompt up to a length would never end.
+    """
     if answer.status_code != 200:
         raise ValueError(f"{answer.status_code}: {answer.text}")
     try:
-        return int(answer.json()["count"])
-    except (KeyError, TypeError):
+        count = answer.json()["count"]
+    except (KeyError, TypeError, RecursionError):
         raise ValueError(f"no count in {answer.text}") from None
+    if type(count) is not int or not bool(text) <= count <= MOST_TOKENS:
+        raise ValueError(f"{count} tokens of {len(text)} characters")
+    return count
