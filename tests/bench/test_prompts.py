@@ -87,6 +87,16 @@ def test_fitted_texts_are_the_longest_that_fit() -> None:
 
 
 @pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_prompts_end_whatever_is_counted(name: str, tokens: int) -> None:
+    """A tokenizer without words has no tokens for any text, one that takes a text for a word has one."""
+    try:
+        assert make_sessions(name, request(2, count=lambda text: tokens))
+    except ForerunError as error:
+        assert "give another --tokenizer" in str(error)
+
+
+@pytest.mark.parametrize("name", GENERATED)
 def test_every_set_gives_what_is_asked_for_and_the_same_again(name: str) -> None:
     sessions = make_sessions(name, request())
     assert len(sessions) == 6 and sessions == make_sessions(name, request())

@@ -73,10 +73,15 @@ def _positive(draw: random.Random, mean: int, stddev: int) -> int:
 
 
 def _fill(draw: random.Random, left: int, lines: list[str], count: Count) -> str:
-    """Lines of a shuffled copy, again and again; the last is cut to as many *characters* as tokens are left."""
+    """Lines of a shuffled copy, again and again; the last is cut to as many *characters* as tokens are left.
+
+    Raises ForerunError where no line has a token.
+    """
     lines = list(lines)
     draw.shuffle(lines)
     parts: list[str] = []
+    if not any(map(count, lines)):
+        raise ForerunError("no line of the prompts has a token: give another --tokenizer or --lines")
     while True:
         for line in lines:
             tokens = count(line)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from forerun.bench.tokens import Count
+from forerun.errors import ForerunError
 
 _SUBJECTS = (
     "the surveyor", "a young baker", "the night watchman", "our committee", "the old printer", "a visiting engineer",
@@ -25,6 +26,9 @@ _ENDINGS = (
     "although nobody had asked", "in less than an hour", "after the meeting", "to everyone's surprise",
 )  # fmt: skip
 
+_MOST_LETTERS = 256
+"""Of a token, on average; plain English has 4 or 5."""
+
 
 def words(draw: random.Random) -> Iterator[str]:
     """Words of sentences without end; join them with blanks."""
@@ -36,9 +40,14 @@ def words(draw: random.Random) -> Iterator[str]:
 
 
 def fit(pieces: Iterator[str], tokens: int, count: Count, join: Callable[[Sequence[str]], str] = " ".join) -> str:
-    """The longest text of the first pieces that has at most ``tokens`` tokens. ``pieces`` must not end."""
+    """The longest text of the first pieces that has at most ``tokens`` tokens. ``pieces`` must not end.
+
+    Raises ForerunError where the tokens do not grow with the text.
+    """
     taken: list[str] = []
-    while count(join(taken)) <= tokens:
+    while count(text := join(taken)) <= tokens:
+        if len(text) > _MOST_LETTERS * (tokens + _MOST_LETTERS):
+            raise ForerunError(f"{len(text)} letters are counted as {count(text)} tokens: give another --tokenizer")
         taken += [next(pieces) for _ in range(max(8, len(taken)))]
     low, high = 0, len(taken)  # taken[:low] fits, taken[:high] does not
     while high - low > 1:
