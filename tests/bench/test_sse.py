@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -20,7 +21,39 @@ def chat(text: str) -> bytes:
 
 def test_an_event_has_the_time_of_the_bytes_that_complete_it() -> None:
     parts = [(1.0, b"data: a"), (2.0, b"b\n"), (3.0, b"\ndata: c\r\n\r"), (4.0, b"\n: ping\n\ndata: d\n\n")]
-    assert list(events(parts)) == [(3.0, b"ab"), (4.0, b"c"), (4.0, b"d")]
+    assert list(events(parts)) == [(3.0, b"ab"), (3.0, b"c"), (4.0, b"d")]
+
+
+STREAM = b"\n".join(
+    [b": hi", b"", b"event: x", b"data: a", b"data: b", b"", b"", b"data:c", b"", b"data: [DONE]", b"", b""]
+)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_lines_end_as_the_standard_lets_them_wherever_they_are_cut(mark: bytes, end: bytes, size: int) -> None:
+    data = mark + STREAM.replace(b"\n", end)
+    arrivals = [(float(at), data[at : at + size]) for at in range(0, len(data), size)]
+    found = list(events(arrivals))
+    assert [text for _, text in found] == [b"a\nb", b"c", b"[DONE]"]
+    first = data.index(b"b" + end + end) + 1 + len(end)  # where the blank line begins
+    assert found[0][0] == first // size * size
+    assert list(events([part for arrival in arrivals for part in (arrival, (arrival[0], b""))])) == found
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n"])
+def test_done_needs_no_blank_line(end: bytes) -> None:
+    assert answered((11.0, chat("x")), (12.0, end)).good
+    assert answered((11.0, chat("x") + b'data: {"cho')).error_message == "the stream ended without [DONE]"
+
+
+def test_a_long_event_takes_no_longer_than_it_is_long() -> None:
+    pieces = [b'data: {"choices": [{"delta": {"content": "', *[b"a" * 256] * 80_000, b'"}}]}\n\ndata: [DONE]\n\n']
+    began = time.process_time()
+    found = answered(*[(11.0, piece) for piece in pieces])
+    assert found.good and len(found.text) == 256 * 80_000
+    assert time.process_time() - began < 10  # joined anew for every piece: minutes
 
 
 def test_texts_times_usage_and_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,17 +12,45 @@ from forerun.bench.records import Outcome
 Arrival = tuple[float, bytes]
 """When some bytes came, and which."""
 
+DONE = b"[DONE]"
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_MARK = b"\xef\xbb\xbf"
+
 
 def events(arrivals: Sequence[Arrival]) -> Iterator[tuple[float, bytes]]:
-    """(time, data) of every event, the time being that of the bytes that completed it. Comments are left out."""
-    held = b""
+    """(time, data) of every event, the time being that of the bytes that completed it. Comments are left out.
+
+    As the standard has it: lines end with CRLF, LF or CR, a byte order mark may stand first, and what has no blank line
+    behind it is no event. Only ``[DONE]`` is one without it, too, as servers end.
+    """
+    parts: list[bytes] = []
+    moment = 0.0
+    for moment, line in _lines(arrivals):
+        if line.startswith(b"data:"):
+            parts.append(line[5:].strip())
+        elif not line and parts:
+            yield moment, b"\n".join(parts)
+            parts = []
+    if parts == [DONE]:
+        yield moment, DONE
+
+
+def _lines(arrivals: Sequence[Arrival]) -> Iterator[tuple[float, bytes]]:
+    """Every line with the time of the bytes that ended it; the last one may have no end."""
+    held: list[bytes] = []
+    split = False  # between CR and LF
+    mark = _MARK
+    moment = 0.0
     for moment, data in arrivals:
-        held = (held + data).replace(b"\r\n", b"\n")
-        *complete, held = held.split(b"\n\n")
-        for event in complete:
-            lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
-            if lines:
-                yield moment, b"\n".join(lines)
+        whole = data[1:] if split and data.startswith(b"\n") else data
+        split = data.endswith(b"\r") or (split and not data)
+        first, *others = _LINE_END.split(whole)
+        held.append(first)
+        for other in others:
+            yield moment, b"".join(held).removeprefix(mark)
+            mark, held = b"", [other]
+    if last := b"".join(held).removeprefix(mark):
+        yield moment, last
 
 
 def read_answer(outcome: Outcome, arrivals: Sequence[Arrival], start: float) -> None:
@@ -33,7 +62,7 @@ def read_answer(outcome: Outcome, arrivals: Sequence[Arrival], start: float) -> 
     parts: list[str] = []
     done = False
     for moment, data in events(arrivals):
-        if data == b"[DONE]":
+        if data == DONE:
             done = True
             break
         try:
