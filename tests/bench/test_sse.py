@@ -81,12 +81,21 @@ STRANGE = [b"5", b"[]", b"null", b"[" * 100_000, b'{"choices": 5}', b'{"choices"
         (b"data: {broken\n\n", -1, "not JSON"),
         (b'data: {"error": {"message": "full", "code": 503}}\n\n', 503, "full"),
         (b'data: {"error": "gone"}\n\n', -1, "gone"),
+        (b'data: {"error": {"message": null, "code": true}}\n\n', -1, "'code': True"),
+        (b'data: {"error": {"message": "b", "code": 1%s}}\n\n' % (b"0" * 300), -1, "b"),
+        (chat("x") + b'data: {"object": "error", "message": "died", "code": 500}\n\ndata: [DONE]\n\n', 500, "died"),
         *[(b"data: %s\n\n" % data, -1, "not JSON of an answer") for data in STRANGE],
     ],
 )
 def test_what_is_no_answer_is_an_error(data: bytes, code: int, words: str) -> None:
     found = answered((11.0, data))
     assert not found.good and found.error_code == code and words in found.error_message
+
+
+@pytest.mark.parametrize("nothing", [b"null", b'""', b"{}", b"false"])
+def test_an_error_that_is_none_is_none(nothing: bytes) -> None:
+    chunk = b'data: {"error": %s, "choices": [{"delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n' % nothing
+    assert answered((11.0, chunk)).good
 
 
 def test_usage_holds_counts_alone() -> None:

@@ -67,8 +67,8 @@ def read_answer(outcome: Outcome, arrivals: Sequence[Arrival], start: float) -> 
             break
         try:
             chunk = json.loads(data)
-            if "error" in chunk:
-                return _fail(outcome, *_error(chunk["error"]))
+            if error := _error(chunk):
+                return _fail(outcome, *error)
             texts = _take(outcome, chunk)
         except (ValueError, TypeError, AttributeError, RecursionError):
             return _fail(outcome, -1, f"an event is not JSON of an answer: {data[:200]!r}")
@@ -103,11 +103,18 @@ def _content(choice: dict[str, Any]) -> str:
     return str(delta.get("reasoning_content") or "") + str(delta.get("content") or "")
 
 
-def _error(error: Any) -> tuple[int, str]:
+def _error(chunk: dict[str, Any]) -> tuple[int, str] | None:
+    """Code and words of an error: under "error", or, as older servers of vLLM have it, the chunk itself is one.
+
+    A code is an HTTP status; others (words, numbers of a server's own) are none.
+    """
+    error = chunk if chunk.get("object") == "error" else chunk.get("error")
+    if not error:
+        return None
     if not isinstance(error, dict):
         return -1, str(error)
     code = error.get("code")
-    return code if isinstance(code, int) else -1, str(error.get("message", error))
+    return code if type(code) is int and 100 <= code < 600 else -1, str(error.get("message") or error)
 
 
 def _fail(outcome: Outcome, code: int, message: str) -> None:
