@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from forerun.bench.load import Result
+from forerun.bench.metrics import llmperf_metrics, summary, true_metrics
 from forerun.bench.records import Outcome
 from forerun.bench.sse import events, read_answer
 
@@ -66,9 +68,11 @@ def test_texts_times_usage_and_reason() -> None:
 def test_completions_reasoning_and_empty_pieces() -> None:
     role = b'data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}\n\n'
     think = b'data: {"choices": [{"delta": {"reasoning_content": "hm"}}]}\n\n'
+    newer = b'data: {"choices": [{"delta": {"reasoning": "m"}}]}\n\n'
+    both = b'data: {"choices": [{"delta": {"reasoning": "!", "reasoning_content": "!"}}]}\n\n'
     plain = b'data: {"choices": [{"text": "so"}]}\n\n'
-    found = answered((11.0, role), (12.0, think), (13.0, plain + b"data: [DONE]\n\n"))
-    assert (found.text, found.events) == ("hmso", [2.0, 3.0])
+    found = answered((11.0, role), (12.0, think), (12.5, newer + both), (13.0, plain + b"data: [DONE]\n\n"))
+    assert (found.text, found.events) == ("hmm!so", [2.0, 2.5, 2.5, 3.0])
 
 
 STRANGE = [b"5", b"[]", b"null", b"[" * 100_000, b'{"choices": 5}', b'{"choices": [5]}', b'{"usage": [1]}']
@@ -102,6 +106,20 @@ def test_usage_holds_counts_alone() -> None:
     counts = {"completion_tokens": "many", "prompt_tokens": 4, "a_details": 5, "b_details": {"cached_tokens": 1e9}}
     found = answered((11.0, b"data: %s\n\n" % json.dumps({"usage": counts}).encode()))
     assert found.usage == {"prompt_tokens": 4, "b_details": {}}
+
+
+@pytest.mark.parametrize("place", ["", "prompt_tokens_details", "completion_tokens_details"])
+@pytest.mark.parametrize("value", [{"b": 2}, {}, [1], "3", True, -1, 1.5, None, {"prompt_tokens": {"x": 1}}])
+def test_usage_of_any_form_is_computed_with(place: str, value: object) -> None:
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens", "accepted_prediction_tokens")
+    counts = dict.fromkeys((*names, "rejected_prediction_tokens"), value)
+    chunk = {"choices": [{"text": "x"}], "usage": {place: counts} if place else counts}
+    found = answered((11.0, b"data: %s\n\ndata: [DONE]\n\n" % json.dumps(chunk).encode()))
+    found.ended = 2.0
+    assert llmperf_metrics(found, None)["number_output_tokens"] == 1
+    told = true_metrics(found)
+    assert all(told[name] is None for name in ("input_tokens", "output_tokens", "cached_tokens"))
+    assert summary(Result([found]), {})["acceptance"] is None
 
 
 def test_an_answer_without_text_is_not_good() -> None:

@@ -14,6 +14,7 @@ Arrival = tuple[float, bytes]
 
 DONE = b"[DONE]"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_DETAILS = "_details"
 _MARK = b"\xef\xbb\xbf"
 
 
@@ -56,8 +57,8 @@ def _lines(arrivals: Sequence[Arrival]) -> Iterator[tuple[float, bytes]]:
 def read_answer(outcome: Outcome, arrivals: Sequence[Arrival], start: float) -> None:
     """Fill text, events, usage and errors of ``outcome`` from a stream of completion or chat chunks.
 
-    start: the clock's reading at the beginning of the run. ``reasoning_content`` counts as content. A stream without
-    its ``[DONE]`` is an error of the connection (code -1).
+    start: the clock's reading at the beginning of the run. ``reasoning_content`` and ``reasoning`` count as content.
+    A stream without its ``[DONE]`` is an error of the connection (code -1).
     """
     parts: list[str] = []
     done = False
@@ -90,17 +91,22 @@ def _take(outcome: Outcome, chunk: dict[str, Any]) -> list[str]:
 
 
 def _counts(usage: dict[str, Any]) -> dict[str, Any]:
-    """The counts in it, and in its details."""
-    details = {name: _counts(value) for name, value in usage.items() if isinstance(value, dict)}
-    plain = {name: value for name, value in usage.items() if type(value) is int and 0 <= value < 1 << 53}
-    return details | {name: value for name, value in plain.items() if not name.endswith("_details")}
+    """The counts in it, and those in its objects of details: what other values stand there is no count."""
+    plain = {name: value for name, value in _numbers(usage).items() if not name.endswith(_DETAILS)}
+    details = {name: value for name, value in usage.items() if name.endswith(_DETAILS) and isinstance(value, dict)}
+    return plain | {name: _numbers(value) for name, value in details.items()}
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, int]:
+    return {name: value for name, value in values.items() if type(value) is int and 0 <= value < 1 << 53}
 
 
 def _content(choice: dict[str, Any]) -> str:
+    """Text and thoughts; servers that have two names for thoughts may send the same ones under both."""
     delta = choice.get("delta")
     if delta is None:
         return str(choice.get("text") or "")
-    return str(delta.get("reasoning_content") or "") + str(delta.get("content") or "")
+    return str(delta.get("reasoning_content") or delta.get("reasoning") or "") + str(delta.get("content") or "")
 
 
 def _error(chunk: dict[str, Any]) -> tuple[int, str] | None:
