@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ class Script:
     """One answer: pieces of text with the pause before each, then usage and ``[DONE]``. A late piece delays no other.
 
     ``status`` other than 200: that status with ``raw`` as the body. ``raw``: bytes sent instead of a stream.
-    ``cut``: the connection is closed before the end.
+    ``fields``: more header fields of such an answer. ``cut``: the connection is closed before the end.
     """
 
     pieces: Sequence[str] = ("a", " b", " c")
@@ -25,6 +25,7 @@ class Script:
     usage: dict[str, Any] | None = None
     status: int = 200
     raw: bytes = b""
+    fields: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
 
 
@@ -101,6 +102,7 @@ async def _serve(
 async def _answer(mock: Mock, body: dict[str, Any], script: Script, writer: asyncio.StreamWriter) -> None:
     if script.status != 200 or script.raw:
         head = f"HTTP/1.1 {script.status} X\r\nContent-Type: text/event-stream\r\nContent-Length: {len(script.raw)}"
+        head += "".join(f"\r\n{name}: {value}" for name, value in script.fields.items())
         writer.write(head.encode() + b"\r\n\r\n" + script.raw)
         return await writer.drain()
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")

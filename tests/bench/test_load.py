@@ -5,12 +5,13 @@ import time
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 
 from benchmarks.mock_server import Script, mock_server
 from forerun.bench.arrivals import moments, moments_within
 from forerun.bench.client import Client, Target, base_urls, send_all
-from forerun.bench.exchange import STAY, Exchange, Leave
+from forerun.bench.exchange import STAY, Exchange, Leave, post
 from forerun.bench.load import Plan, run
 from forerun.bench.records import Session, Turn
 from forerun.errors import ForerunError
@@ -162,6 +163,34 @@ def test_an_exchange_keeps_status_and_fields_of_what_is_refused() -> None:
     assert refused.error == (429, "full") and refused.fields["content-type"] == "text/event-stream"
     broken = exchanged("http://127.0.0.1:9/v1")
     assert broken.error is not None and broken.error[0] == -1 and broken.status == 0
+
+
+def refused(url: str, **settings: Any) -> tuple[int | None, str]:
+    (outcome,) = run(target(url, **settings), sessions(1), Plan()).outcomes
+    return outcome.error_code, outcome.error_message
+
+
+def test_errors_have_words_and_are_one_line() -> None:
+    with mock_server(always(pieces=("a",), pause=60.0)) as mock:
+        assert refused(mock.url, timeout=0.2) == (-1, "ReadTimeout: no news for 0.2 s")
+    with mock_server(always(status=204)) as mock:
+        assert refused(mock.url) == (204, "an answer without text")
+    with mock_server(always(status=307, raw=b"<html>", fields={"Location": "/new"})) as mock:
+        assert refused(mock.url) == (307, "the server sends its clients to /new; give that address")
+    with mock_server(always(status=500, raw=b"a\n\x1b[31mb\xff")) as mock:
+        assert refused(mock.url) == (500, r"a\n\x1b[31mb" + "\ufffd")
+
+
+@pytest.mark.parametrize("kind", [httpx.ReadError, httpx.ConnectTimeout, httpx.RemoteProtocolError])
+def test_errors_of_the_connection_always_have_words(kind: type[httpx.HTTPError]) -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise kind("")
+
+    async def one() -> Exchange:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(fail)) as http:
+            return await post(http, "http://127.0.0.1:9", {})
+
+    assert asyncio.run(one()).failure.partition(": ")[2]
 
 
 def test_bodies_of_others_are_sent_at_their_moments() -> None:

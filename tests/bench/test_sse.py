@@ -13,7 +13,7 @@ from forerun.bench.sse import events, read_answer
 
 def answered(*arrivals: tuple[float, bytes]) -> Outcome:
     outcome = Outcome(0, 0, 8, None, sent=1.0)
-    read_answer(outcome, arrivals, start=10.0)
+    read_answer(outcome, arrivals, start=10.0, kind="text/html")
     return outcome
 
 
@@ -77,6 +77,11 @@ def test_completions_reasoning_and_empty_pieces() -> None:
 
 STRANGE = [b"5", b"[]", b"null", b"[" * 100_000, b'{"choices": 5}', b'{"choices": [5]}', b'{"usage": [1]}']
 
+CALLS = [
+    b'data: {"choices": [{"delta": {"tool_calls": [{%s}]}}]}\n\ndata: [DONE]\n\n',
+    b'data: {"choices": [{"delta": {"function_call": {%s}}}]}\n\ndata: [DONE]\n\n',
+]
+
 
 @pytest.mark.parametrize(
     ("data", "code", "words"),
@@ -85,6 +90,11 @@ STRANGE = [b"5", b"[]", b"null", b"[" * 100_000, b'{"choices": 5}', b'{"choices"
         (b"data: {broken\n\n", -1, "not JSON"),
         (b'data: {"error": {"message": "full", "code": 503}}\n\n', 503, "full"),
         (b'data: {"error": "gone"}\n\n', -1, "gone"),
+        (b'data: {"error": "a\\n\\u001b[2Jb"}\n\n', -1, r"a\n\x1b[2Jb"),
+        (b"<html>login", -1, "(text/html) is no stream of events: b'<html>login'"),
+        (b'{"choices": [{"message": {"content": "x"}}]}', -1, "is no stream of events"),
+        (b"", -1, "is no stream of events"),
+        *[(call % b'"function": {"name": "f"}', -1, "has calls of tools and no text") for call in CALLS],
         (b'data: {"error": {"message": null, "code": true}}\n\n', -1, "'code': True"),
         (b'data: {"error": {"message": "b", "code": 1%s}}\n\n' % (b"0" * 300), -1, "b"),
         (chat("x") + b'data: {"object": "error", "message": "died", "code": 500}\n\ndata: [DONE]\n\n', 500, "died"),
@@ -120,6 +130,10 @@ def test_usage_of_any_form_is_computed_with(place: str, value: object) -> None:
     told = true_metrics(found)
     assert all(told[name] is None for name in ("input_tokens", "output_tokens", "cached_tokens"))
     assert summary(Result([found]), {})["acceptance"] is None
+
+
+def test_calls_of_tools_beside_text_are_no_error() -> None:
+    assert answered((11.0, chat("x") + CALLS[0] % b"")).good
 
 
 def test_an_answer_without_text_is_not_good() -> None:

@@ -104,9 +104,9 @@ class Client:
         outcome.sent, outcome.ended = exchange.sent - self.start, exchange.ended - self.start
         outcome.cancelled = exchange.left
         if exchange.error:
-            outcome.error_code, outcome.error_message = exchange.error
+            outcome.fail(*exchange.error)
         else:
-            read_answer(outcome, exchange.arrivals, self.start)
+            read_answer(outcome, exchange.arrivals, self.start, exchange.fields.get("content-type", ""))
 
     async def post(self, path: str, body: Mapping[str, Any], leave: Leave = STAY) -> Exchange:
         """Any body to the next server, ``path`` below its base URL; what came back, unread."""

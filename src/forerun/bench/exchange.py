@@ -57,7 +57,14 @@ class Exchange:
             return None
         if self.failure:
             return CONNECTION, self.failure
-        return None if self.status == 200 else (self.status, self.text[:2000])
+        return None if self.status == 200 else (self.status, self._refusal)
+
+    @property
+    def _refusal(self) -> str:
+        """What an answer with another status says: where it leads to, or its text."""
+        if 300 <= self.status < 400 and "location" in self.fields:
+            return f"the server sends its clients to {self.fields['location']}; give that address"
+        return self.text[:2000].strip() or "an answer without text"
 
 
 def bearer(api_key: str) -> dict[str, str]:
@@ -74,10 +81,17 @@ async def post(http: httpx.AsyncClient, url: str, body: Mapping[str, Any], leave
         await asyncio.wait_for(_take(exchange, http, url, body, leave.pieces), leave.seconds)
     except asyncio.TimeoutError:
         exchange.left = True
+    except httpx.ReadTimeout:
+        exchange.failure = f"ReadTimeout: no news for {http.timeout.read:g} s"
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: no JSON can be made of the body
-        exchange.failure = f"{type(error).__name__}: {error}"
+        exchange.failure = f"{type(error).__name__}: {str(error) or _meaning(error)}"
     exchange.ended = time.perf_counter()
     return exchange
+
+
+def _meaning(error: Exception) -> str:
+    """Of a class of httpx's errors, in its words: some come without any of their own."""
+    return (type(error).__doc__ or "no more is known").strip().partition("\n")[0]
 
 
 async def _take(

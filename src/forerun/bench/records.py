@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from forerun.errors import one_line
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -51,6 +53,10 @@ class Outcome:
     error_code: int | None = None
     error_message: str = ""
     cancelled: bool = False
+
+    def fail(self, code: int, message: str) -> None:
+        """It ended with an error. ``message``: of anybody, so it is kept as one line that a terminal can show."""
+        self.error_code, self.error_message = code, one_line(message.strip())
 
     @property
     def good(self) -> bool:

@@ -54,30 +54,39 @@ def _lines(arrivals: Sequence[Arrival]) -> Iterator[tuple[float, bytes]]:
         yield moment, last
 
 
-def read_answer(outcome: Outcome, arrivals: Sequence[Arrival], start: float) -> None:
+def read_answer(outcome: Outcome, arrivals: Sequence[Arrival], start: float, kind: str = "") -> None:
     """Fill text, events, usage and errors of ``outcome`` from a stream of completion or chat chunks.
 
-    start: the clock's reading at the beginning of the run. ``reasoning_content`` and ``reasoning`` count as content.
-    A stream without its ``[DONE]`` is an error of the connection (code -1).
+    start: the clock's reading at the beginning of the run; kind: the answer's content type. ``reasoning_content`` and
+    ``reasoning`` count as content. A stream without its ``[DONE]`` is an error of the connection (code -1).
     """
     parts: list[str] = []
-    done = False
+    data, calls = b"", False
     for moment, data in events(arrivals):
         if data == DONE:
-            done = True
             break
         try:
             chunk = json.loads(data)
             if error := _error(chunk):
-                return _fail(outcome, *error)
+                return outcome.fail(*error)
             texts = _take(outcome, chunk)
+            calls = calls or any(map(_has_calls, chunk.get("choices") or []))
         except (ValueError, TypeError, AttributeError, RecursionError):
-            return _fail(outcome, -1, f"an event is not JSON of an answer: {data[:200]!r}")
+            return outcome.fail(-1, f"an event is not JSON of an answer: {data[:200]!r}")
         parts += texts
         outcome.events += [moment - start] * len(texts)
     outcome.text = "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves of characters
-    if not done and not outcome.cancelled:
-        _fail(outcome, -1, "the stream ended without [DONE]")
+    if data == DONE:
+        if calls and not parts:
+            outcome.fail(-1, "the answer has calls of tools and no text, and only text is measured")
+    elif not outcome.cancelled:
+        outcome.fail(-1, "the stream ended without [DONE]" if data else _no_stream(arrivals, kind))
+
+
+def _no_stream(arrivals: Sequence[Arrival], kind: str) -> str:
+    """What came instead of events: a page that asks for a login, an answer in one piece."""
+    begin = b"".join(data for _, data in arrivals[:200])[:200]
+    return f"the answer ({kind or 'of no content type'}) is no stream of events: {begin!r}"
 
 
 def _take(outcome: Outcome, chunk: dict[str, Any]) -> list[str]:
@@ -88,6 +97,11 @@ def _take(outcome: Outcome, chunk: dict[str, Any]) -> list[str]:
     for choice in choices:
         outcome.finish_reason = choice.get("finish_reason") or outcome.finish_reason
     return [text for text in map(_content, choices) if text]
+
+
+def _has_calls(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta") or {}
+    return bool(delta.get("tool_calls") or delta.get("function_call"))
 
 
 def _counts(usage: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +135,3 @@ def _error(chunk: dict[str, Any]) -> tuple[int, str] | None:
         return -1, str(error)
     code = error.get("code")
     return code if type(code) is int and 100 <= code < 600 else -1, str(error.get("message") or error)
-
-
-def _fail(outcome: Outcome, code: int, message: str) -> None:
-    outcome.error_code, outcome.error_message = code, message
