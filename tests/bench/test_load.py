@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from itertools import pairwise
 from typing import Any
@@ -163,6 +164,17 @@ def test_an_exchange_keeps_status_and_fields_of_what_is_refused() -> None:
     assert refused.error == (429, "full") and refused.fields["content-type"] == "text/event-stream"
     broken = exchanged("http://127.0.0.1:9/v1")
     assert broken.error is not None and broken.error[0] == -1 and broken.status == 0
+
+
+def test_packed_answers_are_not_asked_for_and_are_read() -> None:
+    stream = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\ndata: [DONE]\n\n'
+    packed = {"raw": gzip.compress(stream), "fields": {"Content-Encoding": "gzip"}}
+    with mock_server(always(**packed)) as mock:
+        (outcome,) = run(target(mock.url, api_key="k"), sessions(1), Plan()).outcomes
+        assert outcome.good and outcome.text == "a"
+        assert mock.fields[0][b"accept-encoding"] == b"identity"
+    with mock_server(always(raw=b"no gzip", fields={"Content-Encoding": "gzip"})) as mock:
+        assert "DecodingError" in refused(mock.url)[1]
 
 
 def refused(url: str, **settings: Any) -> tuple[int | None, str]:

@@ -80,9 +80,10 @@ class Client:
         self.target = target
         self.start = time.perf_counter()
         self._urls = itertools.cycle(target.base_urls)
+        headers = {"Accept-Encoding": "identity", **bearer(target.api_key)}  # a packed stream comes late and in lumps
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = httpx.Timeout(target.timeout, connect=min(60.0, target.timeout), pool=None)
-        self._http = httpx.AsyncClient(headers=bearer(target.api_key), limits=limits, timeout=timeout, trust_env=False)
+        self._http = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=False)
 
     async def __aenter__(self) -> Client:
         return self
