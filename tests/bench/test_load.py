@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from typing import Any
 
@@ -166,6 +167,38 @@ def test_an_exchange_keeps_status_and_fields_of_what_is_refused() -> None:
     assert broken.error is not None and broken.error[0] == -1 and broken.status == 0
 
 
+async def _comments(began: float) -> AsyncIterator[bytes]:
+    yield chat("a")
+    while time.perf_counter() < began + 30:
+        await asyncio.sleep(0.05)
+        yield b": ping\n\n"
+
+
+async def _slow_text(began: float) -> AsyncIterator[bytes]:
+    for _ in range(5):
+        yield b": ping\n\n"
+        await asyncio.sleep(0.12)
+        yield chat("a")
+    yield b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(("stream", "failure"), [(_comments, "ReadTimeout: no news for 0.4 s"), (_slow_text, "")])
+def test_comments_do_not_extend_the_wait_for_news(
+    stream: Callable[[float], AsyncIterator[bytes]], failure: str
+) -> None:
+    async def one() -> Exchange:
+        transport = httpx.MockTransport(lambda request: httpx.Response(200, content=stream(time.perf_counter())))
+        async with httpx.AsyncClient(transport=transport, timeout=0.4) as http:
+            return await post(http, "http://127.0.0.1:9", {})
+
+    found = asyncio.run(one())
+    assert found.failure == failure
+    if failure:
+        assert 0.4 <= found.ended - found.sent < 5
+    else:
+        assert found.ended - found.sent > 0.6 and found.text.count('"a"') == 5
+
+
 def test_packed_answers_are_not_asked_for_and_are_read() -> None:
     stream = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\ndata: [DONE]\n\n'
     packed = {"raw": gzip.compress(stream), "fields": {"Content-Encoding": "gzip"}}
@@ -175,6 +208,10 @@ def test_packed_answers_are_not_asked_for_and_are_read() -> None:
         assert mock.fields[0][b"accept-encoding"] == b"identity"
     with mock_server(always(raw=b"no gzip", fields={"Content-Encoding": "gzip"})) as mock:
         assert "DecodingError" in refused(mock.url)[1]
+
+
+def chat(text: str) -> bytes:
+    return b'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n' % text.encode()
 
 
 def refused(url: str, **settings: Any) -> tuple[int | None, str]:

@@ -8,7 +8,7 @@ import pytest
 from forerun.bench.load import Result
 from forerun.bench.metrics import llmperf_metrics, summary, true_metrics
 from forerun.bench.records import Outcome
-from forerun.bench.sse import events, read_answer
+from forerun.bench.sse import events, has_news, read_answer
 
 
 def answered(*arrivals: tuple[float, bytes]) -> Outcome:
@@ -110,6 +110,12 @@ def test_what_is_no_answer_is_an_error(data: bytes, code: int, words: str) -> No
 def test_an_error_that_is_none_is_none(nothing: bytes) -> None:
     chunk = b'data: {"error": %s, "choices": [{"delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n' % nothing
     assert answered((11.0, chunk)).good
+
+
+@pytest.mark.parametrize("data", [b": ping\n\n", b":\r\n\r\n", b"\n", b"\r\n: a\n: b\n\n", b""])
+def test_comments_are_no_news(data: bytes) -> None:
+    assert not has_news(data)
+    assert has_news(data + b"data: x\n\n") and has_news(b'd"}\n\n' + data)
 
 
 def test_usage_holds_counts_alone() -> None:

@@ -21,7 +21,7 @@ from forerun.errors import ForerunError
 class Target:
     """The servers and how they are asked.
 
-    ``base_urls``: used in turns. ``model``: "" asks for none by name. ``timeout``: seconds without any byte after which
+    ``base_urls``: used in turns. ``model``: "" asks for none by name. ``timeout``: seconds without news after which
     an answer is given up. ``sampling``: fields that go into every body. Raises ForerunError for a key that cannot be
     sent.
     """

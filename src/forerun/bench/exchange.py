@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from forerun.bench.sse import Arrival
+from forerun.bench.sse import Arrival, has_news
 from forerun.errors import ForerunError
 
 MOST_BYTES = 64 << 20
@@ -94,15 +94,33 @@ def _meaning(error: Exception) -> str:
     return (type(error).__doc__ or "no more is known").strip().partition("\n")[0]
 
 
+async def _next(stream: AsyncIterator[bytes], wait: float | None) -> bytes | None:
+    """The next bytes, None at the end. ``wait``: seconds until a ReadTimeout, where httpx's own is too late."""
+    try:
+        return await (anext(stream, None) if wait is None else asyncio.wait_for(anext(stream, None), wait))
+    except asyncio.TimeoutError:
+        raise httpx.ReadTimeout("") from None
+
+
 async def _take(
     exchange: Exchange, http: httpx.AsyncClient, url: str, body: Mapping[str, Any], pieces: int | None
 ) -> None:
-    """Take the bytes as they come, unpacked where a server packs what nobody asked it to."""
-    size = 0
+    """Take the bytes as they come, unpacked where a server packs what nobody asked it to.
+
+    httpx counts its wait from any bytes; after comments it is what was left of the wait for news.
+    """
+    size, patience = 0, http.timeout.read
+    news, wait = exchange.sent, None
     async with http.stream("POST", url, json=body) as response:
         exchange.status, exchange.fields = response.status_code, response.headers
-        async for data in response.aiter_bytes():
-            exchange.arrivals.append((time.perf_counter(), data))
+        stream = response.aiter_bytes()
+        while (data := await _next(stream, wait)) is not None:
+            now = time.perf_counter()
+            exchange.arrivals.append((now, data))
+            if has_news(data):
+                news, wait = now, None
+            elif patience is not None:
+                wait = news + patience - now
             size += len(data)
             if size > MOST_BYTES:
                 exchange.failure = f"the answer has more than {MOST_BYTES} bytes"

@@ -18,6 +18,11 @@ _DETAILS = "_details"
 _MARK = b"\xef\xbb\xbf"
 
 
+def has_news(data: bytes) -> bool:
+    """Whether bytes that came together hold more than comments, with which a server only keeps its connection."""
+    return data[:1] not in b":\r\n" or any(line and not line.startswith(b":") for line in data.splitlines())
+
+
 def events(arrivals: Sequence[Arrival]) -> Iterator[tuple[float, bytes]]:
     """(time, data) of every event, the time being that of the bytes that completed it. Comments are left out.
 
