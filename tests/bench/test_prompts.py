@@ -162,13 +162,51 @@ def test_share_gpt(tmp_path: Path) -> None:
     assert [turn.max_tokens for turn in session.turns] == [9]
 
 
+def test_share_gpt_takes_texts_alone_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    def talk(*values: object) -> dict[str, object]:
+        return {"conversations": [{"from": who, "value": value} for who, value in zip(SPEAKERS, values, strict=False)]}
+
+    strange = [talk(None, "a"), talk("q", None), talk("q", 5), talk(["q"], "a"), talk("q"), 5, None, {}]
+    strange += [{"conversations": {"from": 1}}, {"conversations": [1, 2]}, {"conversations": [{"value": "q"}] * 2}]
+    entries = [*strange, talk("q1", "a1"), talk("q2", "a2", "q3", None)]
+    (tmp_path / "chats.json").write_text(json.dumps(entries))
+    told: list[str] = []
+    wanted = request(2, path=str(tmp_path / "chats.json"), say=told.append)
+    sessions = make_sessions("sharegpt", wanted)
+    assert [[turn.content for turn in session.turns] for session in sessions] == [["q1"], ["q2"]]
+    assert len(told) == 1 and f"{len(strange)} of {len(entries)} entries" in told[0]
+
+
+SPEAKERS = ("human", "gpt", "human", "gpt")
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    texts = ["a\u2028b", "c\u0085d\u2029", "e\x0b\x0c\x1cf"]
+    lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "x.jsonl").write_bytes("\r\n".join(["\ufeff" + lines[0], "", *lines[1:]]).encode())
+    sessions = make_sessions("custom", request(3, path=str(tmp_path / "x.jsonl")))
+    assert [session.turns[0].content for session in sessions] == texts
+    (tmp_path / "poem.txt").write_bytes("\n".join(texts).encode())
+    assert read_lines(str(tmp_path / "poem.txt")) == [texts[0] + "\n", texts[1] + "\n", texts[2]]
+
+
+def test_a_file_of_another_coding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b'{"prompt": "caf\xe9"}')
+    for name in ("custom", "sharegpt", "humaneval"):
+        with pytest.raises(ForerunError, match=r"not UTF-8 \(byte 15"):
+            make_sessions(name, request(1, path=str(tmp_path / "x")))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words_"),
     [
         ("custom", None, "needs --dataset-path"), ("sharegpt", None, "needs --dataset-path"),
-        ("custom", "{broken", "not JSON lines"), ("custom", '{"text": "x"}', "prompt"), ("custom", "[1]", "object"),
-        ("sharegpt", "{}", "has no chat"), ("sharegpt", "[1]", "format"),
-        ("sharegpt", '[{"conversations": [1, 2]}]', "format"),
+        ("custom", "{broken", "not JSON lines"), ("custom", '{"text": "x"}', "line 1.*prompt"),
+        ("custom", "", "no prompts"),
+        ("custom", '{"prompt": "x"}\n\n{"prompt": "y"', "line 3: .*column 15"), ("custom", "[1]", "line 1.*object"),
+        ("custom", '{"prompt": "x"}\n{"prompt": 1}', "line 2: .*prompt"),
+        ("sharegpt", "{}", "format"), ("sharegpt", "[1]", "has no chat"),
+        ("sharegpt", '[{"conversations": [1, 2]}]', "has no chat"),
         ("custom", "[" * 100_000, "not JSON lines"), ("sharegpt", "[" * 100_000, "format"),
         ("sharegpt", "nope", "format"), ("humaneval", "", "no prompts"), ("sonett", None, "did you mean 'sonnet'"),
     ],

@@ -24,7 +24,7 @@ class Request:
 
     number: sessions; path: of the file that a dataset reads; turns: of each session, where the dataset has several;
     prefixes, prefix_tokens, suffix_tokens: of ``prefix-repetition``; output: tokens of an answer where the set does
-    not say itself (None: the set's default).
+    not say itself (None: the set's default); say: is told what a file has that cannot be used.
     """
 
     number: int
@@ -39,6 +39,7 @@ class Request:
     prefixes: int = 10
     prefix_tokens: int = 256
     suffix_tokens: int = 256
+    say: Callable[[str], None] = lambda text: None
 
 
 def _sonnet(request: Request) -> list[Session]:
@@ -131,7 +132,7 @@ def _share_gpt(request: Request) -> list[Session]:
             tuple(Turn(text, request.output or answer) for text, answer in _measured(chat[: request.turns], request)),
             think_seconds=request.think_seconds,
         )
-        for chat in _take(share_gpt(request.path), request.number, "chats")
+        for chat in _take(share_gpt(request.path, request.say), request.number, "chats")
     ]
 
 

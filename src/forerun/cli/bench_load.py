@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from forerun.bench import llmperf, metrics
@@ -120,6 +121,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         prefixes=args.num_prefixes,
         prefix_tokens=args.prefix_len,
         suffix_tokens=args.suffix_len,
+        say=lru_cache(say),  # once, however often a sweep makes its prompts
     )
     say(f"making {request.number} prompts ({args.dataset_name})")
     sessions = make_sessions(args.dataset_name, request)
