@@ -232,15 +232,15 @@ def test_tokenizers_that_cannot_count(tmp_path: Path) -> None:
     """Also those that make the library panic, when they are built or at a text."""
     write_tokenizer(tmp_path, 300)
     document = json.loads((tmp_path / "tokenizer.json").read_text())
-    assert token_counter(str(tmp_path), "m", "")("hello") > 0
+    assert token_counter(str(tmp_path), "m", ())("hello") > 0
     circle = {**document["model"], "vocab": {"a": 0}, "merges": ["a a"]}
     for broken in ("{", json.dumps({**document, "model": circle})):
         (tmp_path / "tokenizer.json").write_text(broken)
         with pytest.raises(ForerunError, match="is not a tokenizer"):
-            token_counter(str(tmp_path), "m", "")
+            token_counter(str(tmp_path), "m", ())
     (tmp_path / "tokenizer.json").write_text(json.dumps({**document, "normalizer": {"type": "Prepend", "prepend": ""}}))
     with pytest.raises(ForerunError, match="fails on a prompt"):
-        token_counter(str(tmp_path), "m", "")("hello")
+        token_counter(str(tmp_path), "m", ())("hello")
 
 
 def test_a_file_that_is_not_there() -> None:

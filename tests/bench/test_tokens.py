@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -18,9 +19,9 @@ def by_words(body: dict[str, Any]) -> Script:
 
 def test_the_server_counts_and_gets_the_key() -> None:
     with mock_server(by_words) as mock:
-        count = token_counter(None, "m", mock.url, "secret")
+        count = token_counter(None, "m", (mock.url,), "secret")
         assert count("one two") == 3 and count("one two") == 3
-        assert token_counter(None, "m", mock.url)("one") == 2
+        assert token_counter(None, "m", (mock.url,))("one") == 2
     assert [fields.get(b"authorization") for fields in mock.fields] == [b"bearer secret", None]
 
 
@@ -29,7 +30,7 @@ NO_COUNTS = (b"0", b"-5", b"Infinity", b"NaN", b"1e308", b"1" + b"0" * 300, b'"1
 
 def test_a_text_without_letters_may_have_no_tokens() -> None:
     with mock_server(lambda body: Script(raw=b'{"count": 0}')) as mock:
-        assert token_counter(None, "m", mock.url)("") == 0
+        assert token_counter(None, "m", (mock.url,))("") == 0
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,15 @@ def test_a_text_without_letters_may_have_no_tokens() -> None:
 )
 def test_a_server_that_does_not_count_is_one_line_in_its_own_words(answer: Script, words: str) -> None:
     with mock_server(lambda body: answer) as mock, pytest.raises(ForerunError, match=words) as caught:
-        token_counter(None, "m", mock.url)("one")
+        token_counter(None, "m", (mock.url,))("one")
     told = str(caught.value)
     assert "\n" not in told and "--tokenizer" in told and told.count("http") == 1
+
+
+def test_another_server_counts_where_one_cannot() -> None:
+    with mock_server(lambda body: Script(status=404)) as first, mock_server(by_words) as second:
+        count = token_counter(None, "m", ("http://127.0.0.1:9/v1", first.url, second.url))
+        assert count("one two") == 3 and count("one") == 2
+        assert (len(first.bodies), len(second.bodies)) == (1, 2)
+    with pytest.raises(ForerunError, match=re.escape(second.url.removesuffix("/v1"))):
+        count("three")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,14 +21,14 @@ MOST_TOKENS = 1 << 40
 """Of one text; a server that counts more does not count."""
 
 
-def token_counter(tokenizer: str | None, model: str, base_url: str, api_key: str = "") -> Count:
+def token_counter(tokenizer: str | None, model: str, base_urls: Sequence[str], api_key: str = "") -> Count:
     """The counter that ``--tokenizer`` names: a folder with tokenizer.json, such a file, or a hub id.
 
-    Without one: the folder ``model`` if it has such a file, else the server at ``base_url``. Raises ForerunError.
+    Without one: the folder ``model`` if it has such a file, else the servers at ``base_urls``. Raises ForerunError.
     """
     if tokenizer is None:
         own = Path(model) / FILE
-        return file_counter(own) if own.is_file() else server_counter(base_url, model, api_key)
+        return file_counter(own) if own.is_file() else server_counter(base_urls, model, api_key)
     path = Path(tokenizer)
     if path.is_dir():
         path /= FILE
@@ -79,22 +79,27 @@ def _one_line(problem: str) -> Iterator[None]:
         raise ForerunError(f"{problem} ({error})") from None
 
 
-def server_counter(base_url: str, model: str, api_key: str = "") -> Count:
-    """Count by the server's /tokenize (vLLM's and Forerun's). Raises ForerunError where there is none."""
-    url = base_url.removesuffix("/v1") + "/tokenize"
+def server_counter(base_urls: Sequence[str], model: str, api_key: str = "") -> Count:
+    """Count by the /tokenize (vLLM's and Forerun's) of the first server that has one. Raises ForerunError.
+
+    A server that has failed is not asked again as long as there is another.
+    """
+    left = [url.removesuffix("/v1") + "/tokenize" for url in base_urls]
     headers = bearer(api_key)
 
     @lru_cache(maxsize=4096)
     def count(text: str) -> int:
         asked = {"model": model, "prompt": text}
-        try:
-            answer = httpx.post(url, json=asked, headers=headers, timeout=60, trust_env=False)
-            return _told(answer, text)
-        except (httpx.HTTPError, ValueError) as error:
-            reason = one_line(str(error) or type(error).__name__, 300)
-            raise ForerunError(
-                f"tokens cannot be counted by {url} ({reason}): give --tokenizer FOLDER with {FILE}"
-            ) from None
+        while True:
+            try:
+                return _told(httpx.post(left[0], json=asked, headers=headers, timeout=60, trust_env=False), text)
+            except (httpx.HTTPError, ValueError) as error:
+                reason = one_line(str(error) or type(error).__name__, 300)
+            if len(left) == 1:
+                raise ForerunError(
+                    f"tokens cannot be counted by {left[0]} ({reason}): give --tokenizer FOLDER with {FILE}"
+                )
+            del left[0]
 
     return count
 
