@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from benchmarks.mock_server import Script, mock_server
 from forerun.bench.tokens import token_counter
 from forerun.errors import ForerunError
+from tests.support.tiny_checkpoints import write_tokenizer
 
 
 def by_words(body: dict[str, Any]) -> Script:
@@ -58,3 +60,21 @@ def test_another_server_counts_where_one_cannot() -> None:
         assert (len(first.bodies), len(second.bodies)) == (1, 2)
     with pytest.raises(ForerunError, match=re.escape(second.url.removesuffix("/v1"))):
         count("three")
+
+
+def test_that_a_folder_is_not_there_is_said_before_the_hub_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def ask(name: str) -> Any:
+        raise OSError(f"{name} after {len(told)} lines")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("forerun.bench.tokens._from_hub", ask)
+    with pytest.raises(ForerunError, match=r"is no folder and cannot be fetched.* after 1 lines"):
+        token_counter("data/nope", "m", (), say=told.append)
+    assert "data/nope: no such folder" in told[0]
+    (tmp_path / "data" / "nope").mkdir(parents=True)
+    write_tokenizer(tmp_path / "data" / "nope", 300)
+    assert token_counter("data/nope", "m", (), say=told.append)("a") > 0 and len(told) == 1

@@ -21,10 +21,17 @@ MOST_TOKENS = 1 << 40
 """Of one text; a server that counts more does not count."""
 
 
-def token_counter(tokenizer: str | None, model: str, base_urls: Sequence[str], api_key: str = "") -> Count:
+def token_counter(
+    tokenizer: str | None,
+    model: str,
+    base_urls: Sequence[str],
+    api_key: str = "",
+    say: Callable[[str], None] = lambda text: None,
+) -> Count:
     """The counter that ``--tokenizer`` names: a folder with tokenizer.json, such a file, or a hub id.
 
-    Without one: the folder ``model`` if it has such a file, else the servers at ``base_urls``. Raises ForerunError.
+    Without one: the folder ``model`` if it has such a file, else the servers at ``base_urls``. ``say`` is told before
+    the hub is asked, which may take long. Raises ForerunError.
     """
     if tokenizer is None:
         own = Path(model) / FILE
@@ -36,6 +43,7 @@ def token_counter(tokenizer: str | None, model: str, base_urls: Sequence[str], a
         return file_counter(path)
     if tokenizer.startswith((".", "/", "~")) or tokenizer.count("/") != 1:
         raise ForerunError(f"--tokenizer {tokenizer}: no {FILE} there; give a folder that has one, or a hub id")
+    say(f"--tokenizer {one_line(tokenizer)}: no such folder is here, so the hub is asked")
     return hub_counter(tokenizer)
 
 
@@ -49,10 +57,14 @@ def file_counter(path: Path) -> Count:
 
 def hub_counter(name: str) -> Count:
     """Count by the tokenizer of a hub id, fetched once. Raises ForerunError."""
+    with _one_line(f"--tokenizer {name} is no folder and cannot be fetched; give a folder with {FILE}"):
+        return _of(_from_hub(name), name)
+
+
+def _from_hub(name: str) -> Any:
     from tokenizers import Tokenizer
 
-    with _one_line(f"--tokenizer {name} cannot be fetched; give a folder with {FILE}"):
-        return _of(Tokenizer.from_pretrained(name), name)
+    return Tokenizer.from_pretrained(name)
 
 
 def _of(tokenizer: Any, name: str) -> Count:

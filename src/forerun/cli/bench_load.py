@@ -107,7 +107,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     if args.results_dir:
         llmperf.make_folder(args.results_dir)
     key = args.api_key if args.api_key is not None else os.environ.get("OPENAI_API_KEY", "")
-    count = token_counter(args.tokenizer, args.model, urls, key)
+    count = token_counter(args.tokenizer, args.model, urls, key, say)
     request = Request(
         number=args.max_num_completed_requests + args.num_warmups,
         lengths=_lengths(args),
