@@ -182,6 +182,15 @@ def test_a_sweep_whose_goals_hold(tokenizer: str, capsys) -> None:  # type: igno
     assert len(set(prompts)) == len(prompts) == 24  # nothing that is in a cache
 
 
+def test_a_sweep_says_once_what_a_file_has_that_cannot_be_used(tokenizer: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    chat = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    (tmp_path / "chats.json").write_text(json.dumps([{}, *[chat] * 8]))
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        flags = ("--dataset-name", "sharegpt", "--dataset-path", str(tmp_path / "chats.json"))
+        assert main([*sweep(tokenizer, mock.url), *flags]) == 0
+    assert capsys.readouterr().err.count("1 of 9 entries") == 1
+
+
 def test_a_sweep_whose_goals_break_at_once(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
     with mock_server(lambda body: Script(status=500, raw=b"no")) as mock:
         assert main(sweep(tokenizer, mock.url)) == 1
