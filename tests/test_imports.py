@@ -35,7 +35,7 @@ A package imports itself and what lies below; neighbours on one level do not kno
 RANK = {name: level for level, names in enumerate(LAYERS) for name in names}
 CLIENTS = ("bench",)
 """Programs of their own that speak to a server over the network: only the command line may import them."""
-OF_CLIENTS = ("errors", "whole_file")
+OF_CLIENTS = ("errors", "json_text", "whole_file")
 """What they may import."""
 
 _TORCH = ("accuracy", "distributed", "training")

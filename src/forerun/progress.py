@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,12 @@ def progress(title: str) -> Iterator[Progress]:
     shown.close(done=True)
 
 
+def say(line: str) -> None:
+    """A line on stderr, for whoever reads it: that nobody can is no reason to end what is under way."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def base_name(model: str) -> str:
     """A model's name without the folders or the organisation before it."""
     return one_line(Path(model).name or model)
@@ -51,18 +57,18 @@ class _Lines:
     def show(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         if not self._told:
-            print(f"{self._title} ...", file=sys.stderr, flush=True)
+            say(f"{self._title} ...")
             self._told, self._first, self._last = True, (now, done), (now, done)
         elif now - self._last[0] >= _MINUTE:
             self._last = (now, done)
             began, before = self._first
             left = (now - began) / max(1, done - before) * (total - done) / 60
             parts = [f"{self._title}: {done} of {total}", *([what] if what else []), f"about {left:.0f} minutes left"]
-            print(", ".join(parts), file=sys.stderr, flush=True)
+            say(", ".join(parts))
 
     def close(self, *, done: bool) -> None:
         if self._told and done:
-            print(f"{self._title}: {time.monotonic() - self._began:.1f} s", file=sys.stderr, flush=True)
+            say(f"{self._title}: {time.monotonic() - self._began:.1f} s")
 
 
 class _Bar:

@@ -15,6 +15,7 @@ from forerun.bench.arrivals import moments, moments_within
 from forerun.bench.client import Client, Target, base_urls, send_all
 from forerun.bench.exchange import STAY, Exchange, Leave, post
 from forerun.bench.load import Plan, run
+from forerun.bench.metrics import summary
 from forerun.bench.records import Session, Turn
 from forerun.errors import ForerunError
 
@@ -109,6 +110,14 @@ def test_cancelled_requests_are_a_share_and_no_errors() -> None:
     assert [o.session for o in result.outcomes if o.cancelled] == [3, 7]
 
 
+def test_the_share_of_cancelled_requests_holds_for_chats() -> None:
+    with mock_server(always()) as mock:
+        plan = Plan(concurrency=1, cancel_share=0.25, cancel_after=1e-6)
+        result = run(target(mock.url), sessions(8, turns=6), plan)
+    sent, cancelled = len(result.outcomes), sum(outcome.cancelled for outcome in result.outcomes)
+    assert sent < 48 and cancelled == sent // 4 > 1
+
+
 def test_an_open_loop_does_not_wait_for_answers() -> None:
     with mock_server(always(pieces=("a",), pause=0.5)) as mock:
         plan = Plan(concurrency=0, request_rate=100.0, burstiness=float("inf"))
@@ -122,6 +131,31 @@ def test_no_request_begins_after_the_time_is_up() -> None:
     with mock_server(always(pieces=("a",), pause=0.2)) as mock:
         result = run(target(mock.url), sessions(50), Plan(concurrency=1, timeout=0.3))
     assert result.timed_out and 1 <= len(result.outcomes) < 50 and all(o.good for o in result.outcomes)
+
+
+@pytest.mark.parametrize(
+    ("number", "turns", "think", "plan"),
+    [
+        (1, 20, 0.1, Plan(timeout=0.35)),
+        (50, 1, 0.0, Plan(concurrency=1, request_rate=1000.0, timeout=0.35)),
+        (3, 1, 0.0, Plan(concurrency=0, request_rate=1e-6, timeout=0.35)),
+    ],
+)
+def test_the_time_ends_turns_and_those_that_wait_too(number: int, turns: int, think: float, plan: Plan) -> None:
+    many = [Session(session.turns, think_seconds=think) for session in sessions(number, turns)]
+    with mock_server(always(pieces=("a",), pause=0.1)) as mock:
+        began = time.perf_counter()
+        result = run(target(mock.url), many, plan)
+    assert result.timed_out and 1 <= len(result.outcomes) < number * turns
+    assert max(outcome.sent for outcome in result.outcomes) < 0.5 and time.perf_counter() - began < 10.0
+
+
+def test_an_open_loop_says_how_late_it_sent() -> None:
+    with mock_server(always(pieces=("a",), pause=0.1)) as mock:
+        result = run(target(mock.url), sessions(4), Plan(concurrency=1, request_rate=1e6))
+    late = [outcome.sent - (outcome.due or 0.0) for outcome in result.outcomes]
+    assert max(late) > 0.2 and min(late) >= 0.0
+    assert summary(result, {})["late_s"]["max"] == pytest.approx(max(late))
 
 
 def test_the_first_piece_is_timed_when_it_comes() -> None:

@@ -112,7 +112,7 @@ def test_what_is_said_to_be_shared_is_shared(name: str) -> None:
     for content in contents:
         while not content.startswith(common):
             common = common[:-1]
-    for session in sessions:
+    for session in sessions[1:]:
         assert 0 <= count(common) - session.shared_tokens <= 6  # the next words may begin alike
 
 
@@ -121,12 +121,17 @@ def test_what_is_said_to_be_shared_is_shared(name: str) -> None:
     [
         ("math", 0.9, 1.0), ("table", 0.9, 1.0), ("dynamic-sonnet-1k", 0.24, 0.255),
         ("dynamic-sonnet-2k", 0.245, 0.255), ("dynamic-sonnet-4k", 0.245, 0.255), ("random", 0.0, 0.0),
-        ("prefix-repetition", 0.48, 0.52),
+        ("prefix-repetition", 0.0, 0.0),
     ],
 )  # fmt: skip
 def test_shares(name: str, low: float, high: float) -> None:
     share = shared_share(make_sessions(name, request(4)))
     assert share is not None and low <= share <= high
+
+
+def test_a_prefix_is_shared_by_those_that_come_later() -> None:
+    share = shared_share(make_sessions("prefix-repetition", request(8, prefixes=2)))
+    assert share is not None and 0.36 <= share <= 0.38  # six of eight, and half of their prompts
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

@@ -9,7 +9,8 @@ from forerun.bench.sweep import meets, sweep
 
 def summary(ttft: float, completed: int = 1, errors: tuple[str, ...] = ()) -> dict[str, Any]:
     quantiles = {"quantiles": {"p90": ttft}}
-    return {"completed": completed, "errors": list(errors), "ttft_s": quantiles, "tpot_s": {}, "latency_s": quantiles}
+    times = {"ttft_s": quantiles, "tpot_s": {}, "latency_s": quantiles}
+    return {"completed": completed, "errors": list(errors), "timed_out": False, "output_tokens": completed, **times}
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 12, 31, 63])
@@ -37,4 +38,7 @@ def test_what_meets_a_goal() -> None:
     assert not meets(summary(0.51), {"ttft": 0.5}, 90)
     assert not meets(summary(0.1, completed=0), {"ttft": 0.5}, 90)
     assert not meets(summary(0.1, errors=("500",)), {"ttft": 0.5}, 90)
+    assert not meets({**summary(0.1), "timed_out": True}, {"ttft": 0.5}, 90)
     assert meets(summary(0.1), {"tpot": 0.5}, 90)  # answers of one token have no TPOT
+    uncounted = {**summary(0.1), "output_tokens": None}
+    assert not meets(uncounted, {"tpot": 0.5}, 90) and meets(uncounted, {"ttft": 0.5}, 90)

@@ -101,6 +101,36 @@ def test_ctrl_c_keeps_what_was_answered(tokenizer: str, tmp_path: Path) -> None:
     assert json.loads(summary.read_text())["forerun"]["interrupted"] is True
 
 
+def test_the_files_are_there_whatever_becomes_of_the_report(tokenizer: str, tmp_path: Path) -> None:
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        address = mock.url.replace("http://", "http://user:word@")
+        flags = ("--base-url", address, "--api-key", "sesame", "--results-dir", str(tmp_path), "--json")
+        words = [sys.executable, "-m", "forerun.cli.main", *load(tokenizer, *flags)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.close()  # as `| true`
+    (summary,) = tmp_path.glob("*_summary.json")
+    assert len(list(tmp_path.glob("*_individual_responses.json"))) == 1
+    told = summary.read_text()
+    assert "sesame" not in told and "user:word" not in told and '"--api-key",' in told and "//***@" in told
+
+
+def test_flags_that_change_nothing_are_named(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        assert main(load(tokenizer, "--base-url", mock.url, "--output-len", "9", "--dataset-name", "sonnet")) == 0
+    assert "--output-len changes nothing here: sonnet prompts do not read it" in capsys.readouterr().err
+
+
+def test_goodput_and_cancelled_requests_are_told(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(usage=USAGE)) as mock:
+        flags = ("--max-num-completed-requests", "4", "--cancel-share", "0.5", "--cancel-after", "1e-3")
+        flags = (*flags, "--num-concurrent-requests", "1", "--goodput", "ttft:60000", "e2el:1e-3")
+        assert main(load(tokenizer, "--base-url", mock.url, *flags)) == 0
+    err = capsys.readouterr().err
+    assert "goodput: 0 of 2 answers within ttft 60000 ms, e2el 0.001 ms" in err
+    assert "2 of 4 requests were cancelled, as asked" in err
+
+
 def test_a_folder_that_cannot_be_written_is_told_first(tokenizer: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "file").write_text("")
     with mock_server(lambda body: Script(usage=USAGE)) as mock:
@@ -179,7 +209,7 @@ def test_a_sweep_whose_goals_hold(tokenizer: str, capsys) -> None:  # type: igno
     found = json.loads(capsys.readouterr().out)
     assert (found["best"], found["broken"], [one["load"] for one in found["tried"]]) == (4, None, [1, 2, 4])
     prompts = [body["messages"][-1]["content"] for body in mock.bodies]
-    assert len(set(prompts)) == len(prompts) == 24  # nothing that is in a cache
+    assert len(set(prompts)) == len(prompts) == 8 + 8 + 12  # nothing that is in a cache
 
 
 def test_a_sweep_says_once_what_a_file_has_that_cannot_be_used(tokenizer: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -187,8 +217,27 @@ def test_a_sweep_says_once_what_a_file_has_that_cannot_be_used(tokenizer: str, t
     (tmp_path / "chats.json").write_text(json.dumps([{}, *[chat] * 8]))
     with mock_server(lambda body: Script(usage=USAGE)) as mock:
         flags = ("--dataset-name", "sharegpt", "--dataset-path", str(tmp_path / "chats.json"))
-        assert main([*sweep(tokenizer, mock.url), *flags]) == 0
-    assert capsys.readouterr().err.count("1 of 9 entries") == 1
+        assert main([*sweep(tokenizer, mock.url), *flags, "--highest", "2"]) == 0
+        assert main([*sweep(tokenizer, mock.url), *flags]) == 1
+    told = capsys.readouterr().err
+    assert "8 chats, not 12 (3 times --highest 4): lower --highest" in told
+    assert told.count("1 of 9 entries") == 2
+
+
+def test_a_sweep_over_rates_holds_nothing_back(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(usage=USAGE, pause=0.2)) as mock:
+        words = ("--over", "rate", "--lowest", "200", "--highest", "200", "--max-num-completed-requests", "24")
+        assert main([*sweep(tokenizer, mock.url), *words]) == 0
+        assert mock.most_open > 10  # which a closed loop has by default
+    assert json.loads(capsys.readouterr().out)["best"] == 200
+
+
+def test_a_sweep_has_as_many_at_once_as_it_says(tokenizer: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    with mock_server(lambda body: Script(usage=USAGE, pause=0.1)) as mock:
+        words = ("--lowest", "12", "--highest", "12", "--results-dir", str(tmp_path))
+        assert main([*sweep(tokenizer, mock.url), *words]) == 0
+        assert mock.most_open == 12 and len(mock.bodies) == 36
+    assert json.loads((tmp_path / "sweep.json").read_text()) == json.loads(capsys.readouterr().out)
 
 
 def test_a_sweep_whose_goals_break_at_once(tokenizer: str, capsys) -> None:  # type: ignore[no-untyped-def]

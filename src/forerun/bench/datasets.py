@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forerun.bench.files import human_eval, json_lines, share_gpt
 from forerun.bench.records import Session, Turn
@@ -160,16 +160,20 @@ def _opening(draw: random.Random) -> str:
 
 
 def _prefix_repetition(request: Request) -> list[Session]:
-    """vLLM's: ``prefixes`` prefixes, each in front of as many suffixes of its own."""
+    """vLLM's: ``prefixes`` prefixes, each in front of as many suffixes. The first of each shares nothing."""
     draw = random.Random(request.seed)
     fronts = [fit(words(draw), request.prefix_tokens, request.count) for _ in range(request.prefixes)]
-    sessions = [
-        _behind(
-            fronts[number % len(fronts)], " " + fit(words(draw), request.suffix_tokens, request.count), request, 128
-        )
-        for number in range(request.number)
+    pairs = [
+        (place % len(fronts), " " + fit(words(draw), request.suffix_tokens, request.count))
+        for place in range(request.number)
     ]
-    draw.shuffle(sessions)
+    draw.shuffle(pairs)
+    seen: set[int] = set()
+    sessions = []
+    for front, own in pairs:
+        session = _behind(fronts[front], own, request, 128)
+        sessions.append(session if front in seen else replace(session, shared_tokens=0))
+        seen.add(front)
     return sessions
 
 
@@ -202,6 +206,8 @@ def _take(found: list, number: int, what: str) -> list:  # type: ignore[type-arg
     return found[:number]
 
 
+FROM_FILES = ("humaneval", "sharegpt", "custom")
+"""Sets of prompts that somebody else wrote: as many as there are, and the same for every seed."""
 DATASETS: Mapping[str, Callable[[Request], list[Session]]] = {
     "sonnet": _sonnet,
     "math": _math,

@@ -11,12 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forerun.bench.files import replace_file
 from forerun.bench.load import Result
 from forerun.bench.metrics import QUANTILES, llmperf_metrics, statistics, true_metrics
 from forerun.bench.tokens import Count
 from forerun.errors import ForerunError
+from forerun.whole_file import whole_file
 
+KEYS = (
+    "version", "name", "timestamp", "forerun", "model", "mean_input_tokens", "stddev_input_tokens",
+    "mean_output_tokens", "stddev_output_tokens", "num_concurrent_requests",
+)  # fmt: skip
+"""Of the summary, beside "results_..." and those of --additional-sampling-params."""
+_LONGEST_NAME = 180
 VERSION = "2023-08-31"
 """LLMPerf's own, of this layout."""
 METRICS = (
@@ -113,7 +119,7 @@ def write(folder: str, settings: Mapping[str, Any], figures: Mapping[str, Any], 
     settings: LLMPerf's (model, mean_input_tokens, ...); metadata: of --metadata; extra: the summary's "forerun".
     """
     name = f"{settings['model']}_{settings['mean_input_tokens']}_{settings['mean_output_tokens']}"
-    name = re.sub(r"-{2,}", "-", re.sub(r"[^\w-]+", "-", name))
+    name = re.sub(r"-{2,}", "-", re.sub(r"[^\w-]+", "-", name)).encode()[:_LONGEST_NAME].decode("utf-8", "ignore")
     summary = {
         "version": VERSION,
         "name": f"{name}_summary",
@@ -122,7 +128,13 @@ def write(folder: str, settings: Mapping[str, Any], figures: Mapping[str, Any], 
         "timestamp": int(time.time()),
         "forerun": extra,
     }
-    paths = Path(folder) / f"{name}_summary.json", Path(folder) / f"{name}_individual_responses.json"
-    for path, value in zip(paths, (summary, each), strict=True):
-        replace_file(path, json.dumps(value, indent=4) + "\n", f"--results-dir {folder}")
-    return paths
+    singles, whole = Path(folder) / f"{name}_individual_responses.json", Path(folder) / f"{name}_summary.json"
+    try:
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(whole) as second, whole_file(singles) as first:  # neither takes its place without the other
+            for file, value in ((first, each), (second, summary)):
+                file.write((json.dumps(value, indent=4) + "\n").encode())
+                file.flush()
+    except OSError as error:
+        raise ForerunError(f"--results-dir {folder} cannot be written ({error.strerror})") from None
+    return whole, singles

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import FrameType
 
 from forerun.bench.arrivals import moments
 from forerun.bench.client import Client, Target
@@ -25,8 +28,9 @@ class Plan:
     """How the sessions are sent.
 
     ``concurrency``: sessions at the same time; with a ``request_rate`` (sessions per second) only a bound, 0 for none.
-    ``timeout``: seconds after which no further request begins. ``warmups``: sessions sent before, one by one, that do
-    not count. ``cancel_share``: the part of the requests whose client hangs up after ``cancel_after`` seconds.
+    ``timeout``: seconds after which no further request begins, turns of chats among them. ``warmups``: sessions sent
+    before, one by one, that do not count. ``cancel_share``: the part of the requests whose client hangs up after
+    ``cancel_after`` seconds.
     """
 
     concurrency: int = 1
@@ -69,21 +73,32 @@ def run(
     one = _Run(target, sessions, plan, progress)
     try:
         asyncio.run(one.all())
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         if not one.result.outcomes:
-            raise
+            raise KeyboardInterrupt from None
         one.result.interrupted = True
     return one.result
 
 
-def _let_interrupts_pass(loop: asyncio.AbstractEventLoop) -> None:
-    """Ctrl-C ends the task that it finds at work; that nobody asked this one for its result is no news."""
+@contextmanager
+def _ctrl_c_cancels() -> Iterator[None]:
+    """The first Ctrl-C cancels the task that is at work now: raised wherever the loop happens to be, it would come out
+    of libraries as something else. The second one ends the process."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
 
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if not isinstance(context.get("exception"), KeyboardInterrupt):
-            loop.default_exception_handler(context)
+    def press(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        loop.call_soon_threadsafe(task.cancel)
 
-    loop.set_exception_handler(handle)
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Run:
@@ -93,10 +108,13 @@ class _Run:
         self._warmups, self._sessions = sessions[:warmups], sessions[warmups:]
         self._total = sum(len(session.turns) for session in self._sessions)
         self.result = Result()
-        self._done = 0
+        self._done = self._sent = 0
 
     async def all(self) -> None:
-        _let_interrupts_pass(asyncio.get_running_loop())
+        with _ctrl_c_cancels():
+            await self._all()
+
+    async def _all(self) -> None:
         at_once = self._plan.concurrency or len(self._sessions)
         async with Client(self._target, connections=max(1, at_once)) as client:
             for number, session in enumerate(self._warmups):
@@ -137,14 +155,17 @@ class _Run:
         due: Iterator[float] = moments(plan.request_rate or 1.0, plan.burstiness, plan.seed)
 
         async def one(number: int, session: Session, moment: float) -> None:
-            await asyncio.sleep(max(0.0, moment - client.now()))
-            if self._late(client):
-                return
+            await self._wait(client, moment)
             async with room:
-                await self._session(client, number, session, self.result.outcomes)
+                if not self._late(client):
+                    await self._session(client, number, session, self.result.outcomes, moment)
 
         pairs = zip(enumerate(self._sessions), due, strict=False)
         await asyncio.gather(*(one(number, session, moment) for (number, session), moment in pairs))
+
+    async def _wait(self, client: Client, moment: float) -> None:
+        """Until ``moment``, or until it is too late for whatever was to come."""
+        await asyncio.sleep(max(0.0, min(moment, self._plan.timeout) - client.now()))
 
     def _late(self, client: Client) -> bool:
         if client.now() < self._plan.timeout:
@@ -152,26 +173,33 @@ class _Run:
         self.result.timed_out = True
         return True
 
-    async def _session(self, client: Client, number: int, session: Session, into: list[Outcome]) -> None:
+    async def _session(
+        self, client: Client, number: int, session: Session, into: list[Outcome], due: float | None = None
+    ) -> None:
+        counts = into is self.result.outcomes
         messages = [] if session.system is None else [{"role": "system", "content": session.system}]
         for place, turn in enumerate(session.turns):
-            if place:
-                await asyncio.sleep(session.think_seconds)
+            if place and counts:
+                await self._wait(client, client.now() + session.think_seconds)
+                if self._late(client):
+                    return
             messages.append({"role": "user", "content": turn.content})
             outcome = Outcome(number, place, turn.max_tokens, turn.nominal_input_tokens, client.now())
+            outcome.due = None if place else due
             into.append(outcome)
-            await client.send(outcome, messages, self._hangs_up(number, place))
-            if into is self.result.outcomes:
+            await client.send(outcome, messages, self._hangs_up() if counts else STAY)
+            if counts:
                 self._done += 1
                 self._progress(self._done, self._total)
             if not outcome.good:
                 return
             messages.append({"role": "assistant", "content": outcome.text})
 
-    def _hangs_up(self, number: int, turn: int) -> Leave:
-        """Evenly spread over the run, so that the share holds for short runs too."""
-        share, at = self._plan.cancel_share, number + turn
-        return Leave(self._plan.cancel_after) if int((at + 1) * share) > int(at * share) and number >= 0 else STAY
+    def _hangs_up(self) -> Leave:
+        """Evenly spread over the requests that are sent, so that the share holds for short runs too."""
+        share, at = self._plan.cancel_share, self._sent
+        self._sent += 1
+        return Leave(self._plan.cancel_after) if int((at + 1) * share) > int(at * share) else STAY
 
 
 async def _measure_lag(lag: list[float]) -> None:

@@ -37,7 +37,8 @@ class Session:
 class Outcome:
     """One request. All times in seconds on the clock of the run (0: its beginning).
 
-    ``events``: arrival of every piece of text. ``usage``: the server's own counts, {} where it sent none.
+    ``due``: when an open loop meant to send it. ``events``: arrival of every piece of text. ``usage``: the server's own
+    counts, {} where it sent none.
     """
 
     session: int
@@ -53,6 +54,7 @@ class Outcome:
     error_code: int | None = None
     error_message: str = ""
     cancelled: bool = False
+    due: float | None = None
 
     def fail(self, code: int, message: str) -> None:
         """It ended with an error. ``message``: of anybody, so it is kept as one line that a terminal can show."""

@@ -100,7 +100,8 @@ def _take(outcome: Outcome, chunk: dict[str, Any]) -> list[str]:
         outcome.usage = _counts(chunk["usage"])
     choices = chunk.get("choices") or []
     for choice in choices:
-        outcome.finish_reason = choice.get("finish_reason") or outcome.finish_reason
+        reason = choice.get("finish_reason")
+        outcome.finish_reason = reason if reason and isinstance(reason, str) else outcome.finish_reason
     return [text for text in map(_content, choices) if text]
 
 

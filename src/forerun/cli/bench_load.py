@@ -6,15 +6,17 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from forerun.bench import llmperf, metrics
 from forerun.bench.client import Target, base_urls
-from forerun.bench.datasets import DATASETS, Request, make_sessions, shared_share
+from forerun.bench.datasets import DATASETS, FROM_FILES, Request, make_sessions, shared_share
 from forerun.bench.load import Plan, Result, run
 from forerun.bench.records import Session
 from forerun.bench.server_facts import server_facts
@@ -23,8 +25,12 @@ from forerun.bench.tokens import token_counter
 from forerun.cli.ending import INTERRUPTED
 from forerun.errors import ConfigError
 from forerun.host.machine import read_host
-from forerun.progress import progress
+from forerun.progress import progress, say
 
+CONCURRENT = 10
+"""Requests at the same time in a closed loop, where nothing else is said."""
+MOST_EVEN = 1e6
+"""Burstiness beyond which moments are as even as they can be."""
 SHORT_PROMPT = 40
 """LLMPerf warns below this mean: its instruction alone is about as long."""
 
@@ -37,9 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stddev-input-tokens", type=int, default=150, metavar="N", help="of a prompt (default 150)")
     add("--mean-output-tokens", type=int, default=150, metavar="N", help="of an answer (default 150)")
     add("--stddev-output-tokens", type=int, default=80, metavar="N", help="of an answer (default 80)")
-    add("--num-concurrent-requests", type=int, default=10, metavar="N", help="at the same time (default 10)")
+    add("--num-concurrent-requests", type=int, metavar="N", help="at the same time (default 10; with --request-rate "
+        "it is a bound, by default none)")  # fmt: skip
     add("--timeout", type=float, default=90, metavar="S", help="no request begins after so many seconds (default 90)")
-    add("--max-num-completed-requests", type=int, default=10, metavar="N", help="requests in all (default 10)")
+    add("--max-num-completed-requests", type=int, default=10, metavar="N", help="sessions in all: requests, or "
+        "chats of several (default 10)")  # fmt: skip
     add("--additional-sampling-params", type=_object, default={}, metavar="JSON", help="fields of every body")
     add("--results-dir", default="", metavar="DIR", help="write summary and single requests there, as JSON")
     add("--llm-api", default="openai", help="only 'openai'")
@@ -71,8 +79,7 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
     add("--num-prefixes", type=int, default=10, metavar="N", help="of prefix-repetition (default 10)")
     add("--prefix-len", type=int, default=256, metavar="N", help="of prefix-repetition (default 256)")
     add("--suffix-len", type=int, default=256, metavar="N", help="of prefix-repetition (default 256)")
-    add("--request-rate", type=float, metavar="R", help="open loop: sessions per second; --num-concurrent-requests "
-        "is then a bound, 0 for none")  # fmt: skip
+    add("--request-rate", type=float, metavar="R", help="open loop: sessions per second")
     add("--burstiness", type=float, default=1, metavar="B", help="of the moments: 1 Poisson, below burstier, inf "
         "even (default 1)")  # fmt: skip
     add("--num-warmups", type=int, default=0, metavar="N", help="sessions sent before that do not count (default 0)")
@@ -92,18 +99,23 @@ def run_load(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A load that is ready to be sent; ``request`` makes its prompts again, with another seed others."""
+    """A load that is ready to be sent; ``request`` makes its prompts again, with another seed others. ``server``: what
+    it said of itself before."""
 
     target: Target
     request: Request
     sessions: list[Session]
     plan: Plan
     goals: Mapping[str, float]
+    server: Mapping[str, Any]
 
 
 def prepare(args: argparse.Namespace) -> Prepared:
     """Check every flag and make the prompts. Raises ForerunError before anything is sent."""
+    args.dataset_name = args.dataset_name.replace("_", "-")
     plan, urls, goals = _check(args)
+    for flag in _unread(args):
+        say(f"{flag} changes nothing here: {args.dataset_name} prompts do not read it")
     if args.results_dir:
         llmperf.make_folder(args.results_dir)
     key = args.api_key if args.api_key is not None else os.environ.get("OPENAI_API_KEY", "")
@@ -130,7 +142,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     target = Target(
         urls, args.model, key, args.endpoint == "chat", args.additional_sampling_params, args.request_timeout
     )
-    return Prepared(target, request, sessions, plan, goals)
+    return Prepared(target, request, sessions, plan, goals, server_facts(urls[0], key))
 
 
 def _tell(args: argparse.Namespace, result: Result, prepared: Prepared) -> int:
@@ -139,27 +151,63 @@ def _tell(args: argparse.Namespace, result: Result, prepared: Prepared) -> int:
     if result.timed_out:
         say("Test timed out before all requests could be completed.")
     each = llmperf.individual(result, prepared.request.count)
+    summary = metrics.summary(result, prepared.goals)
     figures = llmperf.results(each, result.seconds)
     extra = {
-        **metrics.summary(result, prepared.goals),
+        **summary,
         "dataset": {"name": args.dataset_name, "seed": args.seed, "shared_share": shared_share(prepared.sessions)},
         "warmups": [metrics.true_metrics(outcome) for outcome in result.warmups],
-        "server": server_facts(prepared.target.base_urls[0], prepared.target.api_key),
+        "server": _facts_now(prepared, result),
         "client_machine": client_machine(),
-        "command": sys.argv,
+        "command": shown_command(sys.argv),
     }
+    wrote: Sequence[Path] = ()
+    if args.results_dir:  # first of all: whoever reads what is printed may be gone
+        wrote = llmperf.write(args.results_dir, _settings(args), figures, args.metadata, each, extra)
     if args.json:
         print(json.dumps({**_settings(args), "results": figures, "forerun": extra}))
     else:
         print(llmperf.printed(figures, args.model, args.llm_api))
-    for error in extra["errors"]:
-        say(f"{error['count']} x {error['message']}")
-    if args.results_dir:
-        for path in llmperf.write(args.results_dir, _settings(args), figures, args.metadata, each, extra):
-            say(f"wrote {path}")
+    for line in _remarks(summary):
+        say(line)
+    for path in wrote:
+        say(f"wrote {path}")
     if result.interrupted:
         return INTERRUPTED
     return 0 if figures["num_completed_requests"] else 1
+
+
+def _remarks(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What LLMPerf's report has no line for."""
+    if goodput := summary.get("goodput"):
+        goals = ", ".join(f"{name} {seconds * 1000:g} ms" for name, seconds in goodput["goals_s"].items())
+        met, rate = goodput["requests"], goodput["requests_per_s"]
+        yield f"goodput: {met} of {summary['completed']} answers within {goals}: {rate:.2f} requests/s"
+    if summary["cancelled"]:
+        yield f"{summary['cancelled']} of {summary['requests']} requests were cancelled, as asked"
+    for error in summary["errors"]:
+        yield f"{error['count']} x {error['message']}"
+
+
+def _facts_now(prepared: Prepared, result: Result) -> Mapping[str, Any]:
+    """What the server says of itself after the run; what it said before, where it is gone or somebody hurries."""
+    if result.interrupted:
+        return prepared.server
+    try:
+        return server_facts(prepared.target.base_urls[0], prepared.target.api_key) or prepared.server
+    except KeyboardInterrupt:
+        return prepared.server
+
+
+def shown_command(words: Sequence[str]) -> list[str]:
+    """The command without what only its sender may know: keys, and passwords in addresses."""
+    shown = [re.sub(r"//[^/@;]*@", "//***@", word) for word in words]
+    for place, word in enumerate(words):
+        if word.startswith("--api-key="):
+            shown[place] = "--api-key=***"
+        elif place and words[place - 1] == "--api-key":
+            shown[place] = "***"
+    return shown
 
 
 def client_machine() -> dict[str, Any]:
@@ -197,7 +245,7 @@ _BOUNDS = {
     "prefix_len": (1, 1 << 20),
     "suffix_len": (1, 1 << 20),
     "num_warmups": (0, 100_000),
-    "burstiness": (0.001, math.inf),
+    "request_rate": (1e-6, 1e6),
     "cancel_share": (0, 1),
     "cancel_after": (0.001, 86_400),
 }
@@ -209,8 +257,10 @@ def _check(args: argparse.Namespace) -> tuple[Plan, tuple[str, ...], dict[str, f
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             raise ConfigError(f"--{name.replace('_', '-')} must be within {low}..{high}, not {value}")
-    if args.request_rate is not None and not 0 < args.request_rate < math.inf:
-        raise ConfigError("--request-rate must be above 0 and finite; leave it out for a closed loop")
+    if not (0.001 <= args.burstiness <= MOST_EVEN or args.burstiness == math.inf):
+        raise ConfigError(f"--burstiness must be within 0.001..{MOST_EVEN:g}, or inf, not {args.burstiness}")
+    if args.num_concurrent_requests is None:
+        args.num_concurrent_requests = CONCURRENT if args.request_rate is None else 0
     if args.request_rate is None and not args.num_concurrent_requests:
         raise ConfigError("--num-concurrent-requests 0 needs --request-rate")
     if not args.model.isprintable() or not args.model:
@@ -236,16 +286,33 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
+_CHATS = ("chats", "sharegpt")
+_READERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
+    "dataset_path": (None, FROM_FILES),
+    "lines": (None, ("sonnet", *(name for name in DATASETS if name.startswith("dynamic-sonnet")))),
+    "output_len": (None, tuple(name for name in DATASETS if name != "sonnet")),
+    "turns": (4, _CHATS),
+    "think_time": (0, _CHATS),
+    "num_prefixes": (10, ("prefix-repetition",)),
+    "prefix_len": (256, ("prefix-repetition",)),
+    "suffix_len": (256, ("prefix-repetition",)),
+}
+"""Flags that not every dataset reads: their default, and who does."""
+
+
+def _unread(args: argparse.Namespace) -> Iterator[str]:
+    for name, (default, readers) in _READERS.items():
+        if getattr(args, name) != default and args.dataset_name in DATASETS and args.dataset_name not in readers:
+            yield f"--{name.replace('_', '-')}"
+
+
 def _pairs(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part]
     if not all(name and sign for name, sign, _ in pairs):
         raise argparse.ArgumentTypeError(f"'{text}' is not k=v,k=v")
+    if taken := [name for name, _, _ in pairs if name.startswith("results_") or name in llmperf.KEYS]:
+        raise argparse.ArgumentTypeError(f"'{taken[0]}' is a field of the summary itself: choose another name")
     return {name: value for name, _, value in pairs}
-
-
-def say(text: str) -> None:
-    """A line of progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def entry() -> int:

@@ -57,8 +57,8 @@ def run_command(command: Callable[[], int]) -> int:
         except MemoryError:
             print("error: out of memory: give it more, or use a smaller model, --seq-len or batch", file=sys.stderr)
             return 1
-        except BaseException:
-            if not ctrl_c.pressed:
+        except BaseException as error:
+            if not (ctrl_c.pressed or isinstance(error, KeyboardInterrupt)):
                 raise
             # A library may have made another exception of it.
             print("interrupted", file=sys.stderr)
