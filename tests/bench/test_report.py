@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from benchmarks import readme_tables
 from benchmarks.mock_server import Script, mock_server
 from forerun.bench.runs import read_runs
-from forerun.bench.tables import cache_pairs
+from forerun.bench.tables import SPECULATION, cache_pairs
 from forerun.cli.main import main
 from forerun.errors import ForerunError
 from tests.support.tiny_checkpoints import write_tokenizer
@@ -116,6 +117,38 @@ def test_the_readmes_tables_are_written_between_its_markers(results: Path, tmp_p
         readme_tables.text(runs[:1], runs[:1])
     readme = Path(__file__).parents[2] / "README.md"
     assert readme_tables.replaced(readme.read_text("utf-8"), "").count(readme_tables.BEGIN) == 1
+
+
+LABELS = ("$\\frac$", "a$^$b | c", "_hidden", "=HYPERLINK(1)", "x" * 100_000, "two\nlines\x1b[31m")
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_labels_are_shown_as_they_are(label: str, results: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    (summary,) = shutil.copytree(results / "four", tmp_path / "four").glob("*_summary.json")
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "scenario": label}))
+    assert main(["bench", "report", str(summary), "--output", str(tmp_path / "out")]) == 0
+    row = capsys.readouterr().out.splitlines()[4]
+    assert row.count("|") - row.count("\\|") == 12 and "\x1b" not in row
+    table = (tmp_path / "out" / SPECULATION).read_text().splitlines()
+    assert len(table) == 2 and not table[1].startswith(("=", '"='))
+
+
+def test_runs_of_different_load_are_no_pair(results: Path) -> None:
+    runs = read_runs([str(results)])
+    pairs = cache_pairs(runs)
+    assert pairs
+    other = replace(pairs[0][0], summary={**pairs[0][0].summary, "num_concurrent_requests": 77})
+    assert cache_pairs([other, pairs[0][1]]) == []
+
+
+def test_the_file_that_is_wrong_is_named(results: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    copied = shutil.copytree(results, tmp_path / "copied")
+    summaries = sorted(copied.glob("*/*_summary.json"))
+    found = json.loads(summaries[0].read_text())
+    summaries[0].write_text(json.dumps({**found, "scenario": "the culprit", "results_num_requests_started": 10**400}))
+    assert main(["bench", "report", str(copied), "--output", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: the culprit: not as forerun bench load writes results") and err.count("\n") == 1
 
 
 def test_pairs_need_both_sides(results: Path) -> None:

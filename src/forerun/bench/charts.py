@@ -26,6 +26,12 @@ def figure(width: float = 7.0, height: float = 3.4, columns: int = 1) -> tuple[F
     return made, made.subplots(1, columns)
 
 
+def plain(label: str) -> str:
+    """A label as it is: dollars are no mathematics, and one that begins with "_" is in the legend like the others."""
+    label = label.replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
+
+
 def distributions(runs: Sequence[Run]) -> Figure:
     """The share of requests that had their first token, and their tokens, within so many milliseconds."""
     made, axes = figure(9.0, columns=2)
@@ -33,7 +39,8 @@ def distributions(runs: Sequence[Run]) -> Figure:
         for run in runs:
             values = sorted(float(one[metric]) * 1000 for one in run.good)
             if values:
-                axis.step(values, [(n + 1) / len(values) for n in range(len(values))], where="post", label=run.label)
+                shares = [(n + 1) / len(values) for n in range(len(values))]
+                axis.step(values, shares, where="post", label=plain(run.label))
         axis.set(xlabel=f"{name}, ms", ylabel="share of requests", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
@@ -41,19 +48,22 @@ def distributions(runs: Sequence[Run]) -> Figure:
 
 
 def over_concurrency(runs: Sequence[Run]) -> Figure | None:
-    """Throughput and first-token time over the number of concurrent requests; None for a single number."""
-    if len({_concurrency(run) for run in runs}) < 2:
+    """Throughput and first-token time over the number of concurrent requests; None for a single number. Runs of an open
+    loop have none."""
+    runs = [run for run in runs if run.concurrency]
+    if len({run.concurrency for run in runs}) < 2:
         return None
     made, (speed, first) = figure(9.0, columns=2)
     for label in dict.fromkeys(run.label for run in runs):
-        same = sorted((run for run in runs if run.label == label), key=_concurrency)
-        numbers = [_concurrency(run) for run in same]
-        speed.plot(
-            numbers, [run.summary["results_mean_output_throughput_token_per_s"] for run in same], "o-", label=label
-        )
+        same = sorted((run for run in runs if run.label == label), key=lambda run: run.concurrency)
+        numbers = [run.concurrency for run in same]
+        rates = [run.summary["results_mean_output_throughput_token_per_s"] for run in same]
+        speed.plot(numbers, rates, "o-", label=plain(label))
         first.plot(numbers, [(run.median("ttft_s") or 0.0) * 1000 for run in same], "o-")
     speed.set(xlabel="concurrent requests", ylabel="output tokens/s, all together", ylim=(0, None))
     first.set(xlabel="concurrent requests", ylabel="TTFT P50, ms", ylim=(0, None))
+    for axis in (speed, first):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     speed.legend(fontsize=8)
     return made
 
@@ -70,14 +80,10 @@ def timeline(run: Run) -> Figure | None:
     rest = [float(bar["latency_s"]) - wait for bar, wait in zip(bars, first, strict=True)]
     axis.barh(places, first, left=sent, color="#c9ced6", label="to the first token")
     axis.barh(places, rest, left=[s + f for s, f in zip(sent, first, strict=True)], color="#3b6ea8", label="answer")
-    axis.set(xlabel="seconds", ylabel="request", title=run.label)
+    axis.set(xlabel="seconds", ylabel="request", title=plain(run.label))
     axis.invert_yaxis()
     axis.legend(fontsize=8, loc="upper right")
     return made
-
-
-def _concurrency(run: Run) -> int:
-    return int(run.summary.get("num_concurrent_requests", 0))
 
 
 def drawn(made: Figure, kind: str) -> bytes:

@@ -43,10 +43,15 @@ def _table(table: Table) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+_OF_ALL = ("distributions", "concurrency")
+"""Charts of all runs together; the others have one each."""
+
+
 def _figure(name: str, svg: bytes, runs: Sequence[Run]) -> str:
     drawing = svg.decode("utf-8")
     drawing = drawing[drawing.index("<svg") :]
-    caption = "; ".join(dict.fromkeys(_short(run) for run in runs))
+    shown = [run for place, run in enumerate(runs, 1) if name in (f"timeline-{place}", *_OF_ALL)]
+    caption = "; ".join(dict.fromkeys(_short(run) for run in shown))
     return f'<figure id="{html.escape(name)}">{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
@@ -69,4 +74,4 @@ def facts(run: Run) -> str:
         "command": " ".join(run.true.get("command") or ()),
         "timestamp": run.summary.get("timestamp"),
     }
-    return json.dumps(shown, indent=2)
+    return json.dumps({name: value for name, value in shown.items() if value not in (None, "")}, indent=2)

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forerun.errors import ForerunError
+from forerun.errors import ForerunError, one_line
 
 SUMMARY, SINGLES = "_summary.json", "_individual_responses.json"
 MOST_BYTES = 1 << 30
+MOST_LABEL = 80
+MOST_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run. ``label``: of its folder, or "scenario" of --metadata. ``singles``: its requests as they were."""
+    """One run. ``label``: of its folder, or "scenario" of --metadata, as one short line. ``singles``: its requests as
+    they were."""
 
     label: str
     summary: Mapping[str, Any]
@@ -31,7 +34,14 @@ class Run:
     @property
     def dataset(self) -> str:
         """The name of its prompts."""
-        return str((self.true.get("dataset") or {}).get("name", "sonnet"))
+        name = (self.true.get("dataset") or {}).get("name", "sonnet")
+        return one_line(str(name))[:MOST_LABEL].replace("_", "-")
+
+    @property
+    def concurrency(self) -> int:
+        """Requests at the same time; 0 where nothing bounded them, or nobody knows."""
+        found = self.summary.get("num_concurrent_requests")
+        return found if isinstance(found, int) and 0 < found <= MOST_AT_ONCE else 0
 
     @property
     def good(self) -> list[Mapping[str, Any]]:
@@ -56,13 +66,16 @@ def read_runs(paths: Iterable[str]) -> list[Run]:
 
 
 def _read(path: Path) -> Run:
+    if not path.exists():
+        raise ForerunError(f"{path} does not exist")
     if not path.name.endswith(SUMMARY):
         raise ForerunError(f"{path} is not a *{SUMMARY}")
     summary = _json(path)
     singles = _json(path.with_name(path.name.removesuffix(SUMMARY) + SINGLES))
     if not isinstance(summary, dict) or not isinstance(singles, list) or not all(isinstance(s, dict) for s in singles):
         raise ForerunError(f"{path} and its {SINGLES} are not results of a load test")
-    return Run(str(summary.get("scenario") or path.parent.name or path.stem), summary, tuple(singles))
+    label = str(summary.get("scenario") or path.parent.name or path.stem)
+    return Run(one_line(label[:MOST_LABEL]), summary, tuple(singles))
 
 
 def _json(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,20 +52,31 @@ def prefix_caching_table(pairs: Sequence[tuple[Run, Run]]) -> Table:
         "Shared tokens", "Cache hit rate",
     ]  # fmt: skip
     rows = []
+    several = {one for one, count in Counter(using.dataset for _, using in pairs).items() if count > 1}
     for without, using in pairs:
+        name = f"{using.dataset}, {using.concurrency} at once" if using.dataset in several else using.dataset
         before, after = without.median("ttft_s"), using.median("ttft_s")
         gain = f"{before / after:.2f}x" if before and after else ""
         shared = _percent((using.true.get("dataset") or {}).get("shared_share"))
         hits = _percent(using.true.get("cached_share"))
-        rows.append([using.dataset, _milliseconds(before), _milliseconds(after), gain, shared, hits])
+        rows.append([name, _milliseconds(before), _milliseconds(after), gain, shared, hits])
     return [header, *rows]
 
 
 def cache_pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Runs of one dataset whose server had its prefix cache off and on, by its own word or by the label's ending."""
-    off = {run.dataset: run for run in runs if _caches(run) is False}
-    on = {run.dataset: run for run in runs if _caches(run)}
-    return [(off[name], on[name]) for name in on if name in off]
+    """Runs of one dataset and one load whose server had its prefix cache off and on, by its own word or by the label's
+    ending."""
+    off = {_load(run): run for run in runs if _caches(run) is False}
+    on = {_load(run): run for run in runs if _caches(run)}
+    return [(off[load], on[load]) for load in on if load in off]
+
+
+def _load(run: Run) -> tuple[Any, ...]:
+    """What two runs must have in common to be compared."""
+    return (run.dataset, *(str(run.summary.get(name)) for name in _SAME))
+
+
+_SAME = ("num_concurrent_requests", "mean_input_tokens", "mean_output_tokens", "additional_sampling_params")
 
 
 def _caches(run: Run) -> bool | None:
@@ -75,17 +87,21 @@ def _caches(run: Run) -> bool | None:
 
 
 def as_csv(table: Table) -> str:
-    """The table as a CSV file."""
+    """The table as a CSV file, of which a spreadsheet computes no cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
+    safe = [[f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in row] for row in table]
+    csv.writer(text, lineterminator="\n").writerows(safe)
     return text.getvalue()
+
+
+_FORMULA = ("=", "+", "-", "@")
 
 
 def as_markdown(table: Table) -> str:
     """The table for a README."""
     header, *rows = table
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
 
 
 def _milliseconds(seconds: float | None) -> str:

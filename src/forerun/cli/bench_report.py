@@ -10,7 +10,8 @@ from forerun.bench import tables
 from forerun.bench.charts import all_charts, drawn
 from forerun.bench.page import page
 from forerun.bench.runs import Run, read_runs
-from forerun.errors import ForerunError
+from forerun.errors import ForerunError, one_line
+from forerun.whole_file import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Read, draw, write; prints the tables."""
     runs = read_runs(args.results)
-    try:
-        made, files = _made(runs)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ForerunError(f"{', '.join(args.results)}: not as forerun bench load writes results ({reason})") from None
+    made, files = _made(runs)
     _write(Path(args.output), files)
     for title, table in made.items():
         print(f"{title}\n\n{tables.as_markdown(table)}\n")
@@ -37,6 +34,17 @@ def run_report(args: argparse.Namespace) -> int:
 
 def _made(runs: Sequence[Run]) -> tuple[dict[str, tables.Table], dict[str, bytes]]:
     """The tables by their titles, and all files by their names."""
+    try:
+        return _tables_and_files(runs)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        for run in runs if len(runs) > 1 else ():
+            _made([run])  # the one that is at fault has its name in the error
+        reason = one_line(f"{type(error).__name__}: {error}"[:300])
+        names = ", ".join(dict.fromkeys(run.label for run in runs))
+        raise ForerunError(f"{names}: not as forerun bench load writes results ({reason})") from None
+
+
+def _tables_and_files(runs: Sequence[Run]) -> tuple[dict[str, tables.Table], dict[str, bytes]]:
     made = {"Scenarios": tables.speculation_table(runs)}
     files: dict[str, bytes] = {tables.SPECULATION: tables.as_csv(made["Scenarios"]).encode()}
     pairs = tables.cache_pairs(runs)
@@ -53,6 +61,6 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            (folder / name).write_bytes(data)
+            write_whole(folder / name, data)
     except OSError as error:
         raise ForerunError(f"--output {folder} cannot be written ({error.strerror})") from None
