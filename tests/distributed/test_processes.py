@@ -44,10 +44,10 @@ def test_two_hosts(artifact: Path, tmp_path: Path, torchrun: Start) -> None:
     with two_hosts() as hosts:
         output, port = tmp_path / "hosts.json", str(free_port())
         nodes = []
-        for number, (host, device) in enumerate(hosts):
+        for number, host in enumerate(hosts):
             meeting = ("--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(number))
             meeting += ("--master-addr", "10.77.0.1", "--master-port", port)
-            environ = {"FORERUN_RANK_SECRET": "between us", "GLOO_SOCKET_IFNAME": device}
+            environ = {"FORERUN_RANK_SECRET": "between us"}  # the interface is found
             words = ("-m", "tests.distributed.transcript", str(artifact), str(output))
             nodes.append(torchrun(1, *words, environ=environ, before=("ip", "netns", "exec", host), meeting=meeting))
         for node in nodes:
@@ -57,8 +57,8 @@ def test_two_hosts(artifact: Path, tmp_path: Path, torchrun: Start) -> None:
 
 
 @contextmanager
-def two_hosts() -> Iterator[list[tuple[str, str]]]:
-    """(namespace, device) of both."""
+def two_hosts() -> Iterator[list[str]]:
+    """Both namespaces."""
     names = [f"forerun-{os.getpid()}-{n}" for n in range(2)]
     devices = [f"fr{os.getpid() % 10**6}{n}" for n in range(2)]
 
@@ -79,7 +79,7 @@ def two_hosts() -> Iterator[list[tuple[str, str]]]:
             ip("-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", device)
             ip("-n", name, "link", "set", device, "up")
             ip("-n", name, "link", "set", "lo", "up")
-        yield list(zip(names, devices, strict=True))
+        yield names
     finally:
         for name in made:
             subprocess.run(["ip", "netns", "del", name], check=False)
@@ -174,6 +174,13 @@ def test_what_an_exchange_takes_goes_into_a_plan(tmp_path: Path, torchrun: Start
         [sys.executable, "-m", "forerun.cli.main", "bench", "exchange"], capture_output=True, text=True, check=False
     )
     assert alone.returncode == 1 and "torchrun" in alone.stderr and "Traceback" not in alone.stderr
+
+
+def test_a_benchmark_ends_well_in_all_processes(artifact: Path, torchrun: Start) -> None:
+    words = ("-m", "forerun.cli.main", "bench", "offline", str(artifact), "--pp", "16", "--tg", "4", "--repeat", "1")
+    status, said = finished(torchrun(2, *words))
+    assert status == 0 and said.count("1 threads") == 1, said  # half of two cores
+    assert "process 1 of 2 waits for the others" in said
 
 
 def test_the_others_are_elsewhere(artifact: Path) -> None:

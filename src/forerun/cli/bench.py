@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from forerun.cli import bench_exchange, bench_load, bench_report, bench_speculation, bench_sweep
@@ -76,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
         if any(not 1 <= rows <= 2048 for rows in args.rows):
             raise ConfigError("--rows must be within 1..2048")
         prepared = prepare_model(args)
-        executor = prepared.executor()
-        with progress(f"Measuring {base_name(args.model)}") as tell:
+        with closing(prepared.executor()) as executor, progress(f"Measuring {base_name(args.model)}") as tell:
             table = kernel_table(executor, prepared.artifact.program, args.rows, tell)
         print(json.dumps(table) if args.json else render_kernels(table))
         return 0
@@ -90,12 +90,12 @@ def run(args: argparse.Namespace) -> int:
     if args.batch_size is None:
         args.batch_size = max(4, args.batch)
     prepared = prepare_model(args)
-    executor = prepared.executor()
     try:
-        with progress(f"Measuring {base_name(args.model)}") as tell:
-            result = measure_speed(executor, work, tell)
-        if args.profile:
-            write_trace(executor, work, args.profile)
+        with closing(prepared.executor()) as executor:
+            with progress(f"Measuring {base_name(args.model)}") as tell:
+                result = measure_speed(executor, work, tell)
+            if args.profile:
+                write_trace(executor, work, args.profile)
     except ValueError as error:
         raise ConfigError(f"{error}; lower --pp, --tg or --depth, or raise --seq-len or --batch-size") from None
     result = {"engine": "forerun", "model": args.model, "weights": prepared.artifact.manifest["quantization"], **result}
@@ -111,9 +111,9 @@ def _run_verify(args: argparse.Namespace) -> int:
     ):  # fmt: skip
         if any(not low <= value <= 1 << 20 for value in values):
             raise ConfigError(f"--{name} must be within {low}..{1 << 20}")
-    executor = prepare_model(args).executor()
     try:
-        table = verify_table(executor, args.rows, args.depth, args.steps, args.repeat)
+        with closing(prepare_model(args).executor()) as executor:
+            table = verify_table(executor, args.rows, args.depth, args.steps, args.repeat)
     except ValueError as error:
         raise ConfigError(f"{error}; give less --depth, or raise --seq-len") from None
     print(json.dumps(table) if args.json else render_verify(table))

@@ -18,13 +18,15 @@ DEFAULT_TIMEOUT = 4.0
 @dataclass(frozen=True)
 class Launch:
     """This process is number ``member`` of ``members``. ``secret``: what all of them must know. ``address``: where they
-    meet. ``timeout``: seconds that a member may be silent while a step runs, or between two of them."""
+    meet. ``timeout``: seconds that a member may be silent while a step runs, or between two of them. ``beside``: this
+    process's number among those on this host, and how many these are."""
 
     member: int
     members: int
     address: str
     secret: str = ""
     timeout: float = DEFAULT_TIMEOUT
+    beside: tuple[int, int] = (0, 1)
 
     @property
     def leads(self) -> bool:
@@ -54,7 +56,10 @@ def launched(environ: Mapping[str, str] = os.environ) -> Launch | None:
     if not 0.5 <= timeout <= 600:
         raise ConfigError(f"{TIMEOUT_VARIABLE}={text:.40} must be a number of seconds from 0.5 to 600")
     address = environ.get("MASTER_ADDR", "127.0.0.1")
-    launch = Launch(member, members, address, environ.get(SECRET_VARIABLE, ""), timeout)
+    beside = (_number(environ, "LOCAL_RANK"), _number(environ, "LOCAL_WORLD_SIZE"))
+    if not beside[0] < beside[1] <= members:
+        raise ConfigError(f"LOCAL_RANK {beside[0]} and LOCAL_WORLD_SIZE {beside[1]} of {members} processes")
+    launch = Launch(member, members, address, environ.get(SECRET_VARIABLE, ""), timeout, beside)
     if not launch.loopback and not launch.secret:
         raise ConfigError(
             f"{SECRET_VARIABLE} is needed when ranks meet at {address}: give every process the same long random text"

@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from forerun.distributed.interface import interface_towards
 from forerun.distributed.launch import SECRET_VARIABLE, Launch
 from forerun.distributed.wire import packed
 from forerun.errors import ConfigError
+from forerun.progress import say
 from forerun.runtime.ranks import Bytes, RankGroup, begins_of
 from forerun.runtime.step import ExecutorLostError, StepInput
 
 JOIN_SECONDS = 600.0
 """The longest wait for the others to come, while they load or compile."""
+CONNECT_SECONDS = 30.0
+"""The longest wait for connections among those that are there."""
 _FIRST = 4096
 """Bytes of a message that travel with its length; most steps of decoding fit."""
 _MOST_MESSAGE = 1 << 30
@@ -41,18 +45,33 @@ class Link:
             import torch.distributed as dist
         except ImportError:
             raise ConfigError("ranks in several processes need torch: pip install 'forerun[distributed]'") from None
-        if launch.loopback:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        if interface := interface_towards(launch.address):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         torch.set_num_threads(1)  # the cores are the executor's
         self._torch, self._dist, self.launch = torch, dist, launch
         self.lost = ""  # why nothing will ever be exchanged again
         try:
-            dist.init_process_group("gloo", timeout=timedelta(seconds=JOIN_SECONDS))
+            self._connect()
             self._join = dist.new_group(backend="gloo", timeout=timedelta(seconds=JOIN_SECONDS))
             self._steps = dist.new_group(backend="gloo", timeout=timedelta(seconds=launch.timeout))
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"the ranks do not meet at {launch.address}: {str(error).splitlines()[0]:.200}") from None
+            over = os.environ.get("GLOO_SOCKET_IFNAME", "any interface")
+            raise ConfigError(
+                f"the ranks do not meet at {launch.address} over {over} (GLOO_SOCKET_IFNAME chooses another one): "
+                f"{str(error).splitlines()[0]:.200}"
+            ) from None
         self._gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+    def _connect(self) -> None:
+        """Wait until all have come, which may take them long; then connecting takes none of them long."""
+        from torch.distributed.rendezvous import rendezvous
+
+        dist, patience = self._dist, timedelta(seconds=JOIN_SECONDS)
+        store, rank, size = next(rendezvous("env://", timeout=patience))
+        store.set(f"forerun/{rank}", "here")
+        store.wait([f"forerun/{member}" for member in range(size)], patience)
+        connecting = timedelta(seconds=CONNECT_SECONDS)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=connecting)
 
     def all_gather(self, send: Bytes, counts: Sequence[int], receive: Bytes, *, joining: bool = False) -> None:
         """``counts[m]`` bytes of every member m, one after the other, into ``receive``."""
@@ -135,6 +154,10 @@ class Members(RankGroup):
         with its name in front. Raises ConfigError."""
         if degree < launch.members:
             raise ConfigError(f"{launch.members} processes need at least as many ranks, not {degree}")
+        say(
+            f"process {launch.member} of {launch.members} waits for the others at {launch.address}, "
+            f"{JOIN_SECONDS:g} s at most"
+        )
         link = Link(launch)
         try:
             _shake_hands(link)

@@ -15,7 +15,8 @@ from forerun.runtime.step import Executor
 class OpenedModel:
     """``source``: the model as the user named it. ``config``: the artifact's, with this run's settings. ``engine``:
     complete for an Engine over ``executor``, whose owner closes it. ``isa``, ``threads``: how it runs. ``kv_bytes``:
-    what the KV cache may grow to. ``draft``: the draft model, if speculation has one; the engine closes it."""
+    what the KV cache may grow to. ``members``: processes that have the ranks of ``config``. ``draft``: the draft model,
+    if speculation has one; the engine closes it."""
 
     source: str
     artifact: Path
@@ -26,4 +27,5 @@ class OpenedModel:
     isa: str = ""
     threads: int = 0
     kv_bytes: int = 0
+    members: int = 1
     draft: Executor | None = None

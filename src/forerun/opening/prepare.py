@@ -23,7 +23,7 @@ from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
 from forerun.opening.draft import about_draft, beside, compare_tokenizers, draft_request
 from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
-from forerun.opening.ranks import follow_to_the_end, leaving_at_errors, rank_group
+from forerun.opening.ranks import follow_to_the_end, leaving_at_errors, own_share, rank_group
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
 from forerun.opening.tables import with_table
 from forerun.opening.words import in_words
@@ -112,7 +112,7 @@ class Prepared:
         """The executor and what its steps cost on this host."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
         draft = None if self.draft is None else self.draft._memory_beside(self.config)
-        run = replace(run, max_rows=rows) if rows else run
+        run = own_share(replace(run, max_rows=rows) if rows else run)
         with self.request.in_its_words():
             group = rank_group(self.artifact, self.config, run.max_rows)
             with leaving_at_errors(group):
@@ -163,6 +163,7 @@ class Prepared:
             executor.isa,
             executor.threads,
             executor.kv_bytes,
+            executor.members,
             draft,
         )
 

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from forerun.compiler.artifact import Artifact
 from forerun.config import NeuronConfig
 from forerun.distributed import Launch, Members, follow, launched
 from forerun.errors import ConfigError, ForerunError
+from forerun.host.machine import read_host
+from forerun.host.nodes import memory_nodes, share_cores
+from forerun.runtime.loader import RunSettings
 from forerun.runtime.native import NativeExecutor
 from forerun.runtime.ranks import RankGroup, begins_of
 from forerun.runtime.step import ExecutorLostError
 
 _OWN = ("start_rank_id", "local_ranks_size", "world_size", "tp_degree", "pa_num_blocks", "logical_nc_config")
 """Settings in which members may differ, or which are agreed on elsewhere."""
+
+
+def own_share(run: RunSettings) -> RunSettings:
+    """``run`` for one of several processes of a group on this host: it keeps to its share of the cores, node by node,
+    and counts on its part of the memory that is free. Raises ConfigError."""
+    launch = launched()
+    if launch is None or launch.beside[1] == 1:
+        return run
+    host, (own, count) = read_host(), launch.beside
+    cores = share_cores(host.cores, memory_nodes(), count)[own]
+    os.sched_setaffinity(0, {cpu for core in cores for cpu in core})
+    memory = run.memory or host.memory_available or 0
+    return replace(run, memory=memory // count)
 
 
 def rank_group(artifact: Artifact, config: NeuronConfig, max_rows: int) -> RankGroup | None:

@@ -25,10 +25,13 @@ def banner(service: Service) -> str:
     tokens = stats.kv_blocks * service.block_size
     caching = "on" if engine.settings.enable_prefix_caching else "off (--enable-prefix-caching turns it on)"
     threads = f"{model.threads} thread{'s' if model.threads != 1 else ''}"
+    ranks = max(model.config.tp_degree, model.members)
+    among = f", in one of {model.members} processes" if model.members > 1 else ""
     lines = [
         f"Forerun {service.version}",
         f"  model     {', '.join(settings.served_names)} (artifact {model.artifact})",
-        f"  runs on   {model.isa}, {threads}",
+        f"  runs on   {model.isa}, {threads}{among}",
+        *([f"  ranks     {ranks}"] if ranks > 1 else []),
         f"  KV cache  {tokens} tokens in {stats.kv_blocks} blocks of {service.block_size}: "
         f"{tokens / service.max_model_len:.1f} sequences of {service.max_model_len} tokens; prefix caching {caching}",
         f"            up to {model.kv_bytes / 1e9:.2f} GB, taken as it is used; --num-gpu-blocks-override N changes it",
