@@ -28,9 +28,9 @@ def target() -> Running:
 def test_every_operation(case: schemathesis.Case, target: Running) -> None:
     if isinstance(case.body, dict):
         case.body.pop("model", None)
-        if ("prompt" in case.body or "messages" in case.body) and case.body.get("max_completion_tokens") is None:
-            if case.body.get("max_tokens") is None:  # null asks for all that fit, and a batch asks 64 times
-                case.body["max_tokens"] = 4
+        bounded = any(case.body.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
+        if ("prompt" in case.body or "messages" in case.body) and not bounded:
+            case.body["max_tokens"] = 4
     response = case.call(base_url=target.url)
     assert response.status_code < 500 or response.status_code == 501, response.text
     case.validate_response(

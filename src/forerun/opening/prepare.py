@@ -112,11 +112,11 @@ class Prepared:
         """The executor and what its steps cost on this host."""
         run, rows = self.request.run, self.request.engine.max_num_batched_tokens
         draft = None if self.draft is None else self.draft._memory_beside(self.config)
-        run = own_share(replace(run, max_rows=rows) if rows else run)
+        run = replace(run, max_rows=rows) if rows else run
         with self.request.in_its_words():
             group = rank_group(self.artifact, self.config, run.max_rows)
             with leaving_at_errors(group):
-                executor = open_executor(self.artifact, self.config, run, draft=draft, group=group)
+                executor = open_executor(self.artifact, self.config, own_share(run), draft=draft, group=group)
         follow_to_the_end(executor, group)
         return executor, self._costs(executor)
 

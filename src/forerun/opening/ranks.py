@@ -24,8 +24,9 @@ _OWN = ("start_rank_id", "local_ranks_size", "world_size", "tp_degree", "pa_num_
 
 
 def own_share(run: RunSettings) -> RunSettings:
-    """``run`` for one of several processes of a group on this host: it keeps to its share of the cores, node by node,
-    and counts on its part of the memory that is free. Raises ConfigError."""
+    """``run`` for one of several processes of a group on this host: this thread and those that it starts from now on
+    keep to the process's share of the cores, node by node (threads of the group's connections, started before, go where
+    there is room), and it counts on its part of the memory that is free. Raises ConfigError."""
     launch = launched()
     if launch is None or launch.beside[1] == 1:
         return run
