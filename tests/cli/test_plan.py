@@ -44,6 +44,12 @@ def test_the_table_says_what_the_json_says(tmp_path: Path, capsys: pytest.Captur
     assert set(values["rank"]["weights_by_format"]) == {"int4_f16_min", "int8_f16", "vectors"}
 
 
+def test_one_is_said_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(SMALL, "--machine", "epyc-9654", "--batch-size", "1", "--pa-num-blocks", "300") == 0
+    table = " ".join(capsys.readouterr().out.split())
+    assert "1 rank, 1 sequence of" in table and "pa_num_blocks 300 = 1 full sequence fits" in table
+
+
 def test_the_plan_of_an_artifact_and_what_inspect_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     artifact = tiny_artifact(tmp_path, quantized=True, quantization_dtype="int8", pa_num_blocks=11)
     planned = as_json(capsys, str(artifact.path), "--machine", "ryzen-7950x")
@@ -98,8 +104,13 @@ def test_a_sweep_and_its_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [one["point"] for one in swept] == [
         {"tp-degree": degree, "batch-size": batch} for degree in (1, 16, 64) for batch in (1, 4)
     ]
-    fits = [line.split()[7] for line in lines if re.match(r"(1|16|64) ", line)]
-    assert fits == ["yes" if one["memory"]["fits"] else "no" for one in swept] == ["no", "no", *["yes"] * 4]
+    cells = [line.split() for line in lines if re.match(r"(1|16|64) ", line)]
+    assert [line[7] for line in cells] == ["no", "no", *["yes"] * 4]
+    assert [line[7] == "yes" for line in cells] == [one["memory"]["fits"] for one in swept]
+    for line, one in zip(cells, swept, strict=True):
+        fastest = max(one["speed"].values(), key=lambda speed: speed["throughput_tokens_per_s"])
+        assert line[-2:] == [f"{fastest['throughput_tokens_per_s']:.1f}", f"{fastest['tpot_ms']:.2f}"]
+    assert float(cells[-1][-1]) > float(cells[-2][-1]), "four sequences take longer for a token than one"
 
 
 def test_without_matplotlib_a_line_says_how_to_get_it(

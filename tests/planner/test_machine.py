@@ -102,6 +102,14 @@ def test_files_that_are_none(tmp_path: Path, name: str, content: str | None, sai
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_near_name_is_suggested() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean 'trn2\.48xlarge'"):
-        read_machine("trn2.48xl")
+@pytest.mark.parametrize(("name", "meant"), [("trn2.48xl", "trn2.48xlarge"), ("EPYC-9654", "epyc-9654")])
+def test_a_near_name_is_suggested(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read_machine(name)
+    assert f"did you mean '{meant}'" in str(refused.value)
+    assert all(known in str(refused.value) for known in built_in())
+
+
+def test_the_page_names_all_that_come_with_the_package() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "planning.md").read_text("utf-8")
+    assert all(f"`{name}`" in page for name in built_in())

@@ -24,7 +24,7 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
         help="config.json (no weights needed), Hugging Face folder, .gguf file, hub id, artifact, or 'default'",
     )
     add = parser.add_argument_group("plan").add_argument
-    add("--machine", default="this", metavar="NAME", help="a known machine, a .yaml or .json file (default: this host)")
+    add("--machine", default="this", metavar="NAME", help="a known name, a .yaml or .json file (default: this host)")
     add("--input-tokens", type=int, help="tokens of a prompt (default: half of the longest sequence)")
     add("--output-tokens", type=int, help="tokens of an answer (default: 512 at most)")
     add(
@@ -34,7 +34,7 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
     add("--acceptance", type=float, default=0.7, metavar="SHARE", help="drafted tokens that are right (default 0.7)")
     add("--json", metavar="FILE", help="everything as JSON; - writes it instead of the table")
     add("--sweep", nargs="+", metavar="NAME=VALUES", help="many plans, such as tp-degree=1,2,4,batch-size=1,8")
-    add("--plot", metavar="FILE", help="chart of a sweep, PNG")
+    add("--plot", metavar="FILE", help="chart of a sweep, PNG; needs matplotlib")
     add("--run-rank", type=int, metavar="RANK", help="run this rank of --tp-degree here, with random weights")
 
 

@@ -23,7 +23,7 @@ def show(plan: Plan) -> None:
     """Memory, compile plan, speed."""
     console, config = _console(), plan.subject.config
     ranks = "1 rank" if config.tp_degree == 1 else f"{config.tp_degree} ranks"
-    sequences = "1 sequence" if config.max_seqs == 1 else f"{config.max_seqs} sequences"
+    sequences = _sequences(config.max_seqs)
     name = one_line(plan.subject.name)
     console.print(f"{name} on {plan.machine.name}: {ranks}, {sequences} of {config.max_length} tokens")
     console.print(_memory(plan))
@@ -40,10 +40,10 @@ def show(plan: Plan) -> None:
 def show_sweep(swept: Sequence[tuple[Point, Plan]]) -> None:
     """A line for each plan."""
     console, table = _console(), _table(*swept[0][0], "weights/rank", "KV/token", "blocks", "fits")
-    for title in ("TTFT ms", "TPOT ms", "bound", "tokens/s"):
+    for title in ("TTFT ms", "TPOT ms", "bound", "tokens/s", "at TPOT ms"):
         table.add_column(title, justify="right")
     for point, plan in swept:
-        first, best = _first(plan), max(plan.speeds.values(), key=lambda speed: speed.throughput)
+        first, best = _first(plan), plan.fastest
         table.add_row(
             *(f"{value:g}" for value in point.values()),
             _bytes(plan.rank.weight_bytes),
@@ -54,10 +54,11 @@ def show_sweep(swept: Sequence[tuple[Point, Plan]]) -> None:
             f"{first.tpot * 1e3:.2f}",
             first.step.bound,
             f"{best.throughput:.1f}",
+            f"{best.tpot * 1e3:.2f}",
         )
     console.print(f"{one_line(swept[0][1].subject.name)} on {swept[0][1].machine.name}")
     console.print(table)
-    console.print("TTFT and TPOT of one sequence; tokens/s: the best of all ways to run that were planned")
+    console.print("TTFT and TPOT of one sequence; tokens/s of the fastest way to run that was planned, and its TPOT")
 
 
 def show_rank(run: RankRun) -> None:
@@ -70,6 +71,10 @@ def show_rank(run: RankRun) -> None:
         table.add_row(name, f"{planned * 1e3:.2f}", f"{found * 1e3:.2f}", f"{planned / found:.2f}")
     console.print(table)
     console.print(f"weights {_bytes(run.weights)}, KV cache {_bytes(run.kv)}; what other ranks send costs nothing here")
+
+
+def _sequences(number: int, kind: str = "") -> str:
+    return f"{number} {kind}sequence{'' if number == 1 else 's'}"
 
 
 def _console() -> Console:
@@ -115,7 +120,7 @@ def _memory(plan: Plan) -> Table:
         "  blocks",
         f"minimum {member.full_batch_blocks} ({config.max_seqs} x {member.minimum_blocks} of a full sequence), "
         f"recommended {member.recommended_blocks}, {member.fitting_blocks(plan.room)} fit; pa_num_blocks "
-        f"{plan.blocks} = {plan.blocks // member.minimum_blocks} full sequences",
+        f"{plan.blocks} = {_sequences(plan.blocks // member.minimum_blocks, 'full ')}",
     )
     table.add_row("  fits", "yes" if plan.fits else "NO: weights and one sequence at least need more than there is")
     table.add_row("  largest model", f"{plan.largest / 1e9:.1f} billion parameters in these formats, with this cache")

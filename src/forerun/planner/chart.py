@@ -11,8 +11,8 @@ from forerun.planner.sweep import Point
 
 
 def draw(path: Path, swept: Sequence[tuple[Point, Plan]]) -> None:
-    """TPOT of one sequence and throughput of the full batch over the first swept name, a line for each combination of
-    the others; hollow marks do not fit. Raises ForerunError without matplotlib, or where ``path`` cannot be written."""
+    """The best throughput and its TPOT over the first swept name, a line for each combination of the others; hollow
+    marks do not fit. Raises ForerunError without matplotlib, or where ``path`` cannot be written."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -27,19 +27,19 @@ def draw(path: Path, swept: Sequence[tuple[Point, Plan]]) -> None:
     for label, line in lines.items():
         line.sort(key=lambda entry: entry[0])
         at = [value for value, _ in line]
-        speeds = [list(plan.speeds.values()) for _, plan in line]
+        fastest = [plan.fastest for _, plan in line]
         for axis, values in (
-            (axes[0], [each[0].tpot * 1e3 for each in speeds]),
-            (axes[1], [max(one.throughput for one in each) for each in speeds]),
+            (axes[0], [speed.tpot * 1e3 for speed in fastest]),
+            (axes[1], [speed.throughput for speed in fastest]),
         ):
             (drawn,) = axis.plot(at, values, label=label or None)
             for place, value, (_, plan) in zip(at, values, line, strict=True):
                 face = drawn.get_color() if plan.fits else "none"
                 axis.plot(place, value, "o", color=drawn.get_color(), markerfacecolor=face)
-    axes[0].set(xlabel=first, ylabel="TPOT of one sequence, ms")
+    axes[0].set(xlabel=first, ylabel="TPOT at the best throughput, ms")
     axes[1].set(xlabel=first, ylabel="best throughput, tokens/s")
     for axis in axes:
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
         axis.grid(alpha=0.3)
     if any(lines):
         axes[0].legend(fontsize=8)

@@ -84,7 +84,7 @@ def read_machine(name: str) -> Machine:
     if path.suffix not in (".yaml", ".yml", ".json"):
         known = (THIS_HOST, *built_in())
         raise ConfigError(
-            f"no machine is called '{name:.80}'{did_you_mean(name, known)}; give {', '.join(known)}, "
+            f"no machine is called '{name:.80}'{did_you_mean(name.lower(), known)}; give {', '.join(known)}, "
             "or a .yaml or .json file"
         )
     try:

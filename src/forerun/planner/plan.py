@@ -49,6 +49,11 @@ class Plan:
     draft: Draft | None = None
     best: int | None = None
 
+    @property
+    def fastest(self) -> Speed:
+        """Of all ways to run that were planned, the one with the highest throughput."""
+        return max(self.speeds.values(), key=lambda speed: speed.throughput)
+
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values; bytes, milliseconds, tokens a second."""
         config = self.subject.config
