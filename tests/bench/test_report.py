@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
 import re
@@ -61,14 +62,20 @@ def test_the_report_of_some_runs(results: Path, tmp_path: Path, capsys) -> None:
     assert "| math-off |" in capsys.readouterr().out
 
 
-def test_the_page_in_a_browser(results: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def browser() -> list[str]:
+    """The command of a browser without a window."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None and os.environ.get("FORERUN_REQUIRE_BROWSER") != "1":
         pytest.skip("needs a browser")
     assert chromium is not None, "FORERUN_REQUIRE_BROWSER=1, but there is no chromium"
+    return [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+
+
+def test_the_page_in_a_browser(results: Path, tmp_path: Path, browser: list[str]) -> None:
     out = tmp_path / "out"
     assert main(["bench", "report", str(results), "--output", str(out)]) == 0
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    command = browser
     done = subprocess.run([*command, f"file://{out}/report.html"], capture_output=True, text=True, timeout=120)
     assert done.stdout.count("<svg") == 5 and "CONSOLE" not in done.stderr
     shot = tmp_path / "page.png"
@@ -76,6 +83,28 @@ def test_the_page_in_a_browser(results: Path, tmp_path: Path) -> None:
         [*command[:-1], f"--screenshot={shot}", f"file://{out}/report.html"], capture_output=True, timeout=120
     )
     assert shot.stat().st_size > 10_000
+
+
+MEASURED = """<iframe width="{width}" srcdoc="{page}"></iframe><script>
+document.querySelector("iframe").onload = event => {{
+  const page = event.target.contentDocument
+  const widths = name => [...page.querySelectorAll(name)].map(one => one.clientWidth)
+  document.title = JSON.stringify([page.documentElement.scrollWidth, widths("table"), widths("figure > div > svg")])
+}}</script>"""
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_phone_scrolls_tables_and_charts_in_their_boxes(
+    width: int, results: Path, tmp_path: Path, browser: list[str]
+) -> None:
+    assert main(["bench", "report", str(results), "--output", str(tmp_path)]) == 0
+    framed = tmp_path / "framed.html"
+    framed.write_text(MEASURED.format(width=width, page=html.escape((tmp_path / "report.html").read_text())))
+    command = [*browser, "--virtual-time-budget=5000", f"file://{framed}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    page, tables, charts = json.loads(re.findall("<title>(.*?)</title>", shown)[0])
+    assert page <= width and max(tables) < width and len(tables) == 2
+    assert len(charts) == 5 and min(charts) >= 640
 
 
 def test_llmperfs_own_files_are_read_too(results: Path, tmp_path: Path) -> None:

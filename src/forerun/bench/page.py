@@ -15,8 +15,10 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 1.5rem 0; background: white; padding: .5rem; } figure svg { max-width: 100%; height: auto; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; max-width: 10rem; }
+td:first-child { overflow-wrap: anywhere; min-width: 5rem; }
+figure { margin: 1.5rem 0; background: white; padding: .5rem; } figure div { overflow-x: auto; }
+figure svg { display: block; min-width: 40rem; max-width: 100%; height: auto; }
 figcaption { color: #444; font-size: 13px; } code, pre { background: var(--soft); padding: .1rem .3rem; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .6rem; font-size: 12.5px; }
 """
@@ -52,7 +54,8 @@ def _figure(name: str, svg: bytes, runs: Sequence[Run]) -> str:
     drawing = drawing[drawing.index("<svg") :]
     shown = [run for place, run in enumerate(runs, 1) if name in (f"timeline-{place}", *_OF_ALL)]
     caption = "; ".join(dict.fromkeys(_short(run) for run in shown))
-    return f'<figure id="{html.escape(name)}">{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>'
+    shown_as = f"<div>{drawing}</div><figcaption>{html.escape(caption)}</figcaption>"
+    return f'<figure id="{html.escape(name)}">{shown_as}</figure>'
 
 
 def _short(run: Run) -> str:
