@@ -51,12 +51,13 @@ def test_a_pipe_hears_what_is_left_of_what_takes_minutes(
     seconds = iter(range(0, 10_000, 30))
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(seconds)))
     with progress("Training") as tell:
-        for done in range(10, 15):
+        for done in (10, 11, 12, 13, 14, 18, 18):
             tell("loss 3.2", done, 20)
     lines = capsys.readouterr().err.splitlines()
     assert lines[1:-1] == [
         "Training: 12 of 20, loss 3.2, about 4 minutes left",
         "Training: 14 of 20, loss 3.2, about 3 minutes left",
+        "Training: 18 of 20, loss 3.2, about 1 minute left",
     ]
 
 

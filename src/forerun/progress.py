@@ -62,9 +62,9 @@ class _Lines:
         elif now - self._last[0] >= _MINUTE:
             self._last = (now, done)
             began, before = self._first
-            left = (now - began) / max(1, done - before) * (total - done) / 60
-            parts = [f"{self._title}: {done} of {total}", *([what] if what else []), f"about {left:.0f} minutes left"]
-            say(", ".join(parts))
+            left = round((now - began) / max(1, done - before) * (total - done) / 60)
+            minutes = "1 minute" if left == 1 else f"{left} minutes"
+            say(", ".join([f"{self._title}: {done} of {total}", *([what] if what else []), f"about {minutes} left"]))
 
     def close(self, *, done: bool) -> None:
         if self._told and done:
