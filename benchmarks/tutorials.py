@@ -19,6 +19,9 @@ from serving import forerun_server
 FORERUN = (sys.executable, "-m", "forerun.cli.main")
 PREFIX_SETS = ("math", "dynamic-sonnet-1k", "dynamic-sonnet-2k", "humaneval")
 
+EQUAL_WORK = ("--additional-sampling-params", '{"temperature": 0, "ignore_eos": true}')
+"""Every server of a table writes the same answers."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -37,7 +40,7 @@ def speculation(target: Path, draft: Path, args: argparse.Namespace) -> Table:
         "lookup": (target, (*base, "--speculative-config", '{"method": "ngram"}')),
         "draft model": (target, (*base, "--draft-model-path", str(draft), "--speculation-length", "7")),
     }
-    sonnets = (*_mean("input", args.input_tokens), *_mean("output", args.output_tokens))
+    sonnets = (*_mean("input", args.input_tokens), *_mean("output", args.output_tokens), *EQUAL_WORK)
     return Table("speculation", servers, {"sonnet": sonnets})
 
 

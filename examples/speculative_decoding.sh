@@ -84,7 +84,7 @@ load() {
         --timeout 3600 \
         --max-num-completed-requests "$REQUESTS" \
         --tokenizer "$folder/target" \
-        --additional-sampling-params '{}' \
+        --additional-sampling-params '{"temperature": 0, "ignore_eos": true}' \
         --results-dir "$folder/$1" \
         --llm-api openai >"$folder/load.log" 2>&1 || {
         cat "$folder/load.log" >&2

@@ -48,7 +48,7 @@ def _sonnet(request: Request) -> list[Session]:
 
 
 def _math(request: Request) -> list[Session]:
-    """Questions behind one long preface of worked examples: about 1,800 tokens, more than 90 % of them shared."""
+    """Questions behind one long preface of worked examples: about 1,700 tokens, more than 90 % of them shared."""
     draw = random.Random(request.seed)
     preface = fit(_examples(draw), 1_700, request.count, "\n\n".join)
     return [_behind(preface, "\n\n" + _question(draw)[0], request, 128) for _ in range(request.number)]

@@ -36,18 +36,18 @@ SHORT_PROMPT = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """LLMPerf's flags under their own names and defaults, then what it lacks."""
+    """LLMPerf's flags under their own names and defaults (two have vLLM's name too), then what it lacks."""
     add = parser.add_argument_group("as LLMPerf's").add_argument
     add("--model", required=True, help="the name that the server knows the model by")
     add("--mean-input-tokens", type=int, default=550, metavar="N", help="of a prompt (default 550)")
     add("--stddev-input-tokens", type=int, default=150, metavar="N", help="of a prompt (default 150)")
     add("--mean-output-tokens", type=int, default=150, metavar="N", help="of an answer (default 150)")
     add("--stddev-output-tokens", type=int, default=80, metavar="N", help="of an answer (default 80)")
-    add("--num-concurrent-requests", type=int, metavar="N", help="at the same time (default 10; with --request-rate "
-        "it is a bound, by default none)")  # fmt: skip
+    add("--num-concurrent-requests", "--max-concurrency", type=int, metavar="N", help="at the same time (default 10; "
+        "with --request-rate it is a bound, by default none)")  # fmt: skip
     add("--timeout", type=float, default=90, metavar="S", help="no request begins after so many seconds (default 90)")
-    add("--max-num-completed-requests", type=int, default=10, metavar="N", help="sessions in all: requests, or "
-        "chats of several (default 10)")  # fmt: skip
+    add("--max-num-completed-requests", "--num-prompts", type=int, default=10, metavar="N", help="sessions in all: "
+        "requests, or chats of several (default 10)")  # fmt: skip
     add("--additional-sampling-params", type=_object, default={}, metavar="JSON", help="fields of every body")
     add("--results-dir", default="", metavar="DIR", help="write summary and single requests there, as JSON")
     add("--llm-api", default="openai", help="only 'openai'")
