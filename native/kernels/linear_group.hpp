@@ -6,11 +6,15 @@
 
 namespace forerun::FORERUN_ISA {
 
+// What products still have of the format's zero: dots may take it off by themselves.
+template <class T>
+inline constexpr int kZeroLeft = T::kZero - Dot<T::kTop>::kBias;
+
 // The integers that a group's sums begin with: the bits of kUnit, less what the format's zero adds to every product.
 template <class T>
 FORERUN_INLINE int32_t start_of(const QuantGroup& x, int part) {
   const int sum = T::kParts == 1 ? x.sum[0] + x.sum[1] : x.sum[part];
-  return kUnitBits - T::kZero * sum;
+  return kUnitBits - kZeroLeft<T> * sum;
 }
 template <class T>
 FORERUN_INLINE void fill_starts(const QuantGroup* x, int count, int32_t* to) {
@@ -28,7 +32,7 @@ static_assert(sizeof(FineGroup) <= 32);  // prepared_bytes
 
 // What is known of a call's rows before any weight is read; all in scratch memory.
 struct PreparedRows {
-  int32_t* high_starts;  // [rows][groups][parts], formats with a zero only
+  int32_t* high_starts;  // [rows][groups][parts], formats with a zero left only
   int32_t* low_starts;   // the same where all groups are fine
   FineGroup* fine;       // those of row r from fine_begin[r] to fine_begin[r + 1]; none where all are
   int* fine_begin;
@@ -52,7 +56,7 @@ FORERUN_INLINE void add_part(f32x16 (&acc)[Rows * Panels], const Weights& w, con
   i32x16 starts[Rows];
   FORERUN_UNROLL
   for (int r = 0; r < Rows; ++r) {
-    starts[r] = T::kZero ? set1(x.starts[(r * x.stride + at) * T::kParts + part]) : set1(kUnitBits);
+    starts[r] = kZeroLeft<T> ? set1(x.starts[(r * x.stride + at) * T::kParts + part]) : set1(kUnitBits);
     FORERUN_UNROLL
     for (int p = 0; p < Panels; ++p) dots[r * Panels + p] = Dot<T::kTop>::begin(starts[r]);
   }

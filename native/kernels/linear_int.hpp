@@ -103,8 +103,8 @@ PreparedRows prepare_rows(const LinearArgs& a) {
   to.fine_begin = reinterpret_cast<int*>(to.fine + static_cast<size_t>(a.rows) * a.quant.groups);
   to.all_fine = a.splits == 1;
   for (int row = 0; row < a.rows; ++row) to.all_fine &= a.quant.fine[row] == a.quant.groups;
-  if (T::kZero != 0) fill_starts<T>(a.quant.high, a.rows * a.quant.groups, to.high_starts);
-  if (T::kZero != 0 && to.all_fine) fill_starts<T>(a.quant.low, a.rows * a.quant.groups, to.low_starts);
+  if (kZeroLeft<T> != 0) fill_starts<T>(a.quant.high, a.rows * a.quant.groups, to.high_starts);
+  if (kZeroLeft<T> != 0 && to.all_fine) fill_starts<T>(a.quant.low, a.rows * a.quant.groups, to.low_starts);
   if (!to.all_fine) list_fine_groups<T>(a, to);
   return to;
 }

@@ -139,27 +139,28 @@ FORERUN_INLINE u8x64 lookup(u8x64 nibbles, const uint8_t (&table)[16]) {
   const __m256i numbers = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
   return {_mm256_shuffle_epi8(numbers, nibbles.a), _mm256_shuffle_epi8(numbers, nibbles.b)};
 }
-// The four activations as bytes, and as 16-bit words split into even and odd ones for weights of 8 bits.
+// Four signed activations, the same for all columns.
 struct s8x4 {
-  __m256i bytes, even, odd;
+  __m256i v;
 };
 FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) {
   int32_t x;
   std::memcpy(&x, p, 4);
-  const __m256i v = _mm256_set1_epi32(x);
-  return {v, _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), _mm256_srai_epi16(v, 8)};
+  return {_mm256_set1_epi32(x)};
 }
 // Sums of products per column, exact: `begin` takes and `end` gives them as numbers above a start. Weights are at most
-// Top; small ones are added up in 16 bits, or at least in pairs.
+// Top; small ones are added up in 16 bits, or at least in pairs. Pairs of bytes up to 255 would not fit there: kBias is
+// taken off them, and the activation takes the sign of what is left.
 template <int Top>
 struct Dot {
   static constexpr bool kWords = 8 * 2 * 127 * Top < 1 << 15;
+  static constexpr int kBias = 2 * 127 * Top < 1 << 15 ? 0 : 128;
   __m256i a, b;
   FORERUN_METHOD static Dot begin(i32x16 start) {
     if constexpr (kWords) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
     return {start.a, start.b};
   }
-  FORERUN_METHOD void add(u8x64 w, const s8x4& x) { a = add_half(a, w.a, x), b = add_half(b, w.b, x); }
+  FORERUN_METHOD void add(u8x64 w, s8x4 x) { a = add_half(a, w.a, x.v), b = add_half(b, w.b, x.v); }
   FORERUN_METHOD i32x16 end(i32x16 start) const {
     if constexpr (!kWords) return {a, b};
     const __m256i one = _mm256_set1_epi16(1);
@@ -167,13 +168,14 @@ struct Dot {
   }
 
  private:
-  FORERUN_METHOD static __m256i add_half(__m256i sums, __m256i w, const s8x4& x) {
-    if constexpr (kWords) return _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x.bytes));
-    if constexpr (2 * 127 * Top < 1 << 15)
-      return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x.bytes), _mm256_set1_epi16(1)));
-    // bytes up to 255 would saturate there: widen to words
-    const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(w, 8);
-    return _mm256_add_epi32(sums, _mm256_add_epi32(_mm256_madd_epi16(even, x.even), _mm256_madd_epi16(odd, x.odd)));
+  FORERUN_METHOD static __m256i add_half(__m256i sums, __m256i w, __m256i x) {
+    if constexpr (kWords) return _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x));
+    if constexpr (kBias != 0) {
+      w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+      x = _mm256_sign_epi8(x, w);
+      w = _mm256_abs_epi8(w);
+    }
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
   }
 };
 

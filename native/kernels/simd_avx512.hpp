@@ -105,6 +105,7 @@ FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) { return {p}; }
 // Top.
 template <int Top>
 struct Dot {
+  static constexpr int kBias = 0;
   __m512i sums;
   FORERUN_METHOD static Dot begin(i32x16 start) { return {start.v}; }
   FORERUN_METHOD void add(u8x64 w, s8x4 a) {

@@ -222,6 +222,7 @@ FORERUN_INLINE s8x4 load_s8x4(const int8_t* p) {
 // Top.
 template <int Top>
 struct Dot {
+  static constexpr int kBias = 0;
   int32_t sums[16];
   FORERUN_METHOD static Dot begin(i32x16 start) {
     Dot dot;
