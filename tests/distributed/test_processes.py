@@ -132,6 +132,29 @@ def test_a_member_is_lost_while_nobody_asks(
     assert not any(running(pid) for pid in members.values())
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_torchrun_is_told_to_end(number: signal.Signals, artifact: Path, torchrun: Start) -> None:
+    """What runs is finished first, and then all members go, even where torchrun itself was killed."""
+    port = free_port()
+    words = ["-m", "forerun.cli.main", "serve", "--model", str(artifact), "--port", str(port), "--threads", "1"]
+    process = torchrun(2, *words)
+    wait_for(port, process)
+    members = members_of(process)
+    body = {"prompt": [5, 6, 7], "max_tokens": 60, "ignore_eos": True, "stream": True, "temperature": 0}
+    lines: list[str] = []
+    with httpx.stream("POST", f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=PATIENCE) as answer:
+        for line in answer.iter_lines():
+            lines += [line] if line else []
+            if line and len(lines) == 3:
+                os.kill(process.pid, number)
+    assert lines[-1] == "data: [DONE]" and not any('"error"' in line for line in lines), lines
+    assert '"finish_reason":"length"' in "".join(lines), lines
+    _, said = finished(process)
+    told = "SIGINT" if number == signal.SIGINT else "SIGTERM"
+    assert "ExecutorLostError" not in said and f"{told}: this process ends with the leader" in said, said
+    assert not any(running(pid) for pid in members.values())
+
+
 def running(pid: int) -> bool:
     """Whether a process is there and has not ended."""
     try:

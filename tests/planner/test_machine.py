@@ -56,11 +56,13 @@ def test_a_file_of_the_users(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"memory_gb": 0}, "'memory_gb' must be a number above 0"),
-        ({"memory_gb": True}, "'memory_gb' must be a number above 0"),
-        ({"memory_gb": float("nan")}, "'memory_gb' must be a number above 0"),
-        ({"memory_gb": 10**400}, "'memory_gb' must be a number above 0"),
-        ({"gops": None}, "'gops' must be a number above 0"),
+        ({"memory_gb": 0}, "'memory_gb' must be a number from 1e-09 to 1e+30"),
+        ({"memory_gb": True}, "'memory_gb' must be a number from 1e-09 to 1e+30"),
+        ({"memory_gb": float("nan")}, "'memory_gb' must be a number from 1e-09 to 1e+30"),
+        ({"memory_gb": 10**400}, "'memory_gb' must be a number from 1e-09 to 1e+30"),
+        ({"memory_gb": 1e-320}, "'memory_gb' must be a number from 1e-09 to 1e+30"),
+        ({"memory_gb": "much"}, "'memory_gb' must be a number from 1e-09 to 1e+30"),
+        ({"gops": None}, "'gops' must be a number from 1e-09 to 1e+30"),
         ({"gops": {"int": 4}}, "gops has no 'default'"),
         ({"gops": {"default": {}}}, "'gops' has no speed"),
         ({"gops": {"default": {"many": 4}}}, "'many' is no number of rows"),
@@ -86,9 +88,14 @@ def test_what_is_wrong_is_said_in_one_line(change: dict[str, Any], said: str) ->
     [
         ("a.json", "{", "not valid JSON"),
         ("a.yaml", "a: [", "not valid YAML"),
-        ("a.yaml", "a: &x [1]\nb: *x", "aliases are not taken"),
+        ("a.yaml", "a: &x [1]\nb: *x", "names, numbers and texts alone"),
+        ("a.yaml", "memory_gb: !!int ''", "names, numbers and texts alone"),
+        ("a.yaml", "[" * 3000, "names, numbers and texts alone"),
+        ("a.yaml", "units: 1\nunits: 2", "'units' stands there twice"),
+        ("a.yaml", f"gops:\n  ? 0x{'f' * 5000}\n  : 1", "is too long"),
+        ("a.yaml", f"memory_gb: 0x{'f' * 5000}\nbandwidth_gb_per_s: 1\ngops: 1", "'memory_gb' must be a number from"),
         ("a.yaml", "- 1", "an object of fields was expected"),
-        ("a.yaml", "!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a.yaml", "!!python/object/apply:os.system ['true']", "names, numbers and texts alone"),
         ("a.yaml", "#" * (2 << 20), "has more than"),
         ("a.txt", "", "no machine is called"),
         ("gone.yaml", None, "cannot be read"),
@@ -100,6 +107,12 @@ def test_files_that_are_none(tmp_path: Path, name: str, content: str | None, sai
     with pytest.raises(ConfigError) as refused:
         read_machine(str(tmp_path / name))
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_numbers_as_yaml_has_them(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("memory_gb: 1e3\nbandwidth_gb_per_s: 2.5\ngops: 0x10\n")  # the first is a text
+    machine = read_machine(str(tmp_path / "a.yaml"))
+    assert machine.memory == 1e12 and machine.bytes_per_second() == 2.5e9
 
 
 @pytest.mark.parametrize(("name", "meant"), [("trn2.48xl", "trn2.48xlarge"), ("EPYC-9654", "epyc-9654")])

@@ -156,7 +156,9 @@ def test_errors_are_those_of_one_server(pair: Process) -> None:
     named = httpx.post(post, json={"prompt": [1], "temperature": -1}, headers={"X-Request-Id": "mine"})
     assert named.status_code == 400 and named.headers.get_list("x-request-id") == ["mine"]
     assert named.json()["error"]["param"] == "temperature"
-    assert httpx.get(f"{pair.url}/nowhere").json()["error"]["type"] == "not_found_error"
+    for path in ("nowhere", "v1/models/%C3%A9", "%00", "%3Fx=1", "%0d%0aX:y", "a/%2e%2e/health", "%ff"):
+        refused = httpx.get(f"{pair.url}/{path}")
+        assert refused.status_code == 404 and refused.json()["error"]["type"] == "not_found_error", path
     assert httpx.post(post, json={"prompt": [1], "model": "other"}).status_code == 404
     page = httpx.get(pair.url, headers={"Accept": "text/html"})
     assert page.status_code == 200 and "default-src 'self'" in page.headers["content-security-policy"]

@@ -19,6 +19,8 @@ ARCHITECTURES = {
 _DEFAULT_MAX_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 _SAMPLING_KEYS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 MAX_LAYERS = 10_000
+MAX_WIDTH = 1 << 20
+"""Columns of anything but the vocabulary; the largest models have some 50,000."""
 
 
 def parse_config(values: Mapping[str, Any], generation: Mapping[str, Any] | None, where: str) -> ModelConfig:
@@ -88,6 +90,13 @@ def check_config(config: ModelConfig, where: str) -> None:
         raise CheckpointError(f"{where}: head_dim {config.head_dim} must be even for rotary embeddings")
     if config.num_hidden_layers > MAX_LAYERS:
         raise CheckpointError(f"{where}: num_hidden_layers {config.num_hidden_layers} is not plausible")
+    for name, width in (
+        ("hidden_size", config.hidden_size),
+        ("intermediate_size", config.intermediate_size),
+        ("num_attention_heads * head_dim", config.num_attention_heads * config.head_dim),
+    ):
+        if width > MAX_WIDTH:
+            raise CheckpointError(f"{where}: {name} {width} is more than {MAX_WIDTH}")
 
 
 def _default_kv_heads(fields: Fields, family: str, heads: int) -> int:

@@ -13,7 +13,7 @@ from forerun.cli.demo.parser import add_flags
 from forerun.cli.draft_flags import drafts_of_length
 from forerun.cli.plan_flags import add_own_flags, given_flags, model_of, settings_of
 from forerun.errors import ConfigError, ForerunError
-from forerun.progress import base_name, progress
+from forerun.progress import base_name, progress, say
 from forerun.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         from forerun.planner.chart import draw
 
         draw(Path(args.plot), swept)
-        print(f"{args.plot}: {len(swept)} plans")
+        say(f"{args.plot}: {len(swept)} plans")
     return 0
 
 
@@ -177,7 +177,7 @@ def _output(args: argparse.Namespace, values: Any, show: Any) -> None:
         show()
     if args.json is None:
         return
-    text = json.dumps(values, indent=2, default=list)
+    text = json.dumps(values, indent=2, default=list, allow_nan=False)
     if args.json == "-":
         print(text)
         return

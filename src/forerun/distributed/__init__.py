@@ -6,8 +6,9 @@ their outputs to all members behind each matrix and each attention (``runtime/ra
 """
 
 from forerun.distributed.follower import follow
-from forerun.distributed.launch import Launch, launched
+from forerun.distributed.launch import TIMEOUT_VARIABLE, Launch, launched
 from forerun.distributed.members import Members
+from forerun.distributed.signals import end_with_parent, left_to_the_leader
 
-__all__ = ["Launch", "Members", "follow", "launched"]
+__all__ = ["TIMEOUT_VARIABLE", "Launch", "Members", "end_with_parent", "follow", "launched", "left_to_the_leader"]
 """The public names of the package."""

@@ -18,7 +18,7 @@ def interface_towards(address: str) -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((address, _ANY_PORT))
-        except OSError:
+        except (OSError, UnicodeError):
             return None
         own = socket.inet_aton(probe.getsockname()[0])
         for _, name in socket.if_nameindex():

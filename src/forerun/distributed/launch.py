@@ -46,8 +46,10 @@ def launched(environ: Mapping[str, str] = os.environ) -> Launch | None:
     member, members = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
     if members == 1:
         return None
-    if not member < members <= MOST_RANKS:
-        raise ConfigError(f"RANK {member} and WORLD_SIZE {members}: there can be at most {MOST_RANKS} processes")
+    if not member < members:
+        raise ConfigError(f"RANK {member} of WORLD_SIZE {members}: processes count from 0 to {members - 1}")
+    if members > MOST_RANKS:
+        raise ConfigError(f"WORLD_SIZE {members}: there can be at most {MOST_RANKS} processes")
     text = environ.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT))
     try:
         timeout = float(text)

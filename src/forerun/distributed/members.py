@@ -67,10 +67,11 @@ class Link:
         from torch.distributed.rendezvous import rendezvous
 
         dist, patience = self._dist, timedelta(seconds=JOIN_SECONDS)
-        store, rank, size = next(rendezvous("env://", timeout=patience))
+        connecting = timedelta(seconds=CONNECT_SECONDS)
+        there = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own store, older than any member
+        store, rank, size = next(rendezvous("env://", timeout=connecting if there else patience))
         store.set(f"forerun/{rank}", "here")
         store.wait([f"forerun/{member}" for member in range(size)], patience)
-        connecting = timedelta(seconds=CONNECT_SECONDS)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=connecting)
 
     def all_gather(self, send: Bytes, counts: Sequence[int], receive: Bytes, *, joining: bool = False) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from forerun.compiler.artifact import Artifact
 from forerun.config import NeuronConfig
-from forerun.distributed import Launch, Members, follow, launched
+from forerun.distributed import TIMEOUT_VARIABLE, Launch, Members, end_with_parent, follow, launched, left_to_the_leader
 from forerun.errors import ConfigError, ForerunError
 from forerun.host.machine import read_host
 from forerun.host.nodes import memory_nodes, share_cores
@@ -51,6 +51,7 @@ def rank_group(artifact: Artifact, config: NeuronConfig, max_rows: int) -> RankG
                 "processes; start all of them with torchrun, or leave it out"
             )
         return None
+    end_with_parent()
     degree = config.tp_degree if config.tp_degree > 1 else launch.members
     _check_place(config, launch, degree)
     settings = {name: value for name, value in config.to_dict().items() if name not in _OWN}
@@ -58,6 +59,7 @@ def rank_group(artifact: Artifact, config: NeuronConfig, max_rows: int) -> RankG
         f"artifact {json.dumps(artifact.manifest, sort_keys=True)}",
         f"settings {json.dumps(settings, sort_keys=True)}",
         f"rows of a step {max_rows}",
+        f"{TIMEOUT_VARIABLE} {launch.timeout:g}",
     ]
     return Members.join(launch, degree, same)
 
@@ -92,7 +94,8 @@ def follow_to_the_end(executor: NativeExecutor, group: RankGroup | None) -> None
     if not isinstance(group, Members) or group.own == 0:
         return
     try:
-        follow(executor, group)
+        with left_to_the_leader():
+            follow(executor, group)
     except ExecutorLostError as error:
         raise ForerunError(str(error)) from None
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +17,11 @@ from forerun.planner.curve import Curve
 THIS_HOST = "this"
 """The name of the machine that this runs on; it is measured."""
 _FOLDER = "machines"
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 16
+_MOST_DEPTH = 8
 _DEFAULT = "default"
 _JSON = JsonReader(ConfigError, "a machine is an object of numbers: docs/planning.md")
-_MOST = 1e30
+_LEAST, _MOST = 1e-9, 1e30
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,29 @@ def read_machine(name: str) -> Machine:
 def _yaml(text: str, where: str) -> Any:
     import yaml
 
+    depth = 0
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ConfigError(f"machine {where:.200}: aliases are not taken in such a file")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_DEPTH or isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+                raise ConfigError(f"machine {where:.200}: fields with names, numbers and texts alone were expected")
+        _refuse_twins(yaml.compose(text, yaml.SafeLoader), f"machine {where:.200}")
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"machine {where:.200}: not valid YAML ({reason:.160})") from None
+
+
+def _refuse_twins(node: Any, where: str) -> None:
+    """YAML takes the last one of several equal keys, and numbers of any length for them."""
+    if isinstance(getattr(node, "value", None), list):
+        pairs = [pair for pair in node.value if isinstance(pair, tuple)]
+        names = [str(key.value) for key, _ in pairs]
+        for name in names:
+            if names.count(name) > 1 or len(name) > 100:
+                raise ConfigError(f"{where}: '{name:.60}' {'is too long' if len(name) > 100 else 'stands there twice'}")
+        for child in [value for _, value in pairs] or node.value:
+            _refuse_twins(child, where)
 
 
 _FIELDS = {
@@ -259,7 +276,10 @@ class _Reader:
         return Curve(dict(sorted(found.items())))
 
     def _positive(self, key: str, value: Any, zero: bool = False) -> float:
+        if isinstance(value, str) and len(value) < 40:  # 1e3 is a text in YAML 1.1
+            with suppress(ValueError):
+                value = float(value)
         sound = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not sound or not (0 <= value < _MOST) or (value == 0 and not zero):
-            raise self.fail(f"'{key}' must be a number above 0, not {value!r:.40}")
+        if not sound or not (_LEAST <= value <= _MOST or (value == 0 and zero)):
+            raise self.fail(f"'{key}' must be a number from {_LEAST:g} to {_MOST:g}{', or 0' if zero else ''}")
         return float(value)

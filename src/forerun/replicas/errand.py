@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from starlette.types import Scope
 
@@ -17,6 +18,7 @@ _OF_ONE_CONNECTION = frozenset(
 )
 _NOT_ON = _OF_ONE_CONNECTION | {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"}
 _NOT_BACK = (_OF_ONE_CONNECTION - {b"content-length"}) | {b"x-request-id", b"date", b"server"}
+_IN_PATHS = "/:@!$&'()*+,;=~"  # RFC 3986: pchar
 MOST_ANSWERS = 1024
 
 
@@ -43,7 +45,8 @@ class Errand:
         if client := scope["forerun"]["client"]:
             headers.append((b"x-forwarded-for", client.encode()))
         query = scope["query_string"].decode("latin-1")
-        target = scope["path"] + (f"?{query}" if query else "")
+        path = quote(scope["path"], _IN_PATHS).replace("/.", "/%2E")  # else httpx would follow "/../"
+        target = path + (f"?{query}" if query else "")
         return Errand(scope["method"], target, headers, body, load, pieces)
 
     def __reduce__(self) -> tuple[type[Errand], tuple[Any, ...]]:

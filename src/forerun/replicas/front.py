@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,7 +20,7 @@ from forerun.replicas.errand import Errand, answers_of
 from forerun.replicas.exposition import labelled, merged
 from forerun.replicas.prefixes import Namer
 from forerun.server.api_error import ApiError, json_response
-from forerun.server.app import open_to_pages
+from forerun.server.app import http_error, open_to_pages
 from forerun.server.gate import GENERATION_ROUTES, Gate
 from forerun.server.json_body import parse_object, read_body, read_json
 from forerun.server.server_settings import ServerSettings
@@ -79,7 +80,8 @@ class Front:
                 Route("/server_info", self.server_info),
                 Route("/reset_prefix_cache", self.reset_prefix_cache, methods=["POST"]),
                 Route("/{path:path}", self.relay, methods=_METHODS),
-            ]
+            ],
+            exception_handlers={HTTPException: http_error},
         )
         app.add_middleware(Gate, settings=self.settings, metrics=self.metrics)
         if self.settings.cors is not None:
@@ -140,8 +142,10 @@ class Front:
     async def load(self, request: Request) -> Response:
         """GET /load: the sums; the use of the KV cache is the mean."""
         found = [told.json() for told in await self._all(request)]
-        sums = {name: sum(each[name] for each in found) for name in (found[0] if found else ())}
-        return json_response({**sums, "kv_cache_usage": sums.get("kv_cache_usage", 0.0) / max(1, len(found))})
+        if not found:
+            raise none_ready()
+        sums = {name: sum(each[name] for each in found) for name in found[0]}
+        return json_response({**sums, "kv_cache_usage": sums["kv_cache_usage"] / len(found)})
 
     async def engine(self, request: Request) -> Response:
         """GET /engine: totals and load of all, and all running answers."""

@@ -38,7 +38,7 @@ def build_app(service: Service) -> FastAPI:
     app.add_middleware(Gate, settings=service.settings, metrics=service.metrics, stats=service.engine.stats)
     if service.settings.cors is not None:
         open_to_pages(app, service.settings.cors)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(HTTPException, http_error)
     page = Page(service.settings.root_path) if service.settings.page else None
     routes, state = Routes(service), StateRoutes(service, page)
     for path, handler in (
@@ -93,7 +93,7 @@ def open_to_pages(app: Starlette, cors: Cors) -> None:
     )
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def http_error(request: Request, error: Exception) -> Response:
     """Routes and methods that do not exist, in the API's form of an error."""
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path[:200]}"
