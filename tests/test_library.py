@@ -47,6 +47,14 @@ def test_artifact_and_checkpoint_answer_alike(folder: Path, own_cache: Path) -> 
     assert first[0].prompt == "Hello" and first[0].outputs[0].finish_reason == "length"
 
 
+def test_ranks_have_vllms_name_too(folder: Path) -> None:
+    few = {"threads": 1, "pa_num_blocks": 16}
+    with LLM(folder / "artifact", **few) as llm:
+        expected = llm.generate("Hello", GREEDY)[0].outputs[0].token_ids
+    with LLM(folder / "artifact", tensor_parallel_size=2, data_parallel_size=1, **few) as llm:
+        assert llm.generate("Hello", GREEDY)[0].outputs[0].token_ids == expected
+
+
 def test_a_checkpoint_is_compiled_once_whatever_this_run_is_like(
     folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +117,9 @@ def test_mistakes_are_one_line(
     [
         ({"model": None}, "a model is a path, a name or an executor, not NoneType"),
         ({"speculative_config": 5}, "speculative_config must be a mapping"),
+        ({"data_parallel_size": 2}, "an LLM is one replica; forerun serve --data-parallel-size starts several"),
+        ({"tensor_parallel_size": 2, "tp_degree": 3}, "tensor_parallel_size and tp_degree are the same"),
+        ({"tensor_parallel_size": 0}, "tp_degree must be at least 1"),
         ({"max_num_batched_tokens": 10**400}, "max_num_batched_tokens must be at most"),
         ({"max_num_batched_tokens": 1 << 32}, "max_num_batched_tokens must be at most"),
     ],

@@ -35,7 +35,8 @@ class LLM(Generator):
     compiled into the cache at first; or an executor, with its ``tokenizer`` if prompts are to be texts.
 
     ``settings``, by their own names: those of EngineSettings (``max_num_seqs``, ``enable_prefix_caching`` ...);
-    ``threads`` and ``isa``; and those of NeuronConfig (``seq_len``, ``batch_size``, ``quantized`` ...).
+    ``threads`` and ``isa``; and those of NeuronConfig (``seq_len``, ``batch_size``, ``quantized``, ``tp_degree`` or
+    ``tensor_parallel_size`` ...).
     ``batch_size`` and ``seq_len`` of an artifact are limits of this run; its other settings can only be
     confirmed. Raises ForerunError with one line.
     """
@@ -47,6 +48,7 @@ class LLM(Generator):
         tokenizer: Tokenizer | None = None,
         **settings: Any,
     ) -> None:
+        _use_own_names(settings)
         engine = {name: settings.pop(name) for name in _ENGINE & settings.keys()}
         if isinstance(drafts := engine.get("speculative_config"), Mapping):
             engine["speculative_config"] = SpeculativeConfig.from_dict(drafts)
@@ -110,6 +112,19 @@ class LLM(Generator):
         for result, text in zip(results, texts, strict=True):
             result.prompt = text
         return results
+
+
+def _use_own_names(settings: dict[str, Any]) -> None:
+    """Put vLLM's degree of parallelism under its name here. Raises ConfigError."""
+    if settings.pop("data_parallel_size", 1) != 1:
+        raise ConfigError(
+            "data_parallel_size: an LLM is one replica; forerun serve --data-parallel-size starts several behind one "
+            "address"
+        )
+    if "tensor_parallel_size" in settings:
+        ranks = settings.pop("tensor_parallel_size")
+        if settings.setdefault("tp_degree", ranks) != ranks:
+            raise ConfigError("tensor_parallel_size and tp_degree are the same: leave one out")
 
 
 def fitting(params: SamplingParams, prompt_tokens: int, generator: Generator) -> SamplingParams:

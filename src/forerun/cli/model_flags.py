@@ -42,7 +42,13 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, help="sequences that run together (default 4)")
     group.add_argument("--pa-num-blocks", type=int, help="KV blocks (default: derived from free memory)")
     group.add_argument("--pa-block-size", type=int, help="tokens per KV block: 16, 32, 64 or 128 (default 32)")
-    group.add_argument("--tp-degree", type=int, help="tensor parallel ranks (default 1); any number, the same tokens")
+    group.add_argument(
+        "--tp-degree",
+        "--tensor-parallel-size",
+        "-tp",
+        type=int,
+        help="tensor parallel ranks (default 1); any number, the same tokens",
+    )
     group.add_argument("--save-sharded-checkpoint", action="store_true", help="a weights file for each rank")
 
 

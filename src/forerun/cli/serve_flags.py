@@ -65,7 +65,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--device", default="auto", help="cpu; neuron and auto mean the same here")
     group.add_argument(
-        "--tensor-parallel-size", "-tp", type=int, metavar="N", help="ranks; any number gives the same tokens"
+        "--tensor-parallel-size",
+        "--tp-degree",
+        "-tp",
+        type=int,
+        metavar="N",
+        help="ranks; any number gives the same tokens",
     )
     group.add_argument(
         "--data-parallel-size",

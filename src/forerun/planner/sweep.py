@@ -11,6 +11,7 @@ KNOWN = (
     "tp-degree", "batch-size", "seq-len", "input-tokens", "output-tokens", "speculation-length", "acceptance",
     "prefix-hit",
 )  # fmt: skip
+_SAME = {"tensor-parallel-size": "tp-degree"}
 SHARES = ("acceptance", "prefix-hit")
 MOST_PLANS = 512
 
@@ -25,6 +26,7 @@ def points(texts: Sequence[str]) -> tuple[Point, ...]:
         before, equals, value = part.strip().partition("=")
         if equals:
             name = before.strip().lstrip("-").replace("_", "-")
+            name = _SAME.get(name, name)
             if name not in KNOWN:
                 raise ConfigError(
                     f"--sweep: '{name:.60}' cannot be swept{did_you_mean(name, KNOWN)}: {', '.join(KNOWN)}"

@@ -102,15 +102,15 @@ def _top_level() -> str:
 
 def _groups() -> Iterator[str]:
     for group in GROUPS:
-        rows = [(f"`{_usage(f)}`", f.help, f"`{f.key}`" if f.key else "", _default(f), _here(f)) for f in group.flags]
+        rows = [(_usage(f), f.help, f"`{f.key}`" if f.key else "", _default(f), _here(f)) for f in group.flags]
         yield f"## {group.title}\n\n" + table(("flag", "meaning", "field", "default", "here"), rows)
 
 
 def _usage(flag: Flag) -> str:
     if flag.kind == "switch":
-        return f"--[no-]{flag.name[2:]}"
-    value = {"flag": "", "int": " N", "float": " X", "str": " TEXT", "ints": " N ...", "strs": " TEXT ..."}
-    return flag.name + value.get(flag.kind, " TEXT")
+        return f"`--[no-]{flag.name[2:]}`"
+    values = {"flag": "", "int": " N", "float": " X", "str": " TEXT", "ints": " N ...", "strs": " TEXT ..."}
+    return ", ".join(f"`{name}{values.get(flag.kind, ' TEXT')}`" for name in flag.names)
 
 
 def _default(flag: Flag) -> str:

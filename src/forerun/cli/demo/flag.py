@@ -31,7 +31,8 @@ class Flag:
     ``kind`` says how its value is read: "flag" takes none and stores ``const``; "switch" has a ``--no-`` form; "ints"
     and "strs" take one or more; "repeat" may be given several times. ``key`` is the dotted configuration field that
     it sets, if any; status, range and default then come from there. ``read`` turns the value into the field's, for
-    example by reading a file. ``refused_values`` maps known values that are not supported to the reason.
+    example by reading a file. ``refused_values`` maps known values that are not supported to the reason. ``also``:
+    other spellings, those of vLLM.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Flag:
     read: Callable[[Any], Any] | None = None
     exclusive: str = ""
     own_status: Status | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every spelling."""
+        return (self.name, *self.also)
 
     @property
     def dest(self) -> str:

@@ -91,7 +91,7 @@ def _add_flag(target: argparse._ActionsContainer, flag: Flag, required: bool) ->
         options["choices"] = flag.choices
     note = "" if flag.status.kind == "implemented" else f" [{flag.status.kind}]"
     target.add_argument(
-        flag.name,
+        *flag.names,
         dest=flag.dest,
         required=required,
         default=argparse.SUPPRESS,
@@ -111,7 +111,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 
 def _check_words(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Answer unknown and misplaced flags by name before argparse complains about something else."""
-    flags = {flag.name for flag in FLAGS} | {f"--no-{flag.name[2:]}" for flag in FLAGS if flag.kind == "switch"}
+    flags = {name for flag in FLAGS for name in flag.names} | {
+        f"--no-{flag.name[2:]}" for flag in FLAGS if flag.kind == "switch"
+    }
     known = [*_TOP_FLAGS, *sorted(flags), "--help"]
     place = argv.index("run") if "run" in argv else len(argv)
     for position, word in enumerate(argv):

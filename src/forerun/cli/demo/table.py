@@ -187,7 +187,7 @@ SPECULATIVE = (
     Flag("--medusa-tree-json", "str", "tree of the heads", own_status=MEDUSA),
 )
 PARALLEL = (
-    Flag("--tp-degree", "int", "tensor parallel ranks", "tp_degree"),
+    Flag("--tp-degree", "int", "tensor parallel ranks", "tp_degree", also=("--tensor-parallel-size", "-tp")),
     Flag("--cp-degree", "int", "context parallel ranks", "cp_degree"),
     Flag("--mlp-cp-degree", "int", "context parallel ranks of the MLP", "mlp_cp_degree"),
     Flag("--attention-dp-degree", "int", "data parallel ranks of attention", "attention_dp_degree"),
