@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +150,28 @@ def test_what_is_refused_is_named() -> None:
                 assert not notices(parse(name, value)) and model_request(parse(name, value)) == model_request(parse())
             if flag.takes == "nothing" and name.startswith("--"):
                 assert model_request(parse(f"--no-{name[2:]}")) == model_request(parse())
+
+
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [
+        (["--nnodes", "2", "--node-rank", "0"], "torchrun"),
+        (["--node-rank", "1"], "docs/ranks.md"),
+        (["--distributed-executor-backend", "ray"], "`serve run`"),
+        (["--data-parallel-rank", "1"], "docs/replicas.md"),
+        (["-pp", "2"], "--tensor-parallel-size"),
+        (["--numa-bind-nodes", "0", "1"], "numactl"),
+    ],
+)
+def test_who_asks_for_several_processes_is_sent_where_they_are(typed: list[str], instead: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        model_request(parse(*typed))
+    assert instead in str(caught.value)
+
+
+def test_pages_that_reasons_name_are_there() -> None:
+    named = {page for flag in NO_EFFECT + REFUSED for page in re.findall(r"docs/\w+\.md", flag.why)}
+    assert named and all((Path(__file__).parents[2] / page).is_file() for page in named)
 
 
 def test_several_flags_of_one_reason_make_one_line() -> None:

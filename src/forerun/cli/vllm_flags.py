@@ -5,7 +5,9 @@ from __future__ import annotations
 from forerun.cli.foreign_flags import Foreign, no_effect, refused
 
 _WEIGHTS = "weights are mapped from the artifact as they are"
-_ONE_PROCESS = "the server is one process on one machine"
+_HOSTS = "torchrun starts the processes of one model, on several hosts too (docs/ranks.md)"
+_REPLICAS = "--data-parallel-size is for one machine; `serve run` starts replicas on several (docs/replicas.md)"
+_MATRICES = "ranks share out matrices and heads alone; use --tensor-parallel-size"
 _GRAPHS = "programs are compiled ahead into the artifact"
 _BLOCKS = "memory of the KV cache is set by --num-gpu-blocks-override"
 _SPECULATION = "a draft changes no token; how many are drafted is chosen step by step"
@@ -97,7 +99,10 @@ NO_EFFECT: tuple[Foreign, ...] = (
         "there are no documentation pages, only /openapi.json",
         switches="--disable-fastapi-docs --enable-offline-docs",
     ),
-    *no_effect(_ONE_PROCESS, switches="--disable-frontend-multiprocessing"),
+    *no_effect("the server and its engine are one process", switches="--disable-frontend-multiprocessing"),
+    *no_effect(
+        "threads keep to their cores, and processes of one host to memory nodes, by themselves", switches="--numa-bind"
+    ),
     *no_effect("headers may have 16 KiB", values="--h11-max-incomplete-event-size --h11-max-header-count"),
     *no_effect(
         "models are of text alone",
@@ -115,29 +120,60 @@ NO_EFFECT: tuple[Foreign, ...] = (
 )
 
 REFUSED: tuple[Foreign, ...] = (
+    *refused(_HOSTS, switches="--headless", values="--master-addr --master-port"),
+    *refused(_HOSTS, values="--nnodes,-n", neutral=("1",)),
+    *refused(_HOSTS, values="--node-rank,-r", neutral=("0",)),
     *refused(
-        f"{_ONE_PROCESS}; use 1",
-        values="--pipeline-parallel-size,-pp --data-parallel-size-local,-dpl --nnodes,-n "
-        "--decode-context-parallel-size,-dcp --prefill-context-parallel-size,-pcp --api-server-count,-asc",
+        "a rank in another process is waited for as $FORERUN_RANK_TIMEOUT says (docs/ranks.md)",
+        values="--distributed-timeout-seconds --cpu-distributed-timeout-seconds",
+    ),
+    *refused(
+        "processes of several hosts exchange through gloo (docs/ranks.md)",
+        switches="--disable-nccl-for-dp-synchronization --enable-nccl-comm-suspend",
+    ),
+    *refused(
+        "torchrun starts ranks in several processes (docs/ranks.md), and `serve run` replicas on Ray "
+        "(docs/replicas.md)",
+        values="--distributed-executor-backend",
+        neutral=("mp", "uni"),
+    ),
+    *refused(
+        _REPLICAS,
+        switches="--data-parallel-hybrid-lb,-dph --data-parallel-external-lb,-dpe "
+        "--data-parallel-multi-port-external-lb,-dpm",
+        values="--data-parallel-rank,-dpn --data-parallel-start-rank,-dpr --data-parallel-address,-dpa "
+        "--data-parallel-rpc-port,-dpp --dp-sync-interval --data-parallel-supervisor-port "
+        "--dp-supervisor-probe-interval-s --dp-supervisor-probe-timeout-s --dp-supervisor-probe-failure-threshold",
+    ),
+    *refused(_REPLICAS, values="--data-parallel-size-local,-dpl", neutral=("1",)),
+    *refused(_REPLICAS, values="--data-parallel-backend,-dpb", neutral=("mp",)),
+    *refused("one front serves all replicas", values="--api-server-count,-asc", neutral=("1",)),
+    *refused(
+        "replicas that fail are started again, and Ray Serve adds some under load (docs/replicas.md)",
+        switches="--enable-scale-out --enable-fault-tolerance",
+        values="--fault-tolerance-config --watchdog-config",
+    ),
+    *refused(
+        "the server keeps to the cores that it may use: start it with taskset or numactl",
+        lists="--numa-bind-nodes --numa-bind-cpus --device-ids",
+    ),
+    *refused(
+        _MATRICES,
+        values="--pipeline-parallel-size,-pp --decode-context-parallel-size,-dcp --prefill-context-parallel-size,-pcp",
         neutral=("1",),
     ),
     *refused(
-        _ONE_PROCESS,
-        switches="--ray-workers-use-nsight --headless --data-parallel-hybrid-lb,-dph --data-parallel-external-lb,-dpe "
-        "--data-parallel-multi-port-external-lb,-dpm --enable-expert-parallel,-ep --enable-eplb --enable-dbo "
-        "--enable-elastic-ep --enable-ep-weight-filter --dcp-q-replicate --enable-nccl-comm-suspend --numa-bind "
-        "--disable-nccl-for-dp-synchronization --enable-batch-sharded-sampling --enable-scale-out "
-        "--enable-fault-tolerance --enable-hc-sp",
-        values="--node-rank,-r --master-addr --master-port --distributed-timeout-seconds "
-        "--cpu-distributed-timeout-seconds --data-parallel-rank,-dpn --data-parallel-start-rank,-dpr "
-        "--data-parallel-address,-dpa --data-parallel-rpc-port,-dpp --data-parallel-backend,-dpb --dp-sync-interval "
-        "--data-parallel-supervisor-port --dp-supervisor-probe-interval-s --dp-supervisor-probe-timeout-s "
-        "--dp-supervisor-probe-failure-threshold --all2all-backend --expert-placement-strategy --eplb-config "
-        "--dbo-decode-token-threshold --dbo-prefill-token-threshold --dcp-comm-backend --dcp-kv-cache-interleave-size "
-        "--cp-kv-cache-interleave-size --elastic-ep-max-dp-size --fault-tolerance-config --watchdog-config",
-        lists="--numa-bind-nodes --numa-bind-cpus --device-ids",
+        _MATRICES,
+        switches="--dcp-q-replicate --enable-batch-sharded-sampling --enable-hc-sp",
+        values="--dcp-comm-backend --dcp-kv-cache-interleave-size --cp-kv-cache-interleave-size",
     ),
-    *refused(_ONE_PROCESS, values="--distributed-executor-backend", neutral=("mp", "uni")),
+    *refused(
+        "models of experts are not in this version",
+        switches="--enable-expert-parallel,-ep --enable-eplb --enable-dbo --enable-elastic-ep "
+        "--enable-ep-weight-filter",
+        values="--all2all-backend --expert-placement-strategy --eplb-config --dbo-decode-token-threshold "
+        "--dbo-prefill-token-threshold --elastic-ep-max-dp-size",
+    ),
     *refused(
         "the KV cache stays in the memory of this process",
         values="--kv-transfer-config --kv-events-config --kv-offloading-size --kv-offloading-backend "
@@ -245,7 +281,7 @@ REFUSED: tuple[Foreign, ...] = (
     ),
     *refused(
         "traces are not sent",
-        switches="--enable-layerwise-nvtx-tracing",
+        switches="--enable-layerwise-nvtx-tracing --ray-workers-use-nsight",
         values="--otlp-traces-endpoint --profiler-config",
         lists="--collect-detailed-traces",
     ),
