@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from forerun.engine.request_errors import PART_LOST
 from tests.distributed.conftest import PATIENCE, Start, finished, free_port, members_of
 
 NGRAM = '{"method": "ngram", "num_speculative_tokens": 4}'
@@ -102,10 +103,12 @@ def test_a_member_is_lost_in_an_answer(number: signal.Signals, artifact: Path, t
                 struck = time.monotonic()
                 os.kill(members[1], number)
     assert struck and '"error"' in text and "[DONE]" not in text.split('"error"')[0], text
+    assert PART_LOST in text and '"rank_lost"' in text and "gloo" not in text, text
     assert time.monotonic() - struck < LOST
     os.kill(members[1], signal.SIGCONT) if number == signal.SIGSTOP else None
     status, said = finished(process)
     assert status != 0 and ("silent" in said or "gone" in said), said
+    assert ".cc:" not in said, "where in gloo's sources it was noticed helps nobody"
     assert not any(Path(f"/proc/{pid}").exists() for pid in members.values())
 
 

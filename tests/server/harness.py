@@ -22,7 +22,7 @@ from forerun.checkpoint import Tokenizer
 from forerun.config import NeuronConfig
 from forerun.engine import EngineSettings
 from forerun.opening import OpenedModel
-from forerun.runtime.step import Executor, StepInput, StepOutput
+from forerun.runtime.step import Executor, ExecutorLostError, StepInput, StepOutput
 from forerun.server.app import build_app
 from forerun.server.run import Server
 from forerun.server.server_settings import ServerSettings
@@ -44,7 +44,8 @@ def tiny_tokenizer() -> Tokenizer:
 
 class PacedExecutor(OracleExecutor):
     """An oracle whose steps take ``seconds`` each, that waits until ``gate`` is set, closes it itself after the step
-    number ``pause_after``, fails ``fail`` times, and draws ``script[position]`` where there is one."""
+    number ``pause_after``, fails ``fail`` times, or for ever once it is ``lost``, and draws ``script[position]`` where
+    there is one."""
 
     def __init__(self, seconds: float = 0.0, **limits: int) -> None:
         super().__init__(**{"vocab_size": VOCAB, "num_blocks": 256, "max_model_len": 512, **limits})
@@ -59,6 +60,8 @@ class PacedExecutor(OracleExecutor):
         self.gate.wait()
         if self.seconds:
             time.sleep(self.seconds)
+        if self.lost:
+            raise ExecutorLostError(self.lost)
         if self.fail:
             self.fail -= 1
             raise RuntimeError("injected")

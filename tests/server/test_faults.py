@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
 from forerun.engine import EngineSettings
+from forerun.engine.request_errors import PART_LOST
 from forerun.runtime.step import StepInput, StepOutput
 from forerun.server.server_settings import ServerSettings, Timeouts
 from tests.server.harness import PacedExecutor, Running, answer_ids, events, open_request, running, wait_for
@@ -141,6 +143,26 @@ def test_failure_in_the_middle_of_a_stream_is_an_error_event() -> None:
             chunks = events("\n".join([first, *lines]))
         assert response.status_code == 200 and "injected" in chunks[-1]["error"]["message"]
         own.wait_idle()
+
+
+def test_a_lost_executor_is_one_kind_of_error_whoever_hears_of_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whether a request ran or waited when the model was lost: clients learn what happened, the log learns why."""
+    executor = PacedExecutor()
+    executor.gate.clear()
+    with running(executor) as own, ThreadPoolExecutor() as threads:
+        runs = threads.submit(own.post, "/v1/completions", prompt=PROMPT, max_tokens=40)
+        wait_for(lambda: own.service.engine.stats().num_running == 1)
+        waits = threads.submit(own.post, "/v1/completions", prompt=PROMPT, max_tokens=40)
+        wait_for(lambda: own.service.engine.unfinished == 2)
+        executor.lost = "the reason for operators"
+        executor.gate.set()
+        assert runs.result().status_code == waits.result().status_code == 503
+        error = runs.result().json()["error"]
+        assert error == waits.result().json()["error"]
+    assert (error["type"], error["code"], error["message"]) == ("service_unavailable_error", "rank_lost", PART_LOST)
+    log = capfd.readouterr().err
+    assert "the step failed: ExecutorLostError: the reason for operators" in log
+    assert "no step will be taken again: the reason for operators" in log
 
 
 def test_values_that_are_not_finite_are_an_error_not_garbage() -> None:

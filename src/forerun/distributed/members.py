@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,7 @@ class Link:
             over = os.environ.get("GLOO_SOCKET_IFNAME", "any interface")
             raise ConfigError(
                 f"the ranks do not meet at {launch.address} over {over} (GLOO_SOCKET_IFNAME chooses another one): "
-                f"{str(error).splitlines()[0]:.200}"
+                f"{_reason(error)}"
             ) from None
         self._gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -136,8 +137,8 @@ class Link:
         try:
             yield
         except RuntimeError as error:
-            reason, timeout = str(error).splitlines()[0], self.launch.timeout
-            self.lost = f"a rank in another process is gone, or was silent for {timeout:g} s ({reason:.160})"
+            timeout, reason = self.launch.timeout, _reason(error)
+            self.lost = f"a rank in another process is gone, or was silent for {timeout:g} s ({reason})"
             raise ExecutorLostError(self.lost) from None
 
 
@@ -215,6 +216,12 @@ class Members(RankGroup):
                 with suppress(ExecutorLostError):
                     self.link.tell(END)
         self.link.close()
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what gloo says, without the place in its sources."""
+    line = str(error).partition("\n")[0]
+    return re.sub(r"^\[[^]]*:\d+\] ", "", line).partition(". ")[0]
 
 
 def _shake_hands(link: Link) -> None:

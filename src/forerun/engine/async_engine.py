@@ -17,7 +17,7 @@ from forerun.engine.engine import Engine
 from forerun.engine.engine_settings import EngineSettings, StepLimits
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import SamplingParams
-from forerun.engine.request_errors import EngineStoppedError, RequestError
+from forerun.engine.request_errors import PART_LOST, EngineStoppedError, RequestError
 from forerun.engine.stats import EngineStats
 from forerun.engine.stream import Stream
 from forerun.engine.view import answers_view
@@ -230,7 +230,7 @@ class AsyncEngine:
                     self._send_news()
             if self._engine.lost:
                 _log.error("no step will be taken again: %s", self._engine.lost)
-                self._engine.fail_all(self._engine.lost)
+                self._engine.fail_all(PART_LOST)
             self._engine.close()
             self._deliver(self._engine.step())
         except Exception:
@@ -248,7 +248,7 @@ class AsyncEngine:
         for command in commands:
             command()
         orphans = [(stream, index) for stream in self._streams.values() for index in stream.open]
-        error = "the engine stopped"
+        error = PART_LOST if self._engine.lost else "the engine stopped"
         self._deliver([Delta(stream.request_id, i, finish_reason=FINISH_ERROR, error=error) for stream, i in orphans])
         self._send_news()
         self._courier.close()

@@ -18,7 +18,7 @@ from forerun.engine.inner_drafts import InnerDrafts
 from forerun.engine.outputs import FINISH_ABORT, FINISH_ERROR, Delta
 from forerun.engine.params import Limits, SamplingParams
 from forerun.engine.request import Request
-from forerun.engine.request_errors import RequestError
+from forerun.engine.request_errors import PART_LOST, RequestError
 from forerun.engine.scheduler import Scheduled, Scheduler
 from forerun.engine.speculation.sources import make_drafter
 from forerun.engine.stats import EngineCounters, EngineStats
@@ -271,9 +271,10 @@ class Engine:
         self.counters.failures += 1
         message = f"the step failed: {type(error).__name__}: {error}"
         _log.error("%s (%d requests end with it)", message, len(plan), exc_info=error)
+        told = PART_LOST if self.lost else message
         for item in plan:
             for request in self._answers_of(item.request):
-                self._end(request, delta_of(request, message), FINISH_ERROR)
+                self._end(request, delta_of(request, told), FINISH_ERROR)
 
     def _answers_of(self, request: Request) -> list[Request]:
         """Itself, or the answers that are left of the search that it is a beam of."""

@@ -13,7 +13,7 @@ from forerun.engine import Delta, EngineStoppedError, SamplingParams, Stream
 from forerun.engine.async_engine import SLOW_READER
 from forerun.engine.constraint import Form
 from forerun.engine.outputs import RequestTimes
-from forerun.engine.request_errors import NO_TOKEN, TOO_COMPLEX
+from forerun.engine.request_errors import NO_TOKEN, PART_LOST, TOO_COMPLEX
 from forerun.engine.stream import Writer
 from forerun.server.api_error import ApiError
 from forerun.server.json_body import Receive
@@ -165,6 +165,8 @@ class Generation:
                 return ApiError(400, NO_TOKEN, param="allowed_token_ids")
             if (delta.error or "").startswith(TOO_COMPLEX):
                 return ApiError(400, delta.error or "", param="structured_outputs")
+            if delta.error == PART_LOST:
+                return ApiError(503, PART_LOST, code="rank_lost")
             status = 503 if self.service.draining else 500
             return ApiError(status, delta.error or "the request failed", code="generation_failed")
         if delta.finish_reason == "abort":
