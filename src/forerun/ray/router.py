@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
+from ray.exceptions import ActorDiedError
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from forerun.replicas.choice import Candidate, choose, worth_of
@@ -23,8 +24,9 @@ _PLAN_SECONDS = 2.0
 class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray's classes have no types
     """Knows what it sent to each replica. With several fronts each knows its own; all see the same queue lengths.
 
-    A replica that has requests is asked for its queue length twice a second. Ray finds out about one that is silent
-    too, but lets its requests wait as long as it would let them end: here they end with an error, and no more are sent.
+    A replica that has requests is asked for its queue length twice a second, also when Ray has taken it off its list
+    meanwhile. Ray finds out about one that is silent too, but lets its requests wait as long as it would let them end:
+    here they end with an error, and no more are sent.
     """
 
     def initialize_state(self, max_num_seqs: int = 0) -> None:
@@ -65,8 +67,9 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray's classes have n
             sent[pending_request.metadata.internal_request_id] = errand.load
             self._of(replica_id).note(errand.pieces)
             self._errands[pending_request.metadata.internal_request_id] = errand
-            if replica_id not in self._watchers:
-                self._watchers[replica_id] = asyncio.ensure_future(self._watch(replica_id))
+            replica = self.curr_replicas.get(replica_id)
+            if replica is not None and replica_id not in self._watchers:
+                self._watchers[replica_id] = asyncio.ensure_future(self._watch(replica))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """It has come to its end, whichever."""
@@ -75,30 +78,35 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray's classes have n
         self._sent.get(replica_id, {}).pop(internal_request_id, None)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Forget those that are gone."""
+        """Forget those that are gone, but for the requests that they still have."""
         super().update_replicas(replicas)
         known = {replica.replica_id for replica in replicas}
-        for memory in (self._held, self._sent):
-            for gone in memory.keys() - known:
-                del memory[gone]
+        for gone in self._held.keys() - known:
+            del self._held[gone]
+        for gone in self._sent.keys() - known - self._watchers.keys():
+            del self._sent[gone]
         self._silent &= known
 
-    async def _watch(self, replica_id: ReplicaID) -> None:
+    async def _watch(self, replica: RunningReplica) -> None:
         """Ask a replica how it is, as long as it has requests or is silent."""
+        replica_id = replica.replica_id
         try:
             while self._sent.get(replica_id) or replica_id in self._silent:
-                replica = self.curr_replicas.get(replica_id)
-                if replica is None:
-                    return  # Ray has let go of it
-                if await _answers(replica):
-                    self._silent.discard(replica_id)
-                else:
-                    self._silent.add(replica_id)
+                answer, listed = await _ask(replica), replica_id in self.curr_replicas
+                if answer == "silent":
                     for name in list(self._sent.get(replica_id, ())):
                         self._errands[name].give_up()
+                if answer == "silent" and listed:
+                    self._silent.add(replica_id)
+                else:
+                    self._silent.discard(replica_id)
+                if answer == "dead" and not listed:
+                    return  # Ray tells its callers
                 await asyncio.sleep(_TICK)
         finally:
             del self._watchers[replica_id]
+            if replica_id not in self.curr_replicas:
+                self._sent.pop(replica_id, None)
 
     def _of(self, replica_id: ReplicaID) -> Held:
         return self._held.setdefault(replica_id, Held(_TOKENS))
@@ -115,16 +123,16 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray's classes have n
         return planned + max(own, self.replica_queue_len_cache.get(replica_id) or 0)
 
 
-async def _answers(replica: RunningReplica) -> bool:
-    """Whether a replica says anything. Waits are counted, not seconds: when the whole machine was stopped for a while,
-    that is one wait."""
+async def _ask(replica: RunningReplica) -> Literal["well", "silent", "dead"]:
+    """How a replica is. Waits are counted, not seconds: when the whole machine was stopped for a while, that is one
+    wait."""
     question = asyncio.ensure_future(replica.get_queue_len(deadline_s=_TICK * _SILENT_TICKS))
     try:
         for _ in range(_SILENT_TICKS):
             done, _ = await asyncio.wait({question}, timeout=_TICK)
             if done:
-                return True  # also when it has died, which Ray tells its callers
-        return False
+                return "dead" if isinstance(question.exception(), ActorDiedError) else "well"
+        return "silent"
     finally:
         question.cancel()
         await asyncio.gather(question, return_exceptions=True)
