@@ -221,12 +221,14 @@ def test_a_killed_replica(tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     with replicas(*SLOW, "--hold", str(hold)) as front:
         lose_one(front, hold, lambda pid: os.kill(pid, signal.SIGKILL))
+        front.wait_for_line("replica 0 failed (SIGKILL); starting it again")
 
 
 def test_a_stopped_replica(tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     with replicas(*SLOW, "--hold", str(hold)) as front:
         lose_one(front, hold, lambda pid: os.kill(pid, signal.SIGSTOP))
+        front.wait_for_line("replica 0 failed (said nothing for 4 s and was ended); starting it again")
 
 
 def test_a_request_that_streams_nothing_gets_502(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ class Group:
             opened = await asyncio.gather(*map(self._opened, group))
             for replica, well in zip(group, opened, strict=True):
                 if not well:
-                    raise ConfigError(f"replica {replica.number} did not start ({_end(await replica.status())})")
+                    raise ConfigError(
+                        f"replica {replica.number} did not start ({_end(replica, await replica.status())})"
+                    )
         self._keepers = [asyncio.create_task(self._keep(replica)) for replica in self.replicas]
 
     async def close(self, seconds: float) -> bool:
@@ -75,7 +77,7 @@ class Group:
 
     def _delay(self, replica: Replica, status: int) -> float | None:
         """Seconds until it is started again after it ended with ``status``; None: it is given up."""
-        restarts, how = self.restarts[replica.number], _end(status)
+        restarts, how = self.restarts[replica.number], _end(replica, status)
         if status == 0:  # somebody asked it to
             restarts.after_leave()
             _log.info("replica %d has left (%s); starting it again", replica.number, how)
@@ -91,7 +93,10 @@ class Group:
             self.on_lost()
 
 
-def _end(status: int) -> str:
+def _end(replica: Replica, status: int) -> str:
+    """How it came to its end."""
+    if replica.fault:
+        return replica.fault
     if status >= 0:
         return f"status {status}"
     try:

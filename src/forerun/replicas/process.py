@@ -30,7 +30,8 @@ Answer = Literal["well", "refusing", "silent", "ended"]
 
 class Replica:
     """``ready``: whether it may be chosen. ``leaving``: whether it said that it takes no more requests. ``load``:
-    answers that it has to give. ``held``: what its prefix cache is thought to hold. ``facts``: its /server_info."""
+    answers that it has to give. ``held``: what its prefix cache is thought to hold. ``facts``: its /server_info.
+    ``fault``: why it was killed, if it was."""
 
     def __init__(self, order: Order, command: Sequence[str], headers: Mapping[str, str] | None = None) -> None:
         """``command`` reads the order from its standard input. ``headers``: what opens all its routes."""
@@ -39,6 +40,7 @@ class Replica:
         self.load = 0
         self.held = Held(0)
         self.facts: dict[str, Any] = {}
+        self.fault = ""
         self.client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=order.place.uds, limits=_LIMITS),
             base_url="http://replica",
@@ -58,7 +60,7 @@ class Replica:
     async def start(self) -> None:
         """Start the process in a session of its own: Ctrl-C in a terminal is for the front. It ends when its standard
         input does, however the front came to its end."""
-        self.leaving = False
+        self.leaving, self.fault = False, ""
         process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, start_new_session=True)
         assert process.stdin is not None
         self._process, self._ended = process, asyncio.create_task(process.wait())
@@ -78,7 +80,7 @@ class Replica:
                 self.ready = True
                 return True
             await self._pause(TICK / 10)
-        self.kill()
+        self.kill(f"was not ready within {START_SECONDS:g} s and was ended")
         return False
 
     async def watch(self) -> int:
@@ -88,8 +90,10 @@ class Replica:
         while (answer := await self._ask()) != "ended":
             self.ready = answer == "well"
             refusing_since = None if answer == "well" else refusing_since or time.monotonic()
-            if answer == "silent" or time.monotonic() - (refusing_since or time.monotonic()) > REFUSING_SECONDS:
-                self.kill()
+            if answer == "silent":
+                self.kill(f"said nothing for {SILENT_TICKS * TICK:g} s and was ended")
+            elif time.monotonic() - (refusing_since or time.monotonic()) > REFUSING_SECONDS:
+                self.kill(f"took no requests for {REFUSING_SECONDS:g} s and was ended")
             await self._pause(TICK)
         self.ready = False
         return await self.status()
@@ -104,9 +108,9 @@ class Replica:
         well."""
         self.ready = False
 
-    def kill(self) -> None:
-        """End it now."""
-        self.ready = False
+    def kill(self, fault: str = "") -> None:
+        """End it now. ``fault``: what it did, and that it was ended."""
+        self.ready, self.fault = False, fault
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
