@@ -174,6 +174,15 @@ def test_skip_compile_with_other_settings_shows_the_table_and_stops(
     assert model.calls == []
 
 
+def test_ranks_that_are_elsewhere_are_missed_before_anything_is_compiled(
+    model: FakeModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--prompt", "a", "--tp-degree", "4", "--local_ranks_size", "2")
+    assert run(model, *few) == 1 and model.calls == []
+    assert "local_ranks_size 2 of 4 ranks: the others are in other processes" in capsys.readouterr().err
+    assert run(model, *few, "--compile-only") == 0 and model.named("compile")  # for a run that has them all
+
+
 def test_skip_compile_and_compile_only_contradict(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(model, "--prompt", "a", "--skip-compile", "--compile-only") == 1
     assert "drop one" in capsys.readouterr().err

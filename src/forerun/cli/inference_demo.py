@@ -20,6 +20,7 @@ from forerun.engine.speculation.config import SpeculativeConfig
 from forerun.errors import ConfigError, ForerunError
 from forerun.json_text import whole_number
 from forerun.measure.benchmark_report import benchmark_report, render_report, write_report
+from forerun.opening.ranks import check_place
 from forerun.opening.request import ModelRequest
 
 if TYPE_CHECKING:
@@ -124,7 +125,10 @@ class _Demo:
         reuse = self.arguments.value("--skip-compile")
         defaults = {"batch_size": len(self.arguments.value("--prompt"))}
         if not reuse:
-            self._prompts(NeuronConfig.from_dict({**defaults, **requested}))
+            config = NeuronConfig.from_dict({**defaults, **requested})
+            self._prompts(config)
+            if not (self.arguments.value("--compile-only") or self.arguments.value("--compile-dry-run")):
+                check_place(config)
         return ModelRequest(
             self.arguments.value("--model-path"),
             requested,

@@ -43,6 +43,23 @@ def rank_group(artifact: Artifact, config: NeuronConfig, max_rows: int) -> RankG
     As many ranks as ``tp_degree`` says, at least one for each process, shared out evenly. Raises ConfigError when they
     do not come or do not fit together.
     """
+    launch = check_place(config)
+    if launch is None:
+        return None
+    end_with_parent()
+    settings = {name: value for name, value in config.to_dict().items() if name not in _OWN}
+    same = [
+        f"artifact {json.dumps(artifact.manifest, sort_keys=True)}",
+        f"settings {json.dumps(settings, sort_keys=True)}",
+        f"rows of a step {max_rows}",
+        f"{TIMEOUT_VARIABLE} {launch.timeout:g}",
+    ]
+    return Members.join(launch, _degree(config, launch), same)
+
+
+def check_place(config: NeuronConfig) -> Launch | None:
+    """How this process was started; None when it has all ranks. Raises ConfigError when the ranks that it was told to
+    have are others than it gets, which is known before anything is compiled."""
     launch = launched()
     if launch is None:
         if config.local_ranks_size < config.world_size:
@@ -51,21 +68,7 @@ def rank_group(artifact: Artifact, config: NeuronConfig, max_rows: int) -> RankG
                 "processes; start all of them with torchrun, or leave it out"
             )
         return None
-    end_with_parent()
-    degree = config.tp_degree if config.tp_degree > 1 else launch.members
-    _check_place(config, launch, degree)
-    settings = {name: value for name, value in config.to_dict().items() if name not in _OWN}
-    same = [
-        f"artifact {json.dumps(artifact.manifest, sort_keys=True)}",
-        f"settings {json.dumps(settings, sort_keys=True)}",
-        f"rows of a step {max_rows}",
-        f"{TIMEOUT_VARIABLE} {launch.timeout:g}",
-    ]
-    return Members.join(launch, degree, same)
-
-
-def _check_place(config: NeuronConfig, launch: Launch, degree: int) -> None:
-    """The ranks that this process was told to have must be those that it gets."""
+    degree = _degree(config, launch)
     own = range(*begins_of(degree, launch.members)[launch.member : launch.member + 2])
     told = range(config.start_rank_id, config.start_rank_id + config.local_ranks_size)
     if told not in (own, range(config.world_size)):
@@ -73,6 +76,12 @@ def _check_place(config: NeuronConfig, launch: Launch, degree: int) -> None:
             f"start_rank_id {told.start} and local_ranks_size {len(told)}: process {launch.member} of {launch.members} "
             f"has ranks {own.start} to {own.stop - 1} of {degree}; leave them out"
         )
+    return launch
+
+
+def _degree(config: NeuronConfig, launch: Launch) -> int:
+    """All ranks, at least one to a process unless a number was given."""
+    return config.tp_degree if config.tp_degree > 1 else launch.members
 
 
 @contextmanager
