@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.mock_server import Script, mock_server
-from forerun.bench.tokens import token_counter
+from forerun.bench.tokens import hub_counter, token_counter
 from forerun.errors import ForerunError
 from tests.support.tiny_checkpoints import write_tokenizer
 
@@ -67,7 +71,7 @@ def test_that_a_folder_is_not_there_is_said_before_the_hub_is_asked(
 ) -> None:
     told: list[str] = []
 
-    def ask(name: str) -> Any:
+    def ask(name: str) -> Path:
         raise OSError(f"{name} after {len(told)} lines")
 
     monkeypatch.chdir(tmp_path)
@@ -78,3 +82,21 @@ def test_that_a_folder_is_not_there_is_said_before_the_hub_is_asked(
     (tmp_path / "data" / "nope").mkdir(parents=True)
     write_tokenizer(tmp_path / "data" / "nope", 300)
     assert token_counter("data/nope", "m", (), say=told.append)("a") > 0 and len(told) == 1
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
+    """Libraries retry for half a minute when nobody stops them."""
+    asked = "from forerun.bench.tokens import hub_counter\nhub_counter('data/nope')"
+    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", asked], env=os.environ | unreachable, capture_output=True, text=True)
+    assert time.monotonic() - began < 15 and "Retrying" not in done.stderr
+    assert "ForerunError: --tokenizer data/nope is no folder and cannot be fetched" in done.stderr
+
+
+def test_a_model_of_the_hub_without_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forerun.bench.tokens._from_hub", lambda name: tmp_path / "tokenizer.json")
+    with pytest.raises(ForerunError, match=r"data/bare: no tokenizer\.json on the hub"):
+        hub_counter("data/bare")
+    write_tokenizer(tmp_path, 300)
+    assert hub_counter("data/bare")("a") > 0

@@ -58,13 +58,18 @@ def file_counter(path: Path) -> Count:
 def hub_counter(name: str) -> Count:
     """Count by the tokenizer of a hub id, fetched once. Raises ForerunError."""
     with _one_line(f"--tokenizer {name} is no folder and cannot be fetched; give a folder with {FILE}"):
-        return _of(_from_hub(name), name)
+        path = _from_hub(name)
+    if not path.is_file():
+        raise ForerunError(f"--tokenizer {name}: no {FILE} on the hub; give a folder that has one")
+    return file_counter(path)
 
 
-def _from_hub(name: str) -> Any:
-    from tokenizers import Tokenizer
+def _from_hub(name: str) -> Path:
+    """Where the file is, if the hub has it. A snapshot asks once, where tokenizers' own way asks again for half a
+    minute when the hub cannot be reached."""
+    from huggingface_hub import snapshot_download
 
-    return Tokenizer.from_pretrained(name)
+    return Path(snapshot_download(name, allow_patterns=[FILE])) / FILE
 
 
 def _of(tokenizer: Any, name: str) -> Count:
@@ -88,7 +93,8 @@ def _one_line(problem: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
-        raise ForerunError(f"{problem} ({error})") from None
+        reason, _, _ = str(error).partition("\n")
+        raise ForerunError(f"{problem} ({reason})") from None
 
 
 def server_counter(base_urls: Sequence[str], model: str, api_key: str = "") -> Count:
