@@ -9,7 +9,7 @@ NO_TOKEN = "allowed_token_ids, bad words, min_tokens and structured output leave
 TOO_COMPLEX = "the form that is asked for became too complex"
 """Said of a grammar that is too much work on the way."""
 
-PART_LOST = "a process that has a part of the model is gone or silent; ask again when the server is back"
+PART_LOST = "a process that has a part of the model is gone or silent; ask again when it is back"
 """Said of requests whose executor is lost; the log says more."""
 
 
