@@ -154,7 +154,7 @@ REFUSED: tuple[Foreign, ...] = (
         values="--fault-tolerance-config --watchdog-config",
     ),
     *refused(
-        "the server keeps to the cores that it may use: start it with taskset or numactl",
+        "start the server with taskset or numactl; it keeps to the cores that it may use",
         lists="--numa-bind-nodes --numa-bind-cpus --device-ids",
     ),
     *refused(
