@@ -195,3 +195,12 @@ def test_several_answers_have_the_bar_of_all_commands(
     with answers_progress(wanted) as tell:
         tell(1, total)
     assert ("Answers" in terminal.getvalue()) == shown
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"threads": "2"}, "threads"), ({"threads": -1}, "threads"), ({"isa": 3}, "isa"), ({"pinned": 1}, "pinned")],
+)
+def test_settings_of_a_run_are_checked(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"{said} must be "):
+        LLM("default", **settings)

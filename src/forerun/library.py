@@ -26,6 +26,7 @@ Message = Mapping[str, Any]
 DEFAULT_NEW_TOKENS = 256
 """Longest answer of whoever names no length."""
 _ENGINE = frozenset(field.name for field in fields(EngineSettings))
+_RUN = frozenset(field.name for field in fields(RunSettings))
 
 
 class LLM(Generator):
@@ -34,9 +35,9 @@ class LLM(Generator):
     ``model``: an artifact folder; or a checkpoint (a Hugging Face folder, a .gguf file, a hub id, "default"), which is
     compiled into the cache at first; or an executor, with its ``tokenizer`` if prompts are to be texts.
 
-    ``settings``, by their own names: those of EngineSettings (``max_num_seqs``, ``enable_prefix_caching`` ...);
-    ``threads`` and ``isa``; and those of NeuronConfig (``seq_len``, ``batch_size``, ``quantized``, ``tp_degree`` or
-    ``tensor_parallel_size`` ...).
+    ``settings``, by their own names: those of EngineSettings (``max_num_seqs``, ``enable_prefix_caching`` ...), of
+    RunSettings (``threads``, ``isa`` ...) and of NeuronConfig (``seq_len``, ``batch_size``, ``quantized``, ``tp_degree``
+    or ``tensor_parallel_size`` ...).
     ``batch_size`` and ``seq_len`` of an artifact are limits of this run; its other settings can only be
     confirmed. Raises ForerunError with one line.
     """
@@ -61,7 +62,7 @@ class LLM(Generator):
                 raise ConfigError(f"{', '.join(settings)}: settings of a model; this executor has its own")
             super().__init__(model, tokenizer, settings=EngineSettings(**engine))
             return
-        run = RunSettings(settings.pop("threads", 0), settings.pop("isa", ""))
+        run = RunSettings(**{name: settings.pop(name) for name in _RUN & settings.keys()})
         opened = open_model(ModelRequest(os.fspath(model), settings, EngineSettings(**engine), run))
         try:
             super().__init__(opened.executor, tokenizer or opened.tokenizer, settings=opened.engine, draft=opened.draft)

@@ -160,7 +160,7 @@ def open_native(args: argparse.Namespace) -> Subject:
     from forerun.opening import ModelRequest, prepare
     from forerun.runtime.loader import RunSettings
 
-    request = ModelRequest(args.artifact, run=RunSettings(threads=args.threads, isa=args.isa))
+    request = ModelRequest(args.artifact, run=RunSettings.of(vars(args)))
     with progress(f"Compiling {base_name(args.artifact)}") as tell:
         prepared = prepare(request, progress=tell)
     manifest = prepared.artifact.manifest

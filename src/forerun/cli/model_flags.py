@@ -90,7 +90,7 @@ def model_request(args: argparse.Namespace) -> ModelRequest:
     """The model of the command line, how it is stored, how it runs."""
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads} must not be negative")
-    settings, run = requested_settings(args), RunSettings(args.threads, args.isa)
+    settings, run = requested_settings(args), RunSettings.of(vars(args))
     engine = EngineSettings(speculative_config=args.speculative_config)
     return ModelRequest(args.model, settings, engine, run, names=_NAMES)
 

@@ -124,7 +124,7 @@ def model_request(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
         args.model,
         settings,
         engine_settings(args, settings.pop("is_prefix_caching", args.enable_prefix_caching)),
-        RunSettings(args.threads, args.isa, DEFAULT_ROWS, populate=True),
+        RunSettings.of(vars(args), max_rows=DEFAULT_ROWS, populate=True),
         artifact=_artifacts_folder(args, environ),
         compile="always" if args.recompile else "missing",
         names={name: flag for name, flag in _NAMES.items() if name not in override},

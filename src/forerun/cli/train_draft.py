@@ -104,7 +104,7 @@ def _collect(args: argparse.Namespace, recipe: CollectRecipe, text: Path) -> lis
     from forerun.training.collect import Collector, read_documents
 
     settings = EngineSettings(max_num_seqs=args.batch, max_model_len=recipe.answer_tokens + _QUESTION_ROOM)
-    model = open_model(ModelRequest(args.model, engine=settings, run=RunSettings(args.threads)))
+    model = open_model(ModelRequest(args.model, engine=settings, run=RunSettings.of(vars(args))))
     try:
         with progress(f"{base_name(args.model)} writes") as tell:
             done = Collector(model.executor, model.tokenizer, recipe, text).run(args.tokens, tell)
@@ -172,7 +172,7 @@ def _report(args: argparse.Namespace, shape: DraftShape, documents: list[Documen
         max_num_seqs=1, max_model_len=args.answer_tokens + _QUESTION_ROOM, speculative_config=drafts
     )
     with progress("Measuring") as tell:
-        model = open_model(ModelRequest(args.model, engine=engine, run=RunSettings(args.threads)), progress=tell)
+        model = open_model(ModelRequest(args.model, engine=engine, run=RunSettings.of(vars(args))), progress=tell)
         try:
             found = draft_report(model, prompts, args.answer_tokens, args.seed, tell)
         finally:

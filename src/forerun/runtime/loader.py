@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from forerun._native import ThreadTeam
 from forerun.compiler.artifact import Artifact
@@ -17,13 +19,14 @@ from forerun.runtime.weights import map_weights
 
 MAX_BATCHED_ROWS = 2048
 """Default rows of one engine step; the native layer cuts them into smaller chunks."""
-
-
 MOST_THREADS = 256
 MOST_HEAD_ROWS = 128
 """Sequences that get their next token from one pass over the LM head, as long as there are no more."""
 UNKNOWN_MEMORY = 2 << 30
 """Counted as available where the system does not say."""
+
+
+_KINDS: Mapping[type, str] = {int: "a whole number, at least 0", str: "a text", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,18 @@ class RunSettings:
     populate: bool = False
     memory: int = 0
     pinned: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = type(field.default)
+            if type(value) is not kind or (isinstance(value, int) and value < 0):
+                raise ConfigError(f"{field.name} must be {_KINDS[kind]}, not {value!r:.40}")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], **others: Any) -> RunSettings:
+        """The settings among ``values``, such as a command's flags, and ``others``."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values}, **others)
 
 
 def open_executor(
