@@ -36,8 +36,8 @@ class LLM(Generator):
     compiled into the cache at first; or an executor, with its ``tokenizer`` if prompts are to be texts.
 
     ``settings``, by their own names: those of EngineSettings (``max_num_seqs``, ``enable_prefix_caching`` ...), of
-    RunSettings (``threads``, ``isa`` ...) and of NeuronConfig (``seq_len``, ``batch_size``, ``quantized``, ``tp_degree``
-    or ``tensor_parallel_size`` ...).
+    RunSettings (``threads``, ``isa`` ...) and of NeuronConfig (``seq_len``, ``batch_size``, ``quantized``,
+    ``tp_degree`` or ``tensor_parallel_size`` ...).
     ``batch_size`` and ``seq_len`` of an artifact are limits of this run; its other settings can only be
     confirmed. Raises ForerunError with one line.
     """
