@@ -14,6 +14,7 @@ import httpx
 from forerun.bench.exchange import STAY, Exchange, Leave, bearer, post
 from forerun.bench.records import Outcome
 from forerun.bench.sse import read_answer
+from forerun.bench.wire import transport
 from forerun.errors import ForerunError
 
 
@@ -83,7 +84,7 @@ class Client:
         headers = {"Accept-Encoding": "identity", **bearer(target.api_key)}  # a packed stream comes late and in lumps
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = httpx.Timeout(target.timeout, connect=min(60.0, target.timeout), pool=None)
-        self._http = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=False)
+        self._http = httpx.AsyncClient(headers=headers, transport=transport(limits), timeout=timeout, trust_env=False)
 
     async def __aenter__(self) -> Client:
         return self

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from forerun.bench.sse import Arrival, has_news
+from forerun.bench.wire import moment_of
 from forerun.errors import ForerunError
 
 MOST_BYTES = 64 << 20
@@ -115,7 +116,7 @@ async def _take(
         exchange.status, exchange.fields = response.status_code, response.headers
         stream = response.aiter_bytes()
         while (data := await _next(stream, wait)) is not None:
-            now = time.perf_counter()
+            now = moment_of(response)
             exchange.arrivals.append((now, data))
             if has_news(data):
                 news, wait = now, None

@@ -1,0 +1,179 @@
+"""Connections of the load test: their times, their bounds, and their errors under httpx's names."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from forerun.bench.wire import moment_of, transport
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def served(
+    serve: Serve, timeout: float | None = 30.0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    """A client of ours and the URL of a server that does ``serve`` for each connection."""
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(one, "127.0.0.1", 0, ssl=tls)
+    async with httpx.AsyncClient(transport=transport(httpx.Limits(max_connections=4)), timeout=timeout) as http:
+        yield http, f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
+async def request(reader: asyncio.StreamReader) -> None:
+    while (await reader.readline()).strip():
+        pass
+
+
+def test_the_time_is_that_of_the_bytes_not_of_their_reader() -> None:
+    sent = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(HEAD % 3)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"abc")
+        await writer.drain()
+        sent.set()
+
+    async def main() -> None:
+        async with served(serve) as (http, url), http.stream("GET", url) as response:
+            before = time.perf_counter()
+            await sent.wait()
+            await asyncio.sleep(0.2)  # others have their turn
+            late = time.perf_counter()
+            assert [data async for data in response.aiter_bytes()] == [b"abc"]
+            assert before < moment_of(response) < late - 0.05
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_nobody_reads_waits_at_its_server() -> None:
+    whole = bytes(range(256)) * (1 << 17)  # 32 MiB
+    done = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(HEAD % len(whole))
+        for at in range(0, len(whole), 1 << 16):
+            writer.write(whole[at : at + (1 << 16)])
+            await writer.drain()
+        done.set()
+
+    async def main() -> None:
+        async with served(serve) as (http, url), http.stream("GET", url) as response:
+            await asyncio.sleep(0.3)
+            assert not done.is_set()
+            assert b"".join([data async for data in response.aiter_raw()]) == whole
+
+    asyncio.run(main())
+
+
+def test_a_body_larger_than_all_buffers_arrives() -> None:
+    body = b"x" * (16 << 20)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        await asyncio.sleep(0.1)
+        got = await reader.readexactly(len(body))
+        writer.write(HEAD % 2 + (b"ok" if got == body else b"no"))
+
+    async def main() -> None:
+        async with served(serve) as (http, url):
+            assert (await http.post(url, content=body)).text == "ok"
+
+    asyncio.run(main())
+
+
+def test_connections_are_kept_and_replaced_when_the_server_has_closed_them() -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        for _ in range(2):
+            await request(reader)
+            writer.write(HEAD % 1 + b"a")
+            await writer.drain()
+
+    async def main() -> None:
+        async with served(serve) as (http, url):
+            for _ in range(4):
+                assert (await http.get(url)).text == "a"
+                await asyncio.sleep(0.05)  # so that a close is noticed
+
+    asyncio.run(main())
+    assert connections == 2
+
+
+def test_errors_have_httpx_names() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        await asyncio.sleep(5)
+
+    async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(HEAD % 9 + b"a")
+
+    async def main() -> None:
+        async with served(silent, timeout=0.2) as (http, url):
+            with pytest.raises(httpx.ReadTimeout):
+                await http.get(url)
+        async with served(rude) as (http, url):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await http.get(url)
+        with pytest.raises(httpx.ConnectError, match="Connect call failed"):
+            async with httpx.AsyncClient(transport=transport(httpx.Limits())) as http:
+                await http.get(url)
+
+    asyncio.run(main())
+
+
+def test_encrypted_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=forerun"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(made, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no openssl here")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(HEAD % 2 + b"ok")
+
+    async def main() -> None:
+        async with served(serve, tls=tls) as (http, url):
+            with pytest.raises(httpx.ConnectError, match="certificate"):
+                await http.get(url)
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: trusting)
+        async with served(serve, tls=tls) as (http, url):
+            assert (await http.get(url)).text == "ok"
+
+    asyncio.run(main())
+
+
+def test_other_connections_have_the_present_time() -> None:
+    before = time.perf_counter()
+    assert before <= moment_of(httpx.Response(200)) <= time.perf_counter()
