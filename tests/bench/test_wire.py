@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from forerun.bench.exchange import Leave, post
 from forerun.bench.wire import moment_of, transport
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
@@ -38,8 +39,13 @@ async def served(
 
 
 async def request(reader: asyncio.StreamReader) -> None:
-    while (await reader.readline()).strip():
-        pass
+    """Read one, with its body if that is small."""
+    length = 0
+    while line := (await reader.readline()).strip():
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    if length < 100:
+        await reader.readexactly(length)
 
 
 def test_the_time_is_that_of_the_bytes_not_of_their_reader() -> None:
@@ -122,6 +128,29 @@ def test_connections_are_kept_and_replaced_when_the_server_has_closed_them() -> 
 
     asyncio.run(main())
     assert connections == 2
+
+
+def test_clients_that_leave_at_any_moment_take_their_connections_along() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(HEAD % 3)
+        for piece in (b"a", b"b", b"c"):
+            await asyncio.sleep(0.002)
+            writer.write(piece)
+
+    async def main() -> None:
+        async with (
+            served(serve) as (_, url),
+            httpx.AsyncClient(transport=transport(httpx.Limits(max_connections=None))) as http,
+        ):
+            gone = [(await post(http, url, {}, Leave(seconds=number * 2e-4))).left for number in range(80)]
+            assert gone[0]
+            ends = [await post(http, url, {}, Leave(pieces=number)) for number in (1, 2)]
+            assert [end.left for end in ends] == [True, True], ends
+            last = await post(http, url, {})
+            assert last.text == "abc" and not last.failure
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_errors_have_httpx_names() -> None:

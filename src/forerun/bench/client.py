@@ -75,14 +75,16 @@ def _is_server(url: str) -> bool:
 
 
 class Client:
-    """Sends requests of one run; an async context manager. ``start``: the clock's reading at the run's beginning."""
+    """Sends requests of one run; an async context manager. ``start``: the clock's reading at the run's beginning.
+    ``connections``: how many are kept between requests."""
 
     def __init__(self, target: Target, connections: int) -> None:
         self.target = target
         self.start = time.perf_counter()
         self._urls = itertools.cycle(target.base_urls)
         headers = {"Accept-Encoding": "identity", **bearer(target.api_key)}  # a packed stream comes late and in lumps
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        # The load bounds what runs; a bound of the pool would count clients that left while they connected for ever.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=connections)
         timeout = httpx.Timeout(target.timeout, connect=min(60.0, target.timeout), pool=None)
         self._http = httpx.AsyncClient(headers=headers, transport=transport(limits), timeout=timeout, trust_env=False)
 

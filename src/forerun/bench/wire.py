@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+import anyio
 import httpcore
 import httpx
 
@@ -144,10 +145,10 @@ class _Stream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         wire, loop = self._wire, asyncio.get_running_loop()
-        begun = loop.start_tls(wire.transport, wire, ssl_context, server_hostname=server_hostname)
         try:
-            encrypted = await asyncio.wait_for(begun, timeout)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(timeout):
+                encrypted = await loop.start_tls(wire.transport, wire, ssl_context, server_hostname=server_hostname)
+        except TimeoutError:
             wire.transport.abort()
             raise httpcore.ConnectTimeout() from None
         except OSError as error:  # ssl.SSLError is one
@@ -174,10 +175,10 @@ class _Network(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        opened = asyncio.get_running_loop().create_connection(_Wire, host, port, happy_eyeballs_delay=0.25)
         try:
-            _, wire = await asyncio.wait_for(opened, timeout)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(timeout):  # asyncio.wait_for may lose the cancellation of a client that leaves
+                _, wire = await asyncio.get_running_loop().create_connection(_Wire, host, port)
+        except TimeoutError:
             raise httpcore.ConnectTimeout() from None
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
