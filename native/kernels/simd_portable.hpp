@@ -245,10 +245,10 @@ struct Dot {
 #undef FORERUN_LANES
 
 // Register tiles (rows x panels of 16 columns) that fit this instruction set.
-inline constexpr int kStreamRows = 1;                 // rows of one pass over the streamed weights
-inline constexpr int kStreamPanels[2] = {0, 1};       // panels taken together, by rows
-inline constexpr int kFinePanels = 1;                 // the same, where all groups are fine
+inline constexpr int kStreamRows = 1;                                   // rows of one pass over the streamed weights
+inline constexpr int kStreamPanels[2] = {0, 1};                         // panels taken together, by rows
+inline constexpr int kFinePanels = 1;                                   // the same, where all groups are fine
 inline constexpr int kTileRows = 2, kTilePanels = 1, kUnpackRows = 64;  // many rows
-inline constexpr int kVectorRegisters = 8;            // of sixteen lanes
+inline constexpr int kVectorRegisters = 8;                              // of sixteen lanes
 
 }  // namespace forerun::portable
