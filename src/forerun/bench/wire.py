@@ -23,9 +23,10 @@ _MOST_HELD = 1 << 20
 
 def transport(limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
     """httpx's own transport over such connections. Nothing is taken from the environment."""
-    found = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+    trusted = httpx.create_ssl_context(trust_env=False)
+    found = httpx.AsyncHTTPTransport(verify=trusted, trust_env=False)
     found._pool = httpcore.AsyncConnectionPool(
-        ssl_context=httpx.create_ssl_context(trust_env=False),
+        ssl_context=trusted,
         max_connections=limits.max_connections,
         max_keepalive_connections=limits.max_keepalive_connections,
         keepalive_expiry=limits.keepalive_expiry,
@@ -89,10 +90,11 @@ class _Wire(asyncio.Protocol):
         moment, data = self.came.popleft()
         if len(data) > most:
             self.came.appendleft((moment, data[most:]))
-        if self._held > _MOST_HELD >= self._held - len(data[:most]):
+            data = data[:most]
+        before, self._held = self._held, self._held - len(data)
+        if before > _MOST_HELD >= self._held:
             self.transport.resume_reading()
-        self._held -= len(data[:most])
-        return moment, data[:most]
+        return moment, data
 
     async def write(self, data: bytes, timeout: float | None) -> None:
         """Send, and wait until there is room for more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -120,9 +121,8 @@ def _refuse_twins(node: Any, where: str) -> None:
     """YAML takes the last one of several equal keys, and numbers of any length for them."""
     if isinstance(getattr(node, "value", None), list):
         pairs = [pair for pair in node.value if isinstance(pair, tuple)]
-        names = [str(key.value) for key, _ in pairs]
-        for name in names:
-            if names.count(name) > 1 or len(name) > 100:
+        for name, count in Counter(str(key.value) for key, _ in pairs).items():
+            if count > 1 or len(name) > 100:
                 raise ConfigError(f"{where}: '{name:.60}' {'is too long' if len(name) > 100 else 'stands there twice'}")
         for child in [value for _, value in pairs] or node.value:
             _refuse_twins(child, where)
