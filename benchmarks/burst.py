@@ -41,7 +41,7 @@ async def wave(url: str, clients: int, tokens: int) -> Counter[str]:
         made = json.loads(answer.text)["usage"]["completion_tokens"]
         return "complete" if made == tokens else f"{made} of {tokens} tokens"
 
-    async with Client(Target((f"{url}/v1",)), connections=clients) as client:
+    async with Client(Target((f"{url}/v1",))) as client:
         return Counter(await asyncio.gather(*(one(client, number) for number in range(clients))))
 
 

@@ -50,7 +50,7 @@ class Soak:
     """``clients`` tasks that each send one request after the other until the time is over."""
 
     def __init__(self, url: str, seconds: float, clients: int, cancels: float, seed: int, key: str | None) -> None:
-        self._client = Client(Target((f"{url}/v1",), api_key=key or "", timeout=300), connections=clients)
+        self._client = Client(Target((f"{url}/v1",), api_key=key or "", timeout=300))
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(base_url=url, timeout=300, headers=headers)  # for what the server says of itself
         self._seconds = seconds

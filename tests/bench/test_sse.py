@@ -2,19 +2,29 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 
 import pytest
 
 from forerun.bench.load import Result
 from forerun.bench.metrics import llmperf_metrics, summary, true_metrics
 from forerun.bench.records import Outcome
-from forerun.bench.sse import events, has_news, read_answer
+from forerun.bench.sse import AnswerReader, EventStream, has_news
 
 
 def answered(*arrivals: tuple[float, bytes]) -> Outcome:
+    reader = AnswerReader()
+    for arrival in arrivals:
+        reader.feed(*arrival)
     outcome = Outcome(0, 0, 8, None, sent=1.0)
-    read_answer(outcome, arrivals, start=10.0, kind="text/html")
+    reader.fill(outcome, start=10.0, kind="text/html")
     return outcome
+
+
+def events(arrivals: Sequence[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
+    stream = EventStream()
+    found = [(moment, event) for moment, data in arrivals for event in stream.feed(data)]
+    return [*found, (arrivals[-1][0], end)] if (end := stream.end()) else found
 
 
 def chat(text: str) -> bytes:
@@ -23,7 +33,7 @@ def chat(text: str) -> bytes:
 
 def test_an_event_has_the_time_of_the_bytes_that_complete_it() -> None:
     parts = [(1.0, b"data: a"), (2.0, b"b\n"), (3.0, b"\ndata: c\r\n\r"), (4.0, b"\n: ping\n\ndata: d\n\n")]
-    assert list(events(parts)) == [(3.0, b"ab"), (3.0, b"c"), (4.0, b"d")]
+    assert events(parts) == [(3.0, b"ab"), (3.0, b"c"), (4.0, b"d")]
 
 
 STREAM = b"\n".join(
@@ -37,11 +47,11 @@ STREAM = b"\n".join(
 def test_lines_end_as_the_standard_lets_them_wherever_they_are_cut(mark: bytes, end: bytes, size: int) -> None:
     data = mark + STREAM.replace(b"\n", end)
     arrivals = [(float(at), data[at : at + size]) for at in range(0, len(data), size)]
-    found = list(events(arrivals))
+    found = events(arrivals)
     assert [text for _, text in found] == [b"a\nb", b"c", b"[DONE]"]
     first = data.index(b"b" + end + end) + 1 + len(end)  # where the blank line begins
     assert found[0][0] == first // size * size
-    assert list(events([part for arrival in arrivals for part in (arrival, (arrival[0], b""))])) == found
+    assert (events([part for arrival in arrivals for part in (arrival, (arrival[0], b""))])) == found
 
 
 @pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from forerun.bench import wire
 from forerun.bench.exchange import Leave, post
-from forerun.bench.wire import moment_of, transport
+from forerun.bench.wire import asked_at, moment_of, transport, trusted
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -22,7 +24,10 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def served(
-    serve: Serve, timeout: float | None = 30.0, tls: ssl.SSLContext | None = None
+    serve: Serve,
+    timeout: float | None = 30.0,
+    tls: ssl.SSLContext | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """A client of ours and the URL of a server that does ``serve`` for each connection."""
 
@@ -33,7 +38,7 @@ async def served(
             writer.close()
 
     server = await asyncio.start_server(one, "127.0.0.1", 0, ssl=tls)
-    async with httpx.AsyncClient(transport=transport(httpx.Limits(max_connections=4)), timeout=timeout) as http:
+    async with httpx.AsyncClient(transport=transport(context or trusted()), timeout=timeout) as http:
         yield http, f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     server.close()
 
@@ -68,6 +73,68 @@ def test_the_time_is_that_of_the_bytes_not_of_their_reader() -> None:
             late = time.perf_counter()
             assert [data async for data in response.aiter_bytes()] == [b"abc"]
             assert before < moment_of(response) < late - 0.05
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell when bytes came")
+def test_a_loop_that_is_busy_takes_nothing_from_the_time() -> None:
+    blocked = 0.0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal blocked
+        await request(reader)
+        await asyncio.sleep(0.1)  # the kernel begins to note times a little after it is asked to
+        writer.write(HEAD % 3 + b"abc")
+        time.sleep(0.3)
+        blocked = time.perf_counter()
+        await asyncio.sleep(0.1)  # the end of a connection is the last that came, too
+
+    async def main() -> None:
+        async with served(serve) as (http, url), http.stream("GET", url) as response:
+            assert [data async for data in response.aiter_bytes()] == [b"abc"]
+            assert asked_at(response, 0.0) < moment_of(response) < blocked - 0.2
+
+    asyncio.run(main())
+
+
+def test_a_clock_that_is_set_moves_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(HEAD % 3 + b"abc")
+
+    async def main() -> None:
+        async with served(serve) as (http, url):
+            for hours in (-5, 0, 5):
+                began = time.perf_counter()
+                with monkeypatch.context() as clock:
+                    clock.setattr(wire.time, "time", lambda at=time.time, hours=hours: at() + 3600 * hours)
+                    async with http.stream("GET", url) as response:
+                        assert [data async for data in response.aiter_bytes()] == [b"abc"]
+                assert began <= asked_at(response, 0.0) <= moment_of(response) <= time.perf_counter()
+
+    asyncio.run(main())
+
+
+def test_a_request_leaves_when_its_bytes_do() -> None:
+    """Connecting belongs to a connection's first request; what the client does before does not belong to any."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await request(reader)
+            writer.write(HEAD % 1 + b"a")
+
+    async def late(request: httpx.Request) -> None:
+        await asyncio.sleep(0.1)
+
+    async def main() -> None:
+        async with served(serve) as (http, url):
+            http.event_hooks = {"request": [late]}
+            for _ in range(2):
+                began = time.perf_counter()
+                async with http.stream("GET", url) as response:
+                    assert began + 0.1 <= asked_at(response, 0.0) <= moment_of(response)
+                    await response.aread()
 
     asyncio.run(main())
 
@@ -141,7 +208,7 @@ def test_clients_that_leave_at_any_moment_take_their_connections_along() -> None
     async def main() -> None:
         async with (
             served(serve) as (_, url),
-            httpx.AsyncClient(transport=transport(httpx.Limits(max_connections=None))) as http,
+            httpx.AsyncClient(transport=transport(trusted())) as http,
         ):
             gone = [(await post(http, url, {}, Leave(seconds=number * 2e-4))).left for number in range(80)]
             assert gone[0]
@@ -170,13 +237,13 @@ def test_errors_have_httpx_names() -> None:
             with pytest.raises(httpx.RemoteProtocolError):
                 await http.get(url)
         with pytest.raises(httpx.ConnectError, match="Connect call failed"):
-            async with httpx.AsyncClient(transport=transport(httpx.Limits())) as http:
+            async with httpx.AsyncClient(transport=transport(trusted())) as http:
                 await http.get(url)
 
     asyncio.run(main())
 
 
-def test_encrypted_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encrypted_connections(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=forerun"]
     made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
@@ -196,8 +263,7 @@ def test_encrypted_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             with pytest.raises(httpx.ConnectError, match="certificate"):
                 await http.get(url)
         trusting = ssl.create_default_context(cafile=str(certificate))
-        monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: trusting)
-        async with served(serve, tls=tls) as (http, url):
+        async with served(serve, tls=tls, context=trusting) as (http, url):
             assert (await http.get(url)).text == "ok"
 
     asyncio.run(main())
@@ -206,3 +272,4 @@ def test_encrypted_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_other_connections_have_the_present_time() -> None:
     before = time.perf_counter()
     assert before <= moment_of(httpx.Response(200)) <= time.perf_counter()
+    assert asked_at(httpx.Response(200), before) == before

@@ -109,7 +109,7 @@ def test_a_member_is_lost_in_an_answer(number: signal.Signals, artifact: Path, t
     status, said = finished(process)
     assert status != 0 and ("silent" in said or "gone" in said), said
     assert ".cc:" not in said, "where in gloo's sources it was noticed helps nobody"
-    assert not any(Path(f"/proc/{pid}").exists() for pid in members.values())
+    assert all(map(ended, members.values()))
 
 
 @pytest.mark.parametrize("struck", [0, 1])
@@ -124,15 +124,12 @@ def test_a_member_is_lost_while_nobody_asks(
     wait_for(port, process)
     members = members_of(process)
     os.kill(members[struck], number)
-    end = time.monotonic() + LOST
-    while time.monotonic() < end and running(members[1 - struck]):
-        time.sleep(0.1)
-    assert not running(members[1 - struck])
+    assert ended(members[1 - struck])
     os.kill(members[struck], signal.SIGCONT) if number == signal.SIGSTOP else None
     status, said = finished(process)
     told = number == signal.SIGKILL or "silent" in said or "gone" in said  # of one that died torchrun tells the others
     assert status != 0 and told, said
-    assert not any(running(pid) for pid in members.values())
+    assert all(map(ended, members.values()))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -153,9 +150,10 @@ def test_torchrun_is_told_to_end(number: signal.Signals, artifact: Path, torchru
     assert lines[-1] == "data: [DONE]" and not any('"error"' in line for line in lines), lines
     assert '"finish_reason":"length"' in "".join(lines), lines
     _, said = finished(process)
-    told = "SIGINT" if number == signal.SIGINT else "SIGTERM"
-    assert "ExecutorLostError" not in said and f"{told}: this process ends with the leader" in said, said
-    assert not any(running(pid) for pid in members.values())
+    assert "ExecutorLostError" not in said, said
+    if number != signal.SIGKILL:  # of which a member may learn after the leader has sent it home
+        assert f"{signal.Signals(number).name}: this process ends with the leader" in said, said
+    assert all(map(ended, members.values()))
 
 
 def running(pid: int) -> bool:
@@ -164,6 +162,14 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text("ascii").rsplit(") ", 1)[1][0] not in "ZX"
     except OSError:
         return False
+
+
+def ended(pid: int) -> bool:
+    """Whether a process has ended, or does in a while: what it wrote is complete before it is gone."""
+    end = time.monotonic() + LOST
+    while time.monotonic() < end and running(pid):
+        time.sleep(0.1)
+    return not running(pid)
 
 
 def wait_for(port: int, process: subprocess.Popen[str]) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from anyio.lowlevel import checkpoint
 
-from forerun.bench.exchange import STAY, Exchange, Leave, bearer, post
+from forerun.bench.exchange import STAY, Exchange, Leave, Take, bearer, post
 from forerun.bench.records import Outcome
-from forerun.bench.sse import read_answer
-from forerun.bench.wire import transport
+from forerun.bench.sse import AnswerReader
+from forerun.bench.wire import transport, trusted
 from forerun.errors import ForerunError
 
 
@@ -75,24 +77,41 @@ def _is_server(url: str) -> bool:
 
 
 class Client:
-    """Sends requests of one run; an async context manager. ``start``: the clock's reading at the run's beginning.
-    ``connections``: how many are kept between requests."""
+    """Sends requests of one run; an async context manager. ``start``: the clock's reading at the run's beginning."""
 
-    def __init__(self, target: Target, connections: int) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
         self.start = time.perf_counter()
         self._urls = itertools.cycle(target.base_urls)
-        headers = {"Accept-Encoding": "identity", **bearer(target.api_key)}  # a packed stream comes late and in lumps
-        # The load bounds what runs; a bound of the pool would count clients that left while they connected for ever.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=connections)
-        timeout = httpx.Timeout(target.timeout, connect=min(60.0, target.timeout), pool=None)
-        self._http = httpx.AsyncClient(headers=headers, transport=transport(limits), timeout=timeout, trust_env=False)
+        self._trusted = trusted()
+        self._https: list[httpx.AsyncClient] = []
+        self._idle: list[httpx.AsyncClient] = []
 
     async def __aenter__(self) -> Client:
+        await checkpoint()  # what anyio imports when it is first used takes longer than many an answer
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._http.aclose()
+        for http in self._https:
+            await http.aclose()
+
+    @contextmanager
+    def _one(self) -> Iterator[httpx.AsyncClient]:
+        """A pool of connections for each request that is under way: httpcore looks through a whole pool several times
+        whenever a request comes or goes, so that one for all would cost each of n requests n² looks."""
+        http = self._idle.pop() if self._idle else self._made()
+        try:
+            yield http
+        finally:
+            self._idle.append(http)
+
+    def _made(self) -> httpx.AsyncClient:
+        target = self.target
+        headers = {"Accept-Encoding": "identity", **bearer(target.api_key)}  # a packed stream comes late and in lumps
+        timeout = httpx.Timeout(target.timeout, connect=min(60.0, target.timeout), pool=None)
+        http = httpx.AsyncClient(headers=headers, transport=transport(self._trusted), timeout=timeout, trust_env=False)
+        self._https.append(http)
+        return http
 
     def now(self) -> float:
         """Seconds since the run began."""
@@ -104,17 +123,22 @@ class Client:
 
     async def send_body(self, outcome: Outcome, path: str, body: Mapping[str, Any], leave: Leave = STAY) -> None:
         """The same for a streamed body that somebody else made."""
-        exchange = await self.post(path, body, leave)
+        reader = AnswerReader()
+        exchange = await self._post(path, body, leave, reader.feed)
         outcome.sent, outcome.ended = exchange.sent - self.start, exchange.ended - self.start
         outcome.cancelled = exchange.left
         if exchange.error:
             outcome.fail(*exchange.error)
         else:
-            read_answer(outcome, exchange.arrivals, self.start, exchange.fields.get("content-type", ""))
+            reader.fill(outcome, self.start, exchange.fields.get("content-type", ""))
 
     async def post(self, path: str, body: Mapping[str, Any], leave: Leave = STAY) -> Exchange:
         """Any body to the next server, ``path`` below its base URL; what came back, unread."""
-        return await post(self._http, next(self._urls) + path, body, leave)
+        return await self._post(path, body, leave, None)
+
+    async def _post(self, path: str, body: Mapping[str, Any], leave: Leave, take: Take | None) -> Exchange:
+        with self._one() as http:
+            return await post(http, next(self._urls) + path, body, leave, take)
 
 
 def send_all(target: Target, bodies: Sequence[Mapping[str, Any]], due: Sequence[float] = ()) -> list[Outcome]:
@@ -126,7 +150,7 @@ def send_all(target: Target, bodies: Sequence[Mapping[str, Any]], due: Sequence[
 
 
 async def _send_all(target: Target, bodies: Sequence[Mapping[str, Any]], due: Sequence[float]) -> list[Outcome]:
-    async with Client(target, connections=max(1, len(bodies))) as client:
+    async with Client(target) as client:
 
         async def one(number: int, body: Mapping[str, Any], moment: float) -> Outcome:
             if moment:

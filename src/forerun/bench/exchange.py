@@ -1,17 +1,17 @@
-"""One POST as it went: status, header fields, and bytes with the moments at which they came."""
+"""One POST as it went: status, header fields, and bytes, which a taker may have at the moments at which they came."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from forerun.bench.sse import Arrival, has_news
-from forerun.bench.wire import moment_of
+from forerun.bench.sse import has_news
+from forerun.bench.wire import asked_at, moment_of
 from forerun.errors import ForerunError
 
 MOST_BYTES = 64 << 20
@@ -30,26 +30,30 @@ class Leave:
 
 STAY = Leave()
 
+Take = Callable[[float, bytes], object]
+"""Takes bytes of a good answer and the reading of ``time.perf_counter`` when they came."""
+
 
 @dataclass
 class Exchange:
-    """``sent``, ``ended`` and the times of ``arrivals`` are readings of ``time.perf_counter``.
+    """``sent`` and ``ended`` are readings of ``time.perf_counter``.
 
-    ``status``: 0 while there is none. ``left``: the client hung up, as asked. ``failure``: what broke the connection.
+    ``status``: 0 while there is none. ``kept``: the bytes that nobody took. ``left``: the client hung up, as asked.
+    ``failure``: what broke the connection.
     """
 
     sent: float = 0.0
     ended: float = 0.0
     status: int = 0
     fields: Mapping[str, str] = field(default_factory=dict)
-    arrivals: list[Arrival] = field(default_factory=list)
+    kept: list[bytes] = field(default_factory=list)
     left: bool = False
     failure: str = ""
 
     @property
     def text(self) -> str:
-        """All that came."""
-        return b"".join(data for _, data in self.arrivals).decode(errors="replace")
+        """Of what nobody took."""
+        return b"".join(self.kept).decode(errors="replace")
 
     @property
     def error(self) -> tuple[int, str] | None:
@@ -75,11 +79,14 @@ def bearer(api_key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-async def post(http: httpx.AsyncClient, url: str, body: Mapping[str, Any], leave: Leave = STAY) -> Exchange:
-    """Send a body and take what comes. Errors become part of the exchange; nothing is raised."""
+async def post(
+    http: httpx.AsyncClient, url: str, body: Mapping[str, Any], leave: Leave = STAY, take: Take | None = None
+) -> Exchange:
+    """Send a body and take what comes; the bytes of an answer with status 200 go to ``take``. Errors become part of
+    the exchange; nothing is raised."""
     exchange = Exchange(sent=time.perf_counter())
     try:
-        await asyncio.wait_for(_take(exchange, http, url, body, leave.pieces), leave.seconds)
+        await asyncio.wait_for(_receive(exchange, http, url, body, leave.pieces, take), leave.seconds)
     except asyncio.TimeoutError:
         exchange.left = True
     except httpx.ReadTimeout:
@@ -103,29 +110,38 @@ async def _next(stream: AsyncIterator[bytes], wait: float | None) -> bytes | Non
         raise httpx.ReadTimeout("") from None
 
 
-async def _take(
-    exchange: Exchange, http: httpx.AsyncClient, url: str, body: Mapping[str, Any], pieces: int | None
+async def _receive(
+    exchange: Exchange,
+    http: httpx.AsyncClient,
+    url: str,
+    body: Mapping[str, Any],
+    pieces: int | None,
+    take: Take | None,
 ) -> None:
     """Take the bytes as they come, unpacked where a server packs what nobody asked it to.
 
     httpx counts its wait from any bytes; after comments it is what was left of the wait for news.
     """
-    size, patience = 0, http.timeout.read
+    size, count, patience = 0, 0, http.timeout.read
     news, wait = exchange.sent, None
     async with http.stream("POST", url, json=body) as response:
+        exchange.sent = asked_at(response, exchange.sent)
         exchange.status, exchange.fields = response.status_code, response.headers
         stream = response.aiter_bytes()
         while (data := await _next(stream, wait)) is not None:
             now = moment_of(response)
-            exchange.arrivals.append((now, data))
+            if take is not None and response.status_code == 200:
+                take(now, data)
+            else:
+                exchange.kept.append(data)
             if has_news(data):
                 news, wait = now, None
             elif patience is not None:
                 wait = news + patience - now
-            size += len(data)
+            size, count = size + len(data), count + 1
             if size > MOST_BYTES:
                 exchange.failure = f"the answer has more than {MOST_BYTES} bytes"
                 return
-            if pieces is not None and len(exchange.arrivals) >= pieces:
+            if pieces is not None and count >= pieces:
                 exchange.left = True
                 return

@@ -1,13 +1,18 @@
-"""Connections that note when bytes come.
+"""Connections that know when bytes came.
 
 The pieces of many answers often come together, and tasks read them one after the other: who looks at the clock then is
-late by all that was read before. Here the event loop notes the time as it takes bytes off the socket, before any task.
+late by all that was read before, and by all that was sent meanwhile. The time here is the kernel's own, of the moment
+at which it had the bytes (SO_TIMESTAMPNS of Linux); elsewhere it is that at which the event loop took them, before any
+task. Bytes that wait together in the kernel have the time of the last ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -19,17 +24,24 @@ import httpx
 
 _MOST_HELD = 1 << 20
 """Bytes of a connection that nobody has read yet; then the server has to wait."""
+_KEPT_SECONDS = 5.0
+"""A connection without a request, as httpx has it."""
 
 
-def transport(limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
-    """httpx's own transport over such connections. Nothing is taken from the environment."""
-    trusted = httpx.create_ssl_context(trust_env=False)
+def trusted() -> ssl.SSLContext:
+    """Whose certificates count; making it takes longer than many an answer. Nothing is taken from the environment."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def transport(trusted: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
+    """httpx's own transport over such connections. It has no bound: a pool counts clients that leave while they connect
+    for ever."""
     found = httpx.AsyncHTTPTransport(verify=trusted, trust_env=False)
     found._pool = httpcore.AsyncConnectionPool(
         ssl_context=trusted,
-        max_connections=limits.max_connections,
-        max_keepalive_connections=limits.max_keepalive_connections,
-        keepalive_expiry=limits.keepalive_expiry,
+        max_connections=None,
+        max_keepalive_connections=None,
+        keepalive_expiry=_KEPT_SECONDS,
         network_backend=_Network(),
     )
     return found
@@ -41,11 +53,49 @@ def moment_of(response: httpx.Response) -> float:
     return stream.moment if isinstance(stream, _Stream) else time.perf_counter()
 
 
+def asked_at(response: httpx.Response, began: float) -> float:
+    """When the request left, or a connection was opened for it; over any other connection when the caller ``began``."""
+    stream = response.extensions.get("network_stream")
+    return stream.asked if isinstance(stream, _Stream) else began
+
+
+class _Socket(socket.socket):
+    """``moment``: when the bytes came that were taken last, as ``time.perf_counter`` has it."""
+
+    def __init__(self, family: int, kind: int, protocol: int) -> None:
+        super().__init__(family, kind, protocol)
+        self.moment = time.perf_counter()
+        self.setblocking(False)
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sys.platform == "linux":
+            self.setsockopt(socket.SOL_SOCKET, _TIMESTAMPS, 1)
+
+    def recv(self, most: int, flags: int = 0) -> bytes:
+        """As a transport calls it."""
+        data, notes, _, _ = self.recvmsg(most, socket.CMSG_SPACE(_TIMESPEC.size), flags)
+        now = time.perf_counter()
+        ages = [_age(note) for level, kind, note in notes if (level, kind) == (socket.SOL_SOCKET, _TIMESTAMPS)]
+        self.moment = max(self.moment, now - max(0.0, *ages)) if ages else now  # a clock that is set changes ages
+        return data
+
+
+_TIMESTAMPS = 35
+"""SO_TIMESTAMPNS and its SCM_TIMESTAMPNS, which Python has no name for."""
+_TIMESPEC = struct.Struct("@ll")
+
+
+def _age(timespec: bytes) -> float:
+    """Seconds since a moment of the system's clock."""
+    seconds, nanoseconds = _TIMESPEC.unpack(timespec)
+    return time.time() - float(seconds + nanoseconds * 1e-9)
+
+
 class _Wire(asyncio.Protocol):
     """One connection: ``came``, what nobody has read yet; ``ended``: no more will come, because of ``error`` if any."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: _Socket) -> None:
         self.came: deque[tuple[float, bytes]] = deque()
+        self._socket = connection
         self.ended = False
         self.error: Exception | None = None
         self.transport: asyncio.Transport
@@ -58,7 +108,7 @@ class _Wire(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.came.append((time.perf_counter(), data))
+        self.came.append((self._socket.moment, data))
         self._held += len(data)
         if self._held > _MOST_HELD:
             self.transport.pause_reading()
@@ -126,17 +176,22 @@ def _fail(waiter: asyncio.Future[None], late: type[Exception]) -> None:
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A wire as httpcore knows it. ``moment``: of the bytes that were read last."""
+    """A wire as httpcore knows it. ``moment``: of the bytes that were read last. ``asked``: when the request began to
+    leave that is under way; of a connection's first one when it began to be ``opened``."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: _Wire, opened: float) -> None:
         self._wire = wire
-        self.moment = time.perf_counter()
+        self._answered = False
+        self.moment = self.asked = opened
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self.moment, data = await self._wire.read(max_bytes, timeout)
+        self._answered = True
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self._answered:
+            self._answered, self.asked = False, time.perf_counter()
         if buffer:
             await self._wire.write(buffer, timeout)
 
@@ -166,6 +221,28 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self._wire.transport.get_extra_info(info)
 
 
+async def _connected(host: str, port: int) -> _Socket:
+    """To the first of the host's addresses that answers. Raises OSError, of the last one."""
+    loop = asyncio.get_running_loop()
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            connection = _Socket(family, kind, protocol)
+        except OSError as error:  # a family that this machine does not have
+            failure = error
+            continue
+        try:
+            await loop.sock_connect(connection, address)
+            return connection
+        except OSError as error:
+            failure = error
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
+    raise failure
+
+
 class _Network(httpcore.AsyncNetworkBackend):
     """How httpcore opens connections."""
 
@@ -177,14 +254,17 @@ class _Network(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        opened = time.perf_counter()
         try:
             with anyio.fail_after(timeout):  # asyncio.wait_for may lose the cancellation of a client that leaves
-                _, wire = await asyncio.get_running_loop().create_connection(_Wire, host, port)
+                connection = await _connected(host, port)
+                made = asyncio.get_running_loop().create_connection(lambda: _Wire(connection), sock=connection)
+                _, wire = await made
         except TimeoutError:
             raise httpcore.ConnectTimeout() from None
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
-        return _Stream(wire)
+        return _Stream(wire, opened)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
