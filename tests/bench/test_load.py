@@ -279,11 +279,11 @@ def test_errors_of_the_connection_always_have_words(kind: type[httpx.HTTPError])
 def test_bodies_of_others_are_sent_at_their_moments() -> None:
     with mock_server(always(pieces=("a",), usage={"completion_tokens": 7})) as mock:
         bodies = [{"prompt": [n, n], "max_tokens": 5} for n in range(3)]
-        answers = send_all(target(mock.url), bodies, [0.2, 0.0, 0.1])
+        answers = send_all(target(mock.url), bodies, [1.0, 0.0, 0.5])
         assert [body["prompt"][0] for body in mock.bodies] == [1, 2, 0]
         assert all(body["stream"] and body["model"] == "m" for body in mock.bodies)
         assert len(send_all(Target((mock.url,)), bodies)) == 3 and "model" not in mock.bodies[-1]
-    assert [answer.session for answer in answers] == [0, 1, 2] and answers[0].sent >= 0.2
+    assert [answer.session for answer in answers] == [0, 1, 2] and answers[0].sent >= 1.0
     assert all(answer.usage["completion_tokens"] == 7 and answer.ttft > 0 for answer in answers)
 
 

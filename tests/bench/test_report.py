@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def test_the_report_of_some_runs(results: Path, tmp_path: Path, capsys) -> None:
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert (out / "distributions.png").read_bytes().startswith(b"\x89PNG")
     assert "| math-off |" in capsys.readouterr().out
+
+
+def test_tables_need_no_matplotlib(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "report", str(results), "--output", str(tmp_path)]) == 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".html", ".csv"}
+    said = capsys.readouterr().out
+    assert "| math-off |" in said and "no charts, which need matplotlib: pip install 'forerun[bench]'" in said
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,13 @@ def test_prefix_caching_is_the_artifacts_unless_it_is_said(
     assert model.engine.enable_prefix_caching is expected
 
 
+def test_ranks_that_are_elsewhere_are_missed_before_anything_is_compiled(folder: Path, own_cache: Path) -> None:
+    few = ModelRequest(str(folder / "model"), {"tp_degree": 4, "local_ranks_size": 2})
+    with pytest.raises(ConfigError, match="local_ranks_size 2 of 4 ranks: the others are in other processes"):
+        prepare(few)
+    assert not own_cache.exists() or not list(own_cache.iterdir())
+
+
 def test_unknown_settings_are_refused_before_anything_is_compiled(folder: Path, own_cache: Path) -> None:
     for model in ("model", "artifact"):
         with pytest.raises(ConfigError, match="did you mean 'seq_len'"):

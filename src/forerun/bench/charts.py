@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from forerun.bench.runs import Run
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 MOST_BARS = 400
 """Requests that a timeline shows."""
+
+
+def can_be_drawn() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        return find_spec("matplotlib") is not None
+    except ValueError:  # it is kept from being imported
+        return False
 
 
 def figure(width: float = 7.0, height: float = 3.4, columns: int = 1) -> tuple[Figure, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from forerun.bench import tables
-from forerun.bench.charts import all_charts, drawn
+from forerun.bench.charts import all_charts, can_be_drawn, drawn
 from forerun.bench.page import page
 from forerun.bench.runs import Run, read_runs
 from forerun.errors import ForerunError, one_line
@@ -27,8 +27,10 @@ def run_report(args: argparse.Namespace) -> int:
     _write(Path(args.output), files)
     for title, table in made.items():
         print(f"{title}\n\n{tables.as_markdown(table)}\n")
-    charts = sum(name.endswith(".png") for name in files)
-    print(f"{Path(args.output) / 'report.html'}: {len(runs)} runs, {charts} charts")
+    charts = f"{sum(name.endswith('.png') for name in files)} charts"
+    if not can_be_drawn():
+        charts = "no charts, which need matplotlib: pip install 'forerun[bench]'"
+    print(f"{Path(args.output) / 'report.html'}: {len(runs)} runs, {charts}")
     return 0
 
 
@@ -51,7 +53,7 @@ def _tables_and_files(runs: Sequence[Run]) -> tuple[dict[str, tables.Table], dic
     if pairs:
         made["Prefix caching"] = tables.prefix_caching_table(pairs)
         files[tables.PREFIX_CACHING] = tables.as_csv(made["Prefix caching"]).encode()
-    charts = all_charts(runs)
+    charts = all_charts(runs) if can_be_drawn() else {}
     files |= {f"{name}.png": drawn(chart, "png") for name, chart in charts.items()}
     files["report.html"] = page(runs, made, {name: drawn(chart, "svg") for name, chart in charts.items()}).encode()
     return made, files

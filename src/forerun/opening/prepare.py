@@ -23,7 +23,7 @@ from forerun.opening.cache import cache_folder, cached_artifact, is_artifact
 from forerun.opening.draft import about_draft, beside, compare_tokenizers, draft_request
 from forerun.opening.limits import RunLimits
 from forerun.opening.model import OpenedModel
-from forerun.opening.ranks import follow_to_the_end, leaving_at_errors, own_share, rank_group
+from forerun.opening.ranks import check_place, follow_to_the_end, leaving_at_errors, own_share, rank_group
 from forerun.opening.request import NATIVE_SETTINGS, ModelRequest
 from forerun.opening.tables import with_table
 from forerun.opening.words import in_words
@@ -190,6 +190,8 @@ def _find(request: ModelRequest, progress: Progress) -> Artifact:
         raise ArtifactError(f"{request.model} is an artifact: give the checkpoint to compile it again")
     checkpoint = open_checkpoint(request.model)
     config = new_config(checkpoint, request)
+    if request.compile == "missing":
+        check_place(config)  # it is to be run here: refused before a long compilation, not after it
     if named is not None:
         place = Path(os.path.realpath(named))
         compile_checkpoint(checkpoint, config, place, progress)
