@@ -29,8 +29,8 @@ static void linear(const LinearArgs& a) {
 }
 
 static Kernels make_kernels(const char* name) {
-  return {name,          linear,  linear_scratch_bytes, bare_mix,      rms_norm,  quantize_row,
-          embedding_row, rope_kv, attend_tiles,         attend_finish, sample_row};
+  return {name,    linear,       linear_scratch_bytes, bare_mix,   rms_norm,        quantize_row,     embedding_row,
+          rope_kv, attend_tiles, attend_finish,        sample_row, name_candidates, sample_candidates};
 }
 
 }  // namespace forerun::FORERUN_ISA

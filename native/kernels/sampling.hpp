@@ -17,14 +17,14 @@ static void adjust(const SampleRow& row) {
   }
 }
 
-static void exclude_all_but_allowed(const SampleRow& row, float* kept) {
+static void exclude_all_but_allowed(const SampleRow& row, SampleColumns own, float* kept) {
   for (int i = 0; i < row.allow_count; ++i) kept[row.allow_ids[i]] = row.logits[row.allow_ids[i]];
-  for (int i = 0; i < row.vocab; ++i) row.logits[i] = -kInfinity;
+  for (int i = own.begin; i < own.end; ++i) row.logits[i] = -kInfinity;
   for (int i = 0; i < row.allow_count; ++i) row.logits[row.allow_ids[i]] = kept[row.allow_ids[i]];
 }
 
-static void exclude_masked(const SampleRow& row) {
-  for (int begin = 0; begin < row.vocab; begin += 32) {
+static void exclude_masked(const SampleRow& row, SampleColumns own) {
+  for (int begin = own.begin / 32 * 32; begin < own.end; begin += 32) {
     const uint32_t bits = row.mask[begin / 32];
     const int n = row.vocab - begin < 32 ? row.vocab - begin : 32;
     float* x = row.logits + begin;
@@ -33,26 +33,61 @@ static void exclude_masked(const SampleRow& row) {
   }
 }
 
-// Maxima of the row and of its blocks. False when there is a NaN or plus infinity, or nothing above minus infinity.
-static bool scan(const SampleRow& row, float* block_max, Logits& out) {
+// All of the row's blocks as if they held minus infinity.
+static Logits empty_blocks(const SampleRow& row, float* block_max) {
   const int padded = (row.vocab + 15) / 16 * 16, blocks = (row.vocab + kSampleBlock - 1) / kSampleBlock;
-  for (int i = row.vocab; i < padded; ++i) row.logits[i] = -kInfinity;
+  for (int b = 0; b < blocks; ++b) block_max[b] = -kInfinity;
+  return {row.logits, block_max, row.vocab, padded, blocks, -kInfinity, false};
+}
+
+// Maxima of the columns and of their blocks; the other columns count as minus infinity. False when there is a NaN or
+// plus infinity, or nothing above minus infinity.
+static bool scan(const SampleRow& row, SampleColumns own, float* block_max, Logits& out) {
+  out = empty_blocks(row, block_max);
+  const int first = own.begin / kSampleBlock, last = (own.end + kSampleBlock - 1) / kSampleBlock;
+  for (int i = first * kSampleBlock; i < own.begin; ++i) row.logits[i] = -kInfinity;
+  for (int i = own.end; i < last * kSampleBlock && i < out.padded; ++i) row.logits[i] = -kInfinity;
   const f32x16 infinity = set1(kInfinity), zero = set1(0.0f), one = set1(1.0f);
   f32x16 wrong = zero;
-  float top = -kInfinity;
-  for (int b = 0; b < blocks; ++b) {
-    const int end = (b + 1) * kSampleBlock < padded ? (b + 1) * kSampleBlock : padded;
+  for (int b = first; b < last; ++b) {
     f32x16 m = set1(-kInfinity);
-    for (int i = b * kSampleBlock; i < end; i += 16) {
+    for (int i = b * kSampleBlock; i < out.block_end(b); i += 16) {
       const f32x16 x = load(row.logits + i);
       wrong = max(wrong, select_less(x, infinity, zero, one));
       m = max(m, x);
     }
     block_max[b] = hmax(m);
-    top = block_max[b] > top ? block_max[b] : top;
+    out.top = block_max[b] > out.top ? block_max[b] : out.top;
   }
-  out = {row.logits, block_max, row.vocab, padded, blocks, top};
-  return hmax(wrong) == 0.0f && top >= kLowest;
+  out.wrong = hmax(wrong) != 0.0f;
+  return !out.wrong && out.top >= kLowest;
+}
+
+// The columns' logits after the adjustments, without the tokens that cannot come; false as in `scan`.
+static bool prepare(const SampleRow& row, SampleColumns own, SampleScratch& s, Logits& out) {
+  adjust(row);
+  if (!scan(row, own, s.block_max, out)) return false;
+  if (row.allow_count > 0) exclude_all_but_allowed(row, own, s.weights);
+  if (row.mask != nullptr) exclude_masked(row, own);
+  return (row.allow_count == 0 && row.mask == nullptr) || scan(row, own, s.block_max, out);
+}
+
+// The candidates as the row's only tokens above minus infinity; false as in `scan`.
+static bool spread(const SampleRow& row, const Candidate* const* lists, int members, int count, float* block_max,
+                   Logits& out) {
+  out = empty_blocks(row, block_max);
+  for (int m = 0; m < members; ++m)
+    for (const Candidate* c = lists[m]; c < lists[m] + count; ++c) {
+      if (c->id < 0 || c->id >= row.vocab) continue;
+      out.wrong |= !(c->logit < kInfinity);
+      const int b = c->id / kSampleBlock;
+      if (block_max[b] == -kInfinity)
+        for (int i = b * kSampleBlock; i < out.block_end(b); ++i) row.logits[i] = -kInfinity;
+      row.logits[c->id] = c->logit;
+      block_max[b] = c->logit > block_max[b] ? c->logit : block_max[b];
+      out.top = c->logit > out.top ? c->logit : out.top;
+    }
+  return !out.wrong && out.top >= kLowest;
 }
 
 static int first_of_largest(const Logits& l) {
@@ -92,29 +127,62 @@ static int draw_with_temperature(const SampleRow& row, const Logits& l, int fall
   return draw(l, cut, row.temperature, min_p, row.seed, row.position, fallback);
 }
 
+static int choose(const SampleRow& row, const Logits& l, SampleScratch& s) {
+  const int first = first_of_largest(l);
+  const float top_scaled = l.top / row.temperature;  // beyond float32: the temperature is as good as 0
+  if (!(row.temperature > 0.0f && top_scaled >= kLowest && top_scaled <= -kLowest)) return first;
+  return draw_with_temperature(row, l, first, s);
+}
+
+static void clear_results(const SampleRow& row) {
+  *row.token = -1;
+  *row.logprob = __builtin_nanf("");
+  for (int i = 0; i < row.top_width; ++i) row.top_ids[i] = -1, row.top_logprobs[i] = -kInfinity;
+}
+
 }  // namespace sampling
 
 static void sample_row(const SampleRow& row, SampleScratch& scratch) {
   using namespace sampling;
-  *row.token = -1;
-  *row.logprob = __builtin_nanf("");
-  for (int i = 0; i < row.top_width; ++i) row.top_ids[i] = -1, row.top_logprobs[i] = -kInfinity;
-
+  clear_results(row);
   Logits l;
-  adjust(row);
-  if (!scan(row, scratch.block_max, l)) return;
-  if (row.allow_count > 0) exclude_all_but_allowed(row, scratch.weights);
-  if (row.mask != nullptr) exclude_masked(row);
-  if ((row.allow_count > 0 || row.mask != nullptr) && !scan(row, scratch.block_max, l)) return;
-  int token = first_of_largest(l);
-  const float top_scaled = l.top / row.temperature;  // beyond float32: the temperature is as good as 0
-  if (row.temperature > 0.0f && top_scaled >= kLowest && top_scaled <= -kLowest)
-    token = draw_with_temperature(row, l, token, scratch);
+  if (!prepare(row, {0, row.vocab}, scratch, l)) return;
+  const int token = choose(row, l, scratch);
   *row.token = token;
   if (row.num_logprobs < 0) return;
   const float log_sum = log_of_sum(l);
   *row.logprob = l.values[token] - log_sum;
   if (row.num_logprobs > 0) report_most_probable(row, l, log_sum, scratch);
+}
+
+// The only tokens among the columns that can be drawn, whatever the other columns hold: the one that these columns
+// alone would give, or the `count` first ones of the order where the row keeps no more. A token that is not finite
+// stands for all.
+static void name_candidates(const SampleRow& row, SampleColumns own, int count, Candidate* out,
+                            SampleScratch& scratch) {
+  using namespace sampling;
+  for (int i = 0; i < count; ++i) out[i] = {-1, -kInfinity};
+  Logits l;
+  if (!prepare(row, own, scratch, l)) {
+    if (l.wrong) out[0] = {own.begin, kInfinity};
+    return;
+  }
+  if (count == 1) {
+    const int token = choose(row, l, scratch);
+    out[0] = {token, l.values[token]};
+    return;
+  }
+  const int n = collect(l, cut_to_largest(l, count, scratch), scratch);
+  for (int i = 0; i < n; ++i) out[i] = {scratch.ids[i], l.values[scratch.ids[i]]};
+}
+
+// Draws among what members named of their columns, `count` tokens each. Log-probabilities need more than that.
+static void sample_candidates(const SampleRow& row, const Candidate* const* lists, int members, int count,
+                              SampleScratch& scratch) {
+  using namespace sampling;
+  clear_results(row);
+  Logits l;
+  if (spread(row, lists, members, count, scratch.block_max, l)) *row.token = choose(row, l, scratch);
 }
 
 }  // namespace forerun::FORERUN_ISA

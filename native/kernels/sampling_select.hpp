@@ -12,7 +12,8 @@ struct Logits {
   const float* values;     // [padded], minus infinity beyond vocab
   const float* block_max;  // [blocks]
   int vocab, padded, blocks;
-  float top;  // the largest, finite
+  float top;   // the largest, finite
+  bool wrong;  // there is a NaN or plus infinity
   int block_end(int b) const { return (b + 1) * kSampleBlock < padded ? (b + 1) * kSampleBlock : padded; }
 };
 

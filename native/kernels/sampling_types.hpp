@@ -34,6 +34,17 @@ struct SampleRow {
   int32_t top_width = 0;
 };
 
+// A token that may be drawn, with its logit after the adjustments.
+struct Candidate {
+  int32_t id;  // -1: none
+  float logit;
+};
+
+// Columns [begin, end) of a row.
+struct SampleColumns {
+  int32_t begin, end;
+};
+
 // Logits are looked at in blocks of this many tokens: 16 quadruples of random numbers.
 inline constexpr int kSampleBlock = 64;
 

@@ -17,6 +17,8 @@ struct Kernels {
   void (*attend_tiles)(const AttentionArgs&);
   void (*attend_finish)(const AttentionArgs&, int parts, size_t part_stride);
   void (*sample_row)(const SampleRow&, SampleScratch&);
+  void (*name_candidates)(const SampleRow&, SampleColumns, int count, Candidate* out, SampleScratch&);
+  void (*sample_candidates)(const SampleRow&, const Candidate* const* lists, int members, int count, SampleScratch&);
 };
 
 namespace portable {

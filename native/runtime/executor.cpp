@@ -203,10 +203,15 @@ void Executor::lm_head_greedy(const Instruction& i, int rows, int thread) {
   run_shards(i, a, thread);
 }
 
-// The program ends with the LM head and sample, and the rows ask for nothing else than the largest logit.
+// The program ends with the LM head and sample.
+bool Executor::draws_from_head() const {
+  return head().op == Op::Linear && head().epilogue == Epilogue::Store && head().column == 0 &&
+         head().output == program_.back().input;
+}
+
+// And the rows ask for nothing else than the largest logit.
 bool Executor::draws_greedily(Rows rows) const {
-  return head().op == Op::Linear && head().epilogue == Epilogue::Store && head().output == program_.back().input &&
-         only_greedy(*step_, rows.first, rows.count);
+  return draws_from_head() && only_greedy(*step_, rows.first, rows.count);
 }
 
 void Executor::select_rows(const Instruction& i, Rows rows, int thread) {
@@ -226,36 +231,48 @@ void Executor::sample(const Instruction& i, Rows rows, int thread) {
   const StepArrays& s = *step_;
   const Buffer& in = buffers_[i.input];
   SampleScratch scratch = carve_sample_scratch(sample_memory_[thread].data(), limits_.vocab);
+  const bool named = names_candidates(rows);
   for (int r = thread; r < rows.count; r += team_.size()) {
-    const int at = rows.first + r, adjust = s.adjust_starts[at], allow = s.allow_starts[at];
-    SampleRow row;
-    row.logits = in.f32 + static_cast<size_t>(r) * in.width;
-    row.vocab = limits_.vocab;
+    const int at = rows.first + r;
+    const SampleRow row = sample_row(at, in.f32 + static_cast<size_t>(r) * in.width);
     if (s.logits) std::memcpy(s.logits + static_cast<size_t>(at) * row.vocab, row.logits, sizeof(float) * row.vocab);
-    row.temperature = s.temperature[at];
-    row.top_k = s.top_k[at];
-    row.top_p = s.top_p[at];
-    row.min_p = s.min_p[at];
-    row.seed = s.seed[at];
-    row.position = s.positions[s.sample_rows[at]] + 1;
-    row.num_logprobs = s.num_logprobs[at];
-    row.global_topk = limits_.global_topk;
-    row.deterministic = limits_.deterministic;
-    row.adjust_ids = s.adjust_ids + adjust;
-    row.adjust_add = s.adjust_add + adjust;
-    row.adjust_rep = s.adjust_rep + adjust;
-    row.adjust_count = s.adjust_starts[at + 1] - adjust;
-    row.allow_ids = s.allow_ids + allow;
-    row.allow_count = s.allow_starts[at + 1] - allow;
-    const int mask = first_mask(s, at);
-    if (mask < s.mask_count && s.mask_rows[mask] == at) row.mask = s.masks + static_cast<size_t>(mask) * s.mask_words;
-    row.token = s.tokens + at;
-    row.logprob = s.logprobs + at;
-    row.top_width = s.top_width;
-    row.top_ids = s.top_ids + static_cast<size_t>(at) * s.top_width;
-    row.top_logprobs = s.top_logprobs + static_cast<size_t>(at) * s.top_width;
-    kernels_.sample_row(row, scratch);
+    if (named) {
+      sample_exchanged(row, rows, r, thread);
+    } else {
+      kernels_.sample_row(row, scratch);
+    }
   }
+}
+
+SampleRow Executor::sample_row(int at, float* logits) const {
+  const StepArrays& s = *step_;
+  const int adjust = s.adjust_starts[at], allow = s.allow_starts[at];
+  SampleRow row;
+  row.logits = logits;
+  row.vocab = limits_.vocab;
+  row.temperature = s.temperature[at];
+  row.top_k = s.top_k[at];
+  row.top_p = s.top_p[at];
+  row.min_p = s.min_p[at];
+  row.seed = s.seed[at];
+  row.position = s.positions[s.sample_rows[at]] + 1;
+  row.num_logprobs = s.num_logprobs[at];
+  row.global_topk = limits_.global_topk;
+  row.deterministic = limits_.deterministic;
+  row.adjust_ids = s.adjust_ids + adjust;
+  row.adjust_add = s.adjust_add + adjust;
+  row.adjust_rep = s.adjust_rep + adjust;
+  row.adjust_count = s.adjust_starts[at + 1] - adjust;
+  row.allow_ids = s.allow_ids + allow;
+  row.allow_count = s.allow_starts[at + 1] - allow;
+  const int mask = first_mask(s, at);
+  if (mask < s.mask_count && s.mask_rows[mask] == at) row.mask = s.masks + static_cast<size_t>(mask) * s.mask_words;
+  row.token = s.tokens + at;
+  row.logprob = s.logprobs + at;
+  row.top_width = s.top_width;
+  row.top_ids = s.top_ids + static_cast<size_t>(at) * s.top_width;
+  row.top_logprobs = s.top_logprobs + static_cast<size_t>(at) * s.top_width;
+  return row;
 }
 
 void Executor::keep(const StepArrays& s) {

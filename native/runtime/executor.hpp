@@ -182,8 +182,10 @@ class Executor {
   void attention(const Instruction& i, Rows rows, int thread);
   void select_rows(const Instruction& i, Rows rows, int thread);
   void sample(const Instruction& i, Rows rows, int thread);
+  SampleRow sample_row(int at, float* logits) const;                         // sampled row `at` of the step
   LinearArgs linear_args(const Instruction& i, int rows, int thread) const;  // without weights
   void keep(const StepArrays& s);
+  bool draws_from_head() const;
   bool draws_greedily(Rows rows) const;
   void lm_head_greedy(const Instruction& i, int rows, int thread);
   void sample_greedily(Rows rows, int thread) const;
@@ -207,6 +209,13 @@ class Executor {
   void exchange_columns(const Instruction& i, int rows);
   void exchange_embedding(const Instruction& i, Rows rows);
   void exchange_largest(int rows);
+  int candidates(int at) const;
+  Share columns(int member) const;
+  size_t sampled_bytes(int member, Rows rows) const;
+  bool names_candidates(Rows rows) const;
+  void name_candidates(Rows rows, int thread);
+  void exchange_sampled(Rows rows);
+  void sample_exchanged(const SampleRow& row, Rows rows, int r, int thread);
   int owner(const WeightRef& table, int token) const;
   void finish_instruction(size_t index, int thread);
 
@@ -241,8 +250,9 @@ class Executor {
   AttentionPlan plan_;
   GreedyRows greedy_;
   std::vector<uint8_t> sent_, received_;
-  std::vector<size_t> counts_;  // of an exchange: bytes of each member
-  std::exception_ptr failure_;  // of an exchange
+  std::vector<size_t> counts_;           // of an exchange: bytes of each member
+  std::vector<const Candidate*> named_;  // of each thread: where each member's are
+  std::exception_ptr failure_;           // of an exchange
 
   int repeat_rows_ = kRepeatRows, tile_rows_ = 0;
   bool profiling_ = false;

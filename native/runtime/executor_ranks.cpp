@@ -61,12 +61,14 @@ void Executor::reserve_exchange(const Instruction& i) {
       std::max(sizeof(float) * rows * out.width, sizeof(LargestToken) * ranks_.members() * head_rows());
   if (received_.size() < bytes) sent_.resize(bytes), received_.resize(bytes);
   counts_.resize(ranks_.members());
+  named_.resize(static_cast<size_t>(limits_.threads) * ranks_.members());
 }
 
 // Behind the barrier that ends an instruction whose outputs lie with several members. What fails is thrown when the
 // chunk is over, and nothing is exchanged until then.
 void Executor::share(const Instruction& i, Rows rows, int thread, bool greedy) {
   if (i.op != Op::Linear && i.op != Op::Attention && i.op != Op::Embed) return;
+  if (&i == &head() && names_candidates(rows)) name_candidates(rows, thread), team_.barrier();
   if (thread == 0 && !failure_) {
     try {
       exchange(i, rows, greedy);
@@ -80,6 +82,7 @@ void Executor::share(const Instruction& i, Rows rows, int thread, bool greedy) {
 void Executor::exchange(const Instruction& i, Rows rows, bool greedy) {
   if (i.op == Op::Embed) return exchange_embedding(i, rows);
   if (greedy && &i == &head()) return exchange_largest(rows.count);
+  if (&i == &head() && names_candidates(rows)) return exchange_sampled(rows);
   exchange_columns(i, rows.count);
 }
 

@@ -61,18 +61,19 @@ void compare(Results& results, const Shape& shape, Format format, const std::vec
   const int members = static_cast<int>(begins.size()) - 1, group = shape.heads / shape.kv_heads;
   ThreadTeam alone(1, {});
   const auto whole = model.start(usable_isas().back(), alone, kv_int8);
-  for (bool random : {false, true}) {
-    const std::vector<uint32_t> expected = run(*whole, shape, random, random);
+  // Greedy rows, rows of every kind, and the same with all logits.
+  for (const auto& [random, logits] : {std::pair{false, false}, {true, false}, {true, true}}) {
+    const std::vector<uint32_t> expected = run(*whole, shape, random, logits);
     Meeting meeting(members);
     std::vector<std::vector<uint32_t>> bits(members);
     std::vector<std::thread> threads;
     for (int m = 0; m < members; ++m)
-      threads.emplace_back([&, m] {
+      threads.emplace_back([&, m, random = random, logits = logits] {
         Place place(meeting, m);
         ThreadTeam team(1 + m % 2, {});
         const int splits = shape.kv_heads < begins.back() ? group : 1;
         const auto own = model.start(usable_isas().back(), team, kv_int8, 16, {{m, begins}, &place, splits});
-        bits[m] = run(*own, shape, random, random);
+        bits[m] = run(*own, shape, random, logits);
       });
     for (std::thread& thread : threads) thread.join();
     for (int m = 0; m < members; ++m) results.check(bits[m] == expected, "a member's results");
