@@ -76,13 +76,15 @@ class NativeExecutor:
         self.max_model_len, self.max_rows = options.max_model_len, options.max_rows
         self.max_seqs, self.max_sample_rows = options.max_seqs, options.max_sample_rows
         self.cuts = options.global_topk > 0 or options.deterministic
-        self.redraws = min(options.head_rows, options.max_sample_rows, options.chunk_rows, options.max_rows)
         self.isa, self._forced = options.isa or _native.usable_isas()[-1], bool(options.isa)
         team = team or _native.ThreadTeam(options.threads, list(options.cpus))
         self.team: _native.ThreadTeam | None = team
         self.threads, self.kv_dtype = team.size, options.kv_dtype
         self.members = len((group or all_local()).begins) - 1
         self._group = group = group or all_local()
+        # Logits that are kept would have to be here whole, which costs members more than a mask does.
+        kept = min(options.head_rows, options.max_sample_rows, options.chunk_rows, options.max_rows)
+        self.redraws = kept if group.alone else 0
         core = _native.Executor(
             self.isa,
             _limits(program, layout, options, cache_splits(program, group)),
