@@ -232,12 +232,13 @@ void Executor::sample(const Instruction& i, Rows rows, int thread) {
   const Buffer& in = buffers_[i.input];
   SampleScratch scratch = carve_sample_scratch(sample_memory_[thread].data(), limits_.vocab);
   const bool named = names_candidates(rows);
+  if (named && failure_) return;  // nothing arrived to draw from
   for (int r = thread; r < rows.count; r += team_.size()) {
     const int at = rows.first + r;
     const SampleRow row = sample_row(at, in.f32 + static_cast<size_t>(r) * in.width);
     if (s.logits) std::memcpy(s.logits + static_cast<size_t>(at) * row.vocab, row.logits, sizeof(float) * row.vocab);
     if (named) {
-      sample_exchanged(row, rows, r, thread);
+      sample_exchanged(row, rows, r, thread, scratch);
     } else {
       kernels_.sample_row(row, scratch);
     }

@@ -215,7 +215,7 @@ class Executor {
   bool names_candidates(Rows rows) const;
   void name_candidates(Rows rows, int thread);
   void exchange_sampled(Rows rows);
-  void sample_exchanged(const SampleRow& row, Rows rows, int r, int thread);
+  void sample_exchanged(const SampleRow& row, Rows rows, int r, int thread, SampleScratch& scratch);
   int owner(const WeightRef& table, int token) const;
   void finish_instruction(size_t index, int thread);
 

@@ -70,10 +70,9 @@ void Executor::exchange_sampled(Rows rows) {
 }
 
 // Draws row r of `rows` from what arrived.
-void Executor::sample_exchanged(const SampleRow& row, Rows rows, int r, int thread) {
+void Executor::sample_exchanged(const SampleRow& row, Rows rows, int r, int thread, SampleScratch& scratch) {
   const int count = candidates(rows.first + r), members = ranks_.members();
   const Candidate** const named = named_.data() + static_cast<size_t>(thread) * members;
-  SampleScratch scratch = carve_sample_scratch(sample_memory_[thread].data(), limits_.vocab);
   const uint8_t* from = received_.data();
   for (int m = 0; m < members; from += counts_[m++]) {
     const uint8_t* const part = from + sampled_bytes(m, {rows.first, r});

@@ -3,6 +3,7 @@ is the one of the whole."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,19 @@ def test_what_crosses(change: dict[str, Any], entries: int, packed_model: MakeMo
     executor.step(step_with(sampling, 3))
     own = 4 * 16 * (-(-VOCAB // 16) // 2)  # the first member's panels
     assert len(executor.meeting.sent[0]) == 3 * (8 * entries or own)
+    executor.close()
+
+
+def test_nothing_is_drawn_where_an_exchange_failed(packed_model: MakeModel) -> None:
+    executor = RankTeam(packed_model("llama", "int8_f16", vocab_size=VOCAB), (0, 1, 2))
+    step = step_with(any_sampling(3, logprobs=False))
+    drawn = executor.step(step).tokens.tolist()
+    executor.meeting.barrier.abort()
+    for member in executor.members:
+        with pytest.raises(threading.BrokenBarrierError):
+            member.step(step)
+    executor.meeting.barrier.reset()
+    assert executor.step(step).tokens.tolist() == drawn
     executor.close()
 
 
