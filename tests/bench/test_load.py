@@ -181,6 +181,21 @@ def exchanged(url: str, leave: Leave = STAY) -> Exchange:
     return asyncio.run(one())
 
 
+def test_connections_of_a_burst_are_closed_when_nobody_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forerun.bench.client.KEPT_SECONDS", 0.2)
+
+    async def burst(url: str) -> tuple[int, int]:
+        async with Client(target(url)) as client:
+            await asyncio.gather(*(client.post("/completions", {"prompt": "x"}) for _ in range(20)))
+            then = len(client._open)
+            await asyncio.sleep(0.3)
+            assert (await client.post("/completions", {"prompt": "x"})).status == 200
+            return then, len(client._open)
+
+    with mock_server(always()) as mock:
+        assert asyncio.run(burst(mock.url)) == (20, 1)
+
+
 def test_a_client_leaves_after_seconds_or_pieces() -> None:
     with mock_server(always(pieces=("a", "b", "c"), pause=0.05)) as mock:
         after_pieces = exchanged(mock.url, Leave(pieces=1))

@@ -98,14 +98,15 @@ def test_a_loop_that_is_busy_takes_nothing_from_the_time() -> None:
     asyncio.run(main())
 
 
-def test_a_clock_that_is_set_moves_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_moves_no_time_before_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await request(reader)
-        writer.write(HEAD % 3 + b"abc")
+        while True:
+            await request(reader)
+            writer.write(HEAD % 3 + b"abc")
 
     async def main() -> None:
         async with served(serve) as (http, url):
-            for hours in (-5, 0, 5):
+            for hours in (0, -5, 0, 5):
                 began = time.perf_counter()
                 with monkeypatch.context() as clock:
                     clock.setattr(wire.time, "time", lambda at=time.time, hours=hours: at() + 3600 * hours)
@@ -220,6 +221,60 @@ def test_clients_that_leave_at_any_moment_take_their_connections_along() -> None
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+def test_a_connection_that_its_server_closed_meanwhile_is_not_used_again() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(HEAD % 1 + b"a")
+
+    async def main() -> None:
+        async with served(serve) as (http, url):
+            for _ in range(20):
+                assert (await http.get(url)).text == "a"
+                await asyncio.sleep(0)  # the server closes; the client's loop has not seen it
+                time.sleep(0.002)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_while_it_sends_sends_no_more() -> None:
+    got: list[int] = []
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        try:
+            while data := await reader.read(1 << 20):
+                got.append(len(data))
+        except ConnectionError:
+            pass
+        over.set()
+
+    async def main() -> None:
+        async with served(serve) as (http, url):
+            left = await post(http, url, {"prompt": "x" * (12 << 20)}, Leave(seconds=0.1))
+            assert left.left
+            await asyncio.wait_for(over.wait(), 30)
+            assert sum(got) < 12 << 20
+
+    asyncio.run(main())
+
+
+def test_an_answer_ends_when_its_last_bytes_came() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        await asyncio.sleep(0.1)
+        writer.write(HEAD % 3 + b"abc")
+        time.sleep(0.3)
+        await asyncio.sleep(0.1)
+
+    async def main() -> None:
+        async with served(serve) as (http, url):
+            done = await post(http, url, {})
+            assert done.text == "abc" and done.sent + 0.09 < done.ended < time.perf_counter() - 0.2
+
+    asyncio.run(main())
+
+
 def test_errors_have_httpx_names() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -255,8 +310,12 @@ def test_encrypted_connections(tmp_path: Path) -> None:
     tls.load_cert_chain(certificate, key)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await request(reader)
-        writer.write(HEAD % 2 + b"ok")
+        while True:
+            await request(reader)
+            writer.write(HEAD % 2)
+            for piece in (b"o", b"k"):
+                await asyncio.sleep(0.1)
+                writer.write(piece)
 
     async def main() -> None:
         async with served(serve, tls=tls) as (http, url):
@@ -264,7 +323,12 @@ def test_encrypted_connections(tmp_path: Path) -> None:
                 await http.get(url)
         trusting = ssl.create_default_context(cafile=str(certificate))
         async with served(serve, tls=tls, context=trusting) as (http, url):
-            assert (await http.get(url)).text == "ok"
+            for _ in range(2):
+                async with http.stream("GET", url) as response:
+                    came = [(moment_of(response), data) async for data in response.aiter_bytes()]
+                sent = asked_at(response, 0.0)
+                assert [data for _, data in came] == [b"o", b"k"]
+                assert came[0][0] - sent > 0.09 and came[1][0] - sent > 0.19 and came[1][0] <= time.perf_counter()
 
     asyncio.run(main())
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -16,7 +18,7 @@ from anyio.lowlevel import checkpoint
 from forerun.bench.exchange import STAY, Exchange, Leave, Take, bearer, post
 from forerun.bench.records import Outcome
 from forerun.bench.sse import AnswerReader
-from forerun.bench.wire import transport, trusted
+from forerun.bench.wire import KEPT_SECONDS, transport, trusted
 from forerun.errors import ForerunError
 
 
@@ -84,33 +86,43 @@ class Client:
         self.start = time.perf_counter()
         self._urls = itertools.cycle(target.base_urls)
         self._trusted = trusted()
-        self._https: list[httpx.AsyncClient] = []
-        self._idle: list[httpx.AsyncClient] = []
+        self._open: set[httpx.AsyncClient] = set()
+        self._idle: deque[tuple[float, httpx.AsyncClient]] = deque()  # since when
 
     async def __aenter__(self) -> Client:
         await checkpoint()  # what anyio imports when it is first used takes longer than many an answer
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        for http in self._https:
+        for http in self._open:
             await http.aclose()
 
-    @contextmanager
-    def _one(self) -> Iterator[httpx.AsyncClient]:
+    @asynccontextmanager
+    async def _one(self) -> AsyncIterator[httpx.AsyncClient]:
         """A pool of connections for each request that is under way: httpcore looks through a whole pool several times
         whenever a request comes or goes, so that one for all would cost each of n requests n² looks."""
-        http = self._idle.pop() if self._idle else self._made()
+        http = self._idle.pop()[1] if self._idle else self._made()
         try:
             yield http
         finally:
-            self._idle.append(http)
+            self._idle.append((time.perf_counter(), http))
+        while self._idle[0][0] < time.perf_counter() - KEPT_SECONDS:
+            _, old = self._idle.popleft()
+            self._open.remove(old)
+            await old.aclose()
 
     def _made(self) -> httpx.AsyncClient:
         target = self.target
         headers = {"Accept-Encoding": "identity", **bearer(target.api_key)}  # a packed stream comes late and in lumps
         timeout = httpx.Timeout(target.timeout, connect=min(60.0, target.timeout), pool=None)
-        http = httpx.AsyncClient(headers=headers, transport=transport(self._trusted), timeout=timeout, trust_env=False)
-        self._https.append(http)
+        http = httpx.AsyncClient(
+            headers=headers,
+            transport=transport(self._trusted),
+            timeout=timeout,
+            trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # every request is a new user's
+        )
+        self._open.add(http)
         return http
 
     def now(self) -> float:
@@ -137,7 +149,7 @@ class Client:
         return await self._post(path, body, leave, None)
 
     async def _post(self, path: str, body: Mapping[str, Any], leave: Leave, take: Take | None) -> Exchange:
-        with self._one() as http:
+        async with self._one() as http:
             return await post(http, next(self._urls) + path, body, leave, take)
 
 
@@ -158,7 +170,7 @@ async def _send_all(target: Target, bodies: Sequence[Mapping[str, Any]], due: Se
             outcome = Outcome(number, 0, int(body["max_tokens"]), None, 0.0)
             await client.send_body(outcome, "/completions", target.streamed(body))
             if not outcome.good:
-                raise ForerunError(f"{target.base_urls[0]}: {outcome.error_message or 'the answer has no text'}")
+                raise ForerunError(f"{';'.join(target.base_urls)}: {outcome.error_message or 'the answer has no text'}")
             return outcome
 
         pairs = zip(bodies, due, strict=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import httpx
 
 from forerun.bench.sse import has_news
@@ -36,7 +36,8 @@ Take = Callable[[float, bytes], object]
 
 @dataclass
 class Exchange:
-    """``sent`` and ``ended`` are readings of ``time.perf_counter``.
+    """``sent`` and ``ended`` are readings of ``time.perf_counter``: when the request left and the last bytes came; of
+    what had no answer, or none to its end, when it was begun and given up.
 
     ``status``: 0 while there is none. ``kept``: the bytes that nobody took. ``left``: the client hung up, as asked.
     ``failure``: what broke the connection.
@@ -86,14 +87,14 @@ async def post(
     the exchange; nothing is raised."""
     exchange = Exchange(sent=time.perf_counter())
     try:
-        await asyncio.wait_for(_receive(exchange, http, url, body, leave.pieces, take), leave.seconds)
-    except asyncio.TimeoutError:
-        exchange.left = True
+        with anyio.move_on_after(leave.seconds) as stay:  # asyncio.wait_for may lose the cancellation of a whole run
+            await _receive(exchange, http, url, body, leave.pieces, take)
+        exchange.left = exchange.left or stay.cancelled_caught
     except httpx.ReadTimeout:
         exchange.failure = f"ReadTimeout: no news for {http.timeout.read:g} s"
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: no JSON can be made of the body
         exchange.failure = f"{type(error).__name__}: {str(error) or _meaning(error)}"
-    exchange.ended = time.perf_counter()
+    exchange.ended = exchange.ended or time.perf_counter()
     return exchange
 
 
@@ -104,9 +105,12 @@ def _meaning(error: Exception) -> str:
 
 async def _next(stream: AsyncIterator[bytes], wait: float | None) -> bytes | None:
     """The next bytes, None at the end. ``wait``: seconds until a ReadTimeout, where httpx's own is too late."""
+    if wait is None:
+        return await anext(stream, None)
     try:
-        return await (anext(stream, None) if wait is None else asyncio.wait_for(anext(stream, None), wait))
-    except asyncio.TimeoutError:
+        with anyio.fail_after(wait):
+            return await anext(stream, None)
+    except TimeoutError:
         raise httpx.ReadTimeout("") from None
 
 
@@ -145,3 +149,4 @@ async def _receive(
             if pieces is not None and count >= pieces:
                 exchange.left = True
                 return
+        exchange.ended = moment_of(response)

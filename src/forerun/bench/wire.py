@@ -3,28 +3,32 @@
 The pieces of many answers often come together, and tasks read them one after the other: who looks at the clock then is
 late by all that was read before, and by all that was sent meanwhile. The time here is the kernel's own, of the moment
 at which it had the bytes (SO_TIMESTAMPNS of Linux); elsewhere it is that at which the event loop took them, before any
-task. Bytes that wait together in the kernel have the time of the last ones.
+task. Bytes that wait together in the kernel, or that were encrypted together, have the time of the last ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpcore
 import httpx
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 _MOST_HELD = 1 << 20
 """Bytes of a connection that nobody has read yet; then the server has to wait."""
-_KEPT_SECONDS = 5.0
+KEPT_SECONDS = 5.0
 """A connection without a request, as httpx has it."""
 
 
@@ -41,7 +45,7 @@ def transport(trusted: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
         ssl_context=trusted,
         max_connections=None,
         max_keepalive_connections=None,
-        keepalive_expiry=_KEPT_SECONDS,
+        keepalive_expiry=KEPT_SECONDS,
         network_backend=_Network(),
     )
     return found
@@ -65,29 +69,44 @@ class _Socket(socket.socket):
     def __init__(self, family: int, kind: int, protocol: int) -> None:
         super().__init__(family, kind, protocol)
         self.moment = time.perf_counter()
-        self.setblocking(False)
-        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if sys.platform == "linux":
-            self.setsockopt(socket.SOL_SOCKET, _TIMESTAMPS, 1)
+        try:
+            self.setblocking(False)
+            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if sys.platform == "linux":
+                self.setsockopt(socket.SOL_SOCKET, _TIMESTAMPS, 1)
+        except OSError:
+            self.close()
+            raise
 
     def recv(self, most: int, flags: int = 0) -> bytes:
-        """As a transport calls it."""
-        data, notes, _, _ = self.recvmsg(most, socket.CMSG_SPACE(_TIMESPEC.size), flags)
-        now = time.perf_counter()
-        ages = [_age(note) for level, kind, note in notes if (level, kind) == (socket.SOL_SOCKET, _TIMESTAMPS)]
-        self.moment = max(self.moment, now - max(0.0, *ages)) if ages else now  # a clock that is set changes ages
+        """As a plain transport calls it."""
+        data, notes, _, _ = self.recvmsg(most, _NOTES, flags)
+        self._note(notes)
         return data
+
+    def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
+        """As an encrypted one does, with the whole buffer."""
+        count, notes, _, _ = self.recvmsg_into([buffer], _NOTES, flags)
+        self._note(notes)
+        return count
+
+    def _note(self, notes: Sequence[tuple[int, int, bytes]]) -> None:
+        clock, now = time.time(), time.perf_counter()  # whoever is stopped between them makes bytes younger, not older
+        ages = [clock - _seconds(note) for level, kind, note in notes if (level, kind) == _STAMP]
+        self.moment = max(self.moment, now - max(0.0, *ages)) if ages else now
 
 
 _TIMESTAMPS = 35
 """SO_TIMESTAMPNS and its SCM_TIMESTAMPNS, which Python has no name for."""
+_STAMP = (socket.SOL_SOCKET, _TIMESTAMPS)
 _TIMESPEC = struct.Struct("@ll")
+_NOTES = socket.CMSG_SPACE(_TIMESPEC.size)
 
 
-def _age(timespec: bytes) -> float:
-    """Seconds since a moment of the system's clock."""
+def _seconds(timespec: bytes) -> float:
+    """Of the system's clock."""
     seconds, nanoseconds = _TIMESPEC.unpack(timespec)
-    return time.time() - float(seconds + nanoseconds * 1e-9)
+    return float(seconds + nanoseconds * 1e-9)
 
 
 class _Wire(asyncio.Protocol):
@@ -95,10 +114,10 @@ class _Wire(asyncio.Protocol):
 
     def __init__(self, connection: _Socket) -> None:
         self.came: deque[tuple[float, bytes]] = deque()
-        self._socket = connection
         self.ended = False
         self.error: Exception | None = None
         self.transport: asyncio.Transport
+        self._socket = connection
         self._held = 0
         self._full = False
         self._waiter: asyncio.Future[None] | None = None
@@ -147,12 +166,28 @@ class _Wire(asyncio.Protocol):
         return moment, data
 
     async def write(self, data: bytes, timeout: float | None) -> None:
-        """Send, and wait until there is room for more."""
-        if self.error is not None or self.transport.is_closing():
-            raise httpcore.WriteError(str(self.error or "the connection is closed"))
+        """Send, and wait until there is room for more. Who has ended reads nothing any more, but may have answered."""
+        self._check_open()
         self.transport.write(data)
         while self._full:
             await self._news(timeout, httpcore.WriteTimeout)
+            self._check_open()
+
+    def _check_open(self) -> None:
+        if self.ended or self.transport.is_closing():
+            raise httpcore.WriteError(str(self.error or "the connection is closed"))
+
+    def close(self) -> None:
+        """Nothing more is sent, what waits to be sent included."""
+        self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
+
+    def readable(self) -> bool:
+        """Whether something came, an end too, that nobody has read."""
+        if self.came or self.ended:
+            return True
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(0))
 
     async def _news(self, timeout: float | None, late: type[Exception]) -> None:
         loop = asyncio.get_running_loop()
@@ -185,7 +220,8 @@ class _Stream(httpcore.AsyncNetworkStream):
         self.moment = self.asked = opened
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        self.moment, data = await self._wire.read(max_bytes, timeout)
+        moment, data = await self._wire.read(max_bytes, timeout)
+        self.moment = max(moment, self.asked)  # a clock that was set may say something else
         self._answered = True
         return data
 
@@ -196,7 +232,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             await self._wire.write(buffer, timeout)
 
     async def aclose(self) -> None:
-        self._wire.transport.close()
+        self._wire.close()
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -217,15 +253,15 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":  # of one without a request: the server has closed it
-            return bool(self._wire.came) or self._wire.ended
+            return self._wire.readable()
         return self._wire.transport.get_extra_info(info)
 
 
 async def _connected(host: str, port: int) -> _Socket:
-    """To the first of the host's addresses that answers. Raises OSError, of the last one."""
+    """To the first of the host's addresses that does not refuse. Raises OSError, of the last one."""
     loop = asyncio.get_running_loop()
     failure = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in await _addresses(host, port):
         try:
             connection = _Socket(family, kind, protocol)
         except OSError as error:  # a family that this machine does not have
@@ -241,6 +277,14 @@ async def _connected(host: str, port: int) -> _Socket:
             connection.close()
             raise
     raise failure
+
+
+async def _addresses(host: str, port: int) -> Sequence[tuple[int, int, int, str, Any]]:
+    """As ``getaddrinfo`` has them: of a number at once, of a name in a thread."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 class _Network(httpcore.AsyncNetworkBackend):
