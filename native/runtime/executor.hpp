@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,6 +28,8 @@ enum class Op { Embed, Norm, NormQuant, Quantize, Linear, RopeKv, Attention, Sel
 struct Rows {
   int first;  // in the step, or among its sampled rows
   int count;
+  int at = 0;     // the first one in buffers
+  int strip = 0;  // of the chunk
 };
 
 // Whole panels of a matrix that lie in memory together.
@@ -162,6 +165,16 @@ class Executor {
   static const Operator kOperators[];  // in the order of Op
   static const Operator& row_of(Op op) { return kOperators[static_cast<int>(op)]; }
 
+  // Rows of a chunk that pass through the layers one strip behind the other, as far as the next exchange: while what
+  // members give each other of one strip is on its way, the next one is computed.
+  struct Strip {
+    Rows rows;
+    AttentionPlan plan;
+    std::unique_ptr<Exchange::Gather> gather;  // what was sent last, until it is received; thread 0's
+  };
+  void cut_strips();
+  std::span<Strip> strips() { return {strips_.data(), strip_count_}; }
+  void work_strip(Strip& strip, size_t begin, size_t end, int thread);
   void work_sampled(int thread);
   const Instruction& head() const { return program_[program_.size() - 2]; }  // makes what sample reads
   bool repeated(const Instruction& i, int rows) const { return rows <= repeat_rows_ && row_of(i.op).row_wise; }
@@ -182,10 +195,10 @@ class Executor {
   void attention(const Instruction& i, Rows rows, int thread);
   void select_rows(const Instruction& i, Rows rows, int thread);
   void sample(const Instruction& i, Rows rows, int thread);
-  LinearArgs linear_args(const Instruction& i, int rows, int thread) const;  // without weights
+  LinearArgs linear_args(const Instruction& i, Rows rows, int thread) const;  // without weights
   void keep(const StepArrays& s);
   bool draws_greedily(Rows rows) const;
-  void lm_head_greedy(const Instruction& i, int rows, int thread);
+  void lm_head_greedy(const Instruction& i, Rows rows, int thread);
   void sample_greedily(Rows rows, int thread) const;
   KvLayer layer(int index) const;
   size_t state_floats() const;
@@ -202,10 +215,22 @@ class Executor {
   const uint8_t* first_bytes(const Instruction& i, int thread) const;
 
   void reserve_exchange(const Instruction& i);
+  // Whether other members need what an instruction makes.
+  bool exchanged(const Instruction& i) const {
+    return exchange_ && (i.op == Op::Linear || i.op == Op::Attention || i.op == Op::Embed);
+  }
+  size_t behind_exchange(size_t begin) const;
+  template <class Meet>
+  void meet(int thread, const Meet& with_others);
+  void send(Strip& strip, const Instruction& i, int thread);
+  void receive(Strip& strip, size_t index, int thread);
   void share(const Instruction& i, Rows rows, int thread, bool greedy);
-  void exchange(const Instruction& i, Rows rows, bool greedy);
-  void exchange_columns(const Instruction& i, int rows);
-  void exchange_embedding(const Instruction& i, Rows rows);
+  std::unique_ptr<Exchange::Gather> start(const Instruction& i, Rows rows);
+  void finish(const Instruction& i, Rows rows, Exchange::Gather& gather);
+  Share columns(const Instruction& i, int member) const;
+  size_t part_bytes(const Instruction& i, Rows rows, int member) const;
+  template <bool Out>
+  void copy_part(const Instruction& i, Rows rows, int member, uint8_t* packed) const;
   void exchange_largest(int rows);
   int owner(const WeightRef& table, int token) const;
   void finish_instruction(size_t index, int thread);
@@ -238,7 +263,8 @@ class Executor {
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
   std::atomic<int64_t> slots_used_ = 0;
-  AttentionPlan plan_;
+  std::vector<Strip> strips_;  // as many as there may be
+  size_t strip_count_ = 1;     // of the chunk
   GreedyRows greedy_;
   std::vector<uint8_t> sent_, received_;
   std::vector<size_t> counts_;  // of an exchange: bytes of each member

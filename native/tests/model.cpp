@@ -94,7 +94,7 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
   l.max_rows = kMaxRows, l.max_seqs = kMaxSeqs, l.max_sample_rows = kMaxSampled, l.max_model_len = kMaxLen;
   l.num_blocks = kBlocks, l.block_size = kBlockSize;
   l.layers = s.layers, l.kv_heads = s.kv_heads, l.head_dim = s.head_dim, l.vocab = s.vocab;
-  l.kv_splits = place.kv_splits;
+  l.kv_splits = place.kv_splits, l.strips = place.strips, l.strip_rows = 10;
   auto made = std::make_unique<Executor>(kernels_for(isa), l, team, place.ranks, place.exchange);
   Executor& e = *made;
   std::vector<float> frequencies(s.head_dim / 2);

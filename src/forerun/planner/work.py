@@ -47,7 +47,8 @@ class Gather:
 @dataclass(frozen=True)
 class Work:
     """A step's work. ``columns``: numbers of a row that operators other than matrices and attention pass over.
-    ``instructions``: of the program; ``layers``, ``hidden``: of the model. ``members``: who share the work."""
+    ``instructions``: of the program; ``layers``, ``hidden``: of the model. ``members``: who share the work. ``strips``:
+    of many rows, of which members exchange one while they compute the next."""
 
     matrices: tuple[Matrix, ...]
     attention: tuple[Attention, ...]
@@ -57,9 +58,10 @@ class Work:
     layers: int
     hidden: int
     members: int
+    strips: int = 1
 
 
-def work_of(program: Program, group: RankGroup, kv_dtype: str) -> Work:
+def work_of(program: Program, group: RankGroup, kv_dtype: str, strips: int = 1) -> Work:
     """The work of ``group.own``."""
     return Work(
         matrices=_matrices(program, group),
@@ -70,6 +72,7 @@ def work_of(program: Program, group: RankGroup, kv_dtype: str) -> Work:
         layers=program.kv_layout.layers,
         hidden=_width(program, program.instructions[0]),
         members=len(group.begins) - 1,
+        strips=strips,
     )
 
 

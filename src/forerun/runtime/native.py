@@ -22,6 +22,9 @@ from forerun.runtime.weights import PackedWeight
 CHUNK_ROWS = 256
 """Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
 
+STRIP_ROWS = 64
+"""Fewer rows are not exchanged on their own: every kernel unpacks weights once for so many, on tile registers too."""
+
 HEAD_ROWS = 16
 _KEPT = 8
 """Inputs whose arrays stay bound: the numbers of rows that steps of the same requests have in turns."""
@@ -36,7 +39,9 @@ class NativeOptions:
 
     ``isa`` "" takes the highest usable one. ``cpus`` pins thread i to ``cpus[i]`` (thread 0 is the caller and stays
     free). ``head_rows``: sampled rows that the LM head serves together, reading its weights once; their logits take
-    memory. ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
+    memory. ``strips``: into how many parts of ``strip_rows`` and more a chunk is cut, so that members exchange one
+    while they compute the next. ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change
+    tokens).
     """
 
     num_blocks: int
@@ -51,6 +56,8 @@ class NativeOptions:
     cpus: tuple[int, ...] = ()
     isa: str = ""
     chunk_rows: int = CHUNK_ROWS
+    strips: int = 1
+    strip_rows: int = STRIP_ROWS
     global_topk: int = 0
     deterministic: bool = False
 
@@ -226,6 +233,8 @@ def _limits(program: Program, layout: KvLayout, options: NativeOptions, kv_split
     return {
         "max_rows": options.max_rows,
         "chunk_rows": options.chunk_rows,
+        "strips": options.strips,
+        "strip_rows": options.strip_rows,
         "max_seqs": options.max_seqs,
         "max_sample_rows": options.max_sample_rows,
         "head_rows": options.head_rows,
