@@ -162,16 +162,6 @@ void Executor::row_wise(const Instruction& i, Rows rows, int thread) {
   }
 }
 
-Share Executor::units(const Instruction& i, int member) const {
-  return ranks_.share(weights_[i.weight].n / kPanel / panels_of_unit(i), member);
-}
-
-// Of this member's share. Where the team has as many threads for each rank, they are cut at the ranks' bounds, too.
-int Executor::first_panel(const Instruction& i, int thread) const {
-  const Share own = units(i, ranks_.own);
-  return (own.begin + (own.end - own.begin) * thread / team_.size()) * panels_of_unit(i);
-}
-
 LinearArgs Executor::linear_args(const Instruction& i, Rows rows, int thread) const {
   const Buffer& in = buffers_[i.input];
   const Buffer& out = buffers_[i.output];
@@ -194,25 +184,18 @@ LinearArgs Executor::linear_args(const Instruction& i, Rows rows, int thread) co
   return a;
 }
 
-// Where a thread's share of a linear layer begins.
-const uint8_t* Executor::first_bytes(const Instruction& i, int thread) const {
-  const WeightRef& w = weights_[i.weight];
-  const int panel = first_panel(i, thread);
-  if (panel == first_panel(i, thread + 1)) return nullptr;
-  const Shard& shard = w.shard_of(panel);
-  return shard.weights + panel_bytes(w.format, w.blocks) * (panel - shard.panels.begin);
-}
-
-// A thread's share of a linear layer, shard by shard.
+// A thread's share of a linear layer, piece by piece.
 void Executor::run_shards(const Instruction& i, const LinearArgs& of, int thread) const {
   const WeightRef& w = weights_[i.weight];
-  const int end = first_panel(i, thread + 1);
-  for (int at = first_panel(i, thread); at < end;) {
-    const Shard& shard = w.shard_of(at);
-    LinearArgs a = w.args_of(shard, of);
-    a.panel_begin = at;
-    a.panel_end = at = std::min(end, shard.panels.end);
-    a.following = at < end ? w.shard_of(at).weights : first_bytes(program_[i.next_linear], thread);
+  const std::vector<Piece>& pieces = i.pieces[thread];
+  for (size_t n = 0; n < pieces.size(); ++n) {
+    LinearArgs a = w.args_of(pieces[n].shard, of);
+    a.panel_begin = pieces[n].panels.begin;
+    a.panel_end = pieces[n].panels.end;
+    const Instruction& reader = n + 1 < pieces.size() ? i : program_[i.next_linear];
+    const std::vector<Piece>& coming = reader.pieces[thread];
+    const size_t next = n + 1 < pieces.size() ? n + 1 : 0;
+    a.following = next < coming.size() ? weights_[reader.weight].first_bytes(coming[next]) : nullptr;
     kernels_.linear(a);
   }
 }

@@ -39,7 +39,13 @@ struct Shard {
   const float* channel_scale;  // null unless Int8Channel
 };
 
-// A matrix in shards, ascending, without gaps; a member may lack what only others use.
+// Panels that one thread reads one after the other, and the shard that they are in.
+struct Piece {
+  Share panels;
+  Shard shard;
+};
+
+// A matrix in shards, ascending; a member may lack what only others use.
 struct WeightRef {
   Format format = Format::Float32;
   int blocks = 0;  // of 64 along K
@@ -48,10 +54,12 @@ struct WeightRef {
   std::vector<Shard> shards;
 
   bool holds(Share panels) const {
-    return panels.begin == panels.end ||
-           (!shards.empty() && shards.front().panels.begin <= panels.begin && panels.end <= shards.back().panels.end);
+    for (const Shard& s : shards)
+      if (s.panels.begin <= panels.begin && panels.begin < s.panels.end) panels.begin = s.panels.end;
+    return panels.begin >= panels.end;
   }
   const Shard& shard_of(int panel) const;
+  const uint8_t* first_bytes(const Piece& piece) const;
   // `to`, with this matrix, for panels of the shard by their numbers in the whole matrix.
   LinearArgs args_of(const Shard& shard, LinearArgs to = {}) const;
 };
@@ -70,13 +78,15 @@ struct Instruction {
   int column = 0;  // of the output at which a linear layer begins
   Epilogue epilogue = Epilogue::Store;
   int width = 0;  // Norm, NormQuant, Embed: true row length
-  int layer = 0, heads = 0, window = 0;
+  int layer = 0, window = 0;
+  int heads = 0;  // RopeKv, Attention; Linear that makes (some of) those and their keys and values, cut by heads
   // Set by Executor::add.
   bool sampled = false;         // works on sampled rows
   bool into_attention = false;  // RopeKv: nobody else reads its queries, so attention may do its work
   int rope = -1;                // Attention: that instruction
   int next_linear = -1;         // Linear: the one that the program comes to afterwards; the first one after the last
-  bool own_input = false;       // reads what row-wise work left, with few rows in every thread's own copy
+  std::vector<std::vector<Piece>> pieces;  // Linear: of each thread
+  bool own_input = false;                  // reads what row-wise work left, with few rows in every thread's own copy
 };
 
 class Executor {
@@ -210,14 +220,15 @@ class Executor {
   void rope_item(const RopeKvArgs& rope, const AttentionItem& item, float* q) const;
   static int panels_of_unit(const Instruction& i) { return i.epilogue == Epilogue::SiluMul ? 2 : 1; }
   Share units(const Instruction& i, int member) const;  // of a linear layer
-  int first_panel(const Instruction& i, int thread) const;
+  std::vector<Share> own_panels(const Instruction& i) const;
+  std::vector<std::vector<Piece>> pieces_of(const Instruction& i) const;
   void run_shards(const Instruction& i, const LinearArgs& of, int thread) const;
-  const uint8_t* first_bytes(const Instruction& i, int thread) const;
+  bool cut_by_heads_fits(const Instruction& i) const;
 
   void reserve_exchange(const Instruction& i);
   // Whether other members need what an instruction makes.
   bool exchanged(const Instruction& i) const {
-    return exchange_ && (i.op == Op::Linear || i.op == Op::Attention || i.op == Op::Embed);
+    return exchange_ && ((i.op == Op::Linear && !i.heads) || i.op == Op::Attention || i.op == Op::Embed);
   }
   size_t behind_exchange(size_t begin) const;
   template <class Meet>

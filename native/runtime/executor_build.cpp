@@ -117,8 +117,8 @@ int Executor::add_weight(Format format, int n, int k, std::span<const StoredShar
     require(bytes % each == 0,
             "weight: " + std::to_string(bytes) + " bytes are no whole panels of " + std::to_string(each));
     require(panels >= 1 && panels <= static_cast<size_t>(w.n / kPanel), "weight: a shard has too few or many panels");
-    const bool follows = w.shards.empty() ? s.first_panel >= 0 : s.first_panel == w.shards.back().panels.end;
-    require(follows && s.first_panel <= w.n / kPanel - static_cast<int>(panels), "weight: its shards do not follow");
+    const bool follows = s.first_panel >= (w.shards.empty() ? 0 : w.shards.back().panels.end);
+    require(follows && s.first_panel <= w.n / kPanel - static_cast<int>(panels), "weight: its shards do not ascend");
     require(s.channel_scale.size() == (format == Format::Int8Channel ? panels * kPanel : 0),
             "weight: one scale per (padded) output channel is needed for int8_channel and for nothing else");
     w.shards.push_back({{s.first_panel, s.first_panel + static_cast<int>(panels)},
@@ -148,6 +148,7 @@ void Executor::add(Instruction i) {
   if (i.output >= 0) buffers_[i.output].by_rows = row_of(i.op).row_wise;
   i.sampled = i.op == Op::SelectRows || (i.input >= 0 && buffers_[i.input].sampled);
   if (!i.sampled) head_begin_ = program_.size() + 1;
+  if (i.op == Op::Linear) i.pieces = pieces_of(i);
   if (i.op == Op::Attention) ++layers_attended_;
   program_.push_back(i);
   link_linear();

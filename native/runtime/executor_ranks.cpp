@@ -32,6 +32,70 @@ LinearArgs WeightRef::args_of(const Shard& shard, LinearArgs to) const {
   return to;
 }
 
+const uint8_t* WeightRef::first_bytes(const Piece& piece) const {
+  return piece.shard.weights + panel_bytes(format, blocks) * (piece.panels.begin - piece.shard.panels.begin);
+}
+
+Share Executor::units(const Instruction& i, int member) const {
+  return ranks_.share(weights_[i.weight].n / kPanel / panels_of_unit(i), member);
+}
+
+// What this member computes of a linear layer: its share of the units, or the heads that its attention works with, keys
+// and values that others compute, too, among them.
+std::vector<Share> Executor::own_panels(const Instruction& i) const {
+  if (!i.heads) {
+    const Share own = units(i, ranks_.own);
+    return {{own.begin * panels_of_unit(i), own.end * panels_of_unit(i)}};
+  }
+  const Share own = own_heads();
+  if (own.begin == own.end) return {};
+  const int splits = limits_.kv_splits, each = limits_.head_dim / kPanel;
+  const Share keys = {own.begin / splits, (own.end + splits - 1) / splits};
+  const int first = i.column / kPanel, count = weights_[i.weight].n / kPanel;
+  std::vector<Share> parts;
+  const auto add = [&](int head, Share heads) {
+    const int begin = std::max((head + heads.begin) * each - first, 0),
+              end = std::min((head + heads.end) * each - first, count);
+    if (begin >= end) return;
+    if (!parts.empty() && parts.back().end == begin) {
+      parts.back().end = end;
+    } else {
+      parts.push_back({begin, end});
+    }
+  };
+  add(0, {own.begin * group(i), own.end * group(i)});
+  add(i.heads, keys);
+  add(i.heads + limits_.kv_heads, keys);
+  return parts;
+}
+
+// Equal shares of it for the threads, cut where parts and shards end. Where the team has as many threads for each rank,
+// they are cut at the ranks' bounds, too.
+std::vector<std::vector<Piece>> Executor::pieces_of(const Instruction& i) const {
+  const WeightRef& w = weights_[i.weight];
+  const std::vector<Share> parts = own_panels(i);
+  int64_t units = 0;
+  for (Share part : parts) units += (part.end - part.begin) / panels_of_unit(i);
+  std::vector<std::vector<Piece>> pieces(team_.size());
+  for (int t = 0; t < team_.size(); ++t) {
+    // As places among all panels of the parts.
+    const int begin = static_cast<int>(units * t / team_.size()) * panels_of_unit(i),
+              end = static_cast<int>(units * (t + 1) / team_.size()) * panels_of_unit(i);
+    int place = 0;
+    for (Share part : parts) {
+      const int stop = std::min(part.end, part.begin + end - place);
+      for (int at = std::max(part.begin, part.begin + begin - place); at < stop;) {
+        const Shard& shard = w.shard_of(at);
+        const Share panels = {at, std::min(stop, shard.panels.end)};
+        pieces[t].push_back({panels, shard});
+        at = panels.end;
+      }
+      place += part.end - part.begin;
+    }
+  }
+  return pieces;
+}
+
 int Executor::owner(const WeightRef& table, int token) const {
   int member = 0;
   while (ranks_.share(table.n / kPanel, member).end <= token / kPanel) ++member;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,8 @@ def shards_of(model: PackedModel, group: RankGroup) -> dict[str, PackedWeight]:
     for name, weight in model.packed.items():
         if weight.vector is None:
             count = -(-model.program.weights[name].shape[0] // PANEL)
-            weight = PackedWeight(tuple(_pieces(weight.shards[0], count, panels[name])))
+            pieces = (_pieces(weight.shards[0], count, part) for part in panels[name])
+            weight = PackedWeight(tuple(chain.from_iterable(pieces)))
         weights[name] = weight
     return weights
 

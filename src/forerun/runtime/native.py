@@ -14,6 +14,7 @@ import numpy as np
 from forerun import _native
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, KvLayout, Program
+from forerun.compiler.shard import cut_by_heads, query_heads
 from forerun.runtime.populate import LastStep, Populator
 from forerun.runtime.ranks import RankGroup, all_local, cache_splits
 from forerun.runtime.step import StepInput, StepOutput, UInt32
@@ -257,6 +258,7 @@ class _Binder:
 
     def __init__(self, native: _native.Executor, program: Program, weights: Mapping[str, PackedWeight]) -> None:
         self._native, self._program, self._weights = native, program, weights
+        self._by_heads = cut_by_heads(program)
         self._buffers: dict[tuple[object, ...], int] = {}
         self._matrices: dict[str, int] = {}
         self.labels: list[str] = []
@@ -282,6 +284,8 @@ class _Binder:
             entry["width"] = self._program.buffers[step.outputs[0]].width
         elif step.op == "linear":
             entry |= {"splits": step.attrs["k_splits"]} | {key: step.attrs[key] for key in ("epilogue", "column")}
+            if step.weights["weight"] in self._by_heads:
+                entry["heads"] = query_heads(self._program)
         elif step.op == "rope_kv":
             entry |= {key: step.attrs[key] for key in ("layer", "heads", "scale")}
             entry["eps"] = step.attrs["qk_norm"] or 0.0
