@@ -96,9 +96,10 @@ bool Executor::linear_fits(const Instruction& i) const {
 
 // Heads are whole panels of a row of queries, keys and values, of which the matrix makes a part.
 bool Executor::cut_by_heads_fits(const Instruction& i) const {
-  const int64_t heads = i.heads, rows = weights_[i.weight].n;
+  const int64_t row = (int64_t{i.heads} + 2 * limits_.kv_heads) * limits_.head_dim;
   return i.heads >= 1 && i.heads % heads_in_all() == 0 && limits_.head_dim % kPanel == 0 && i.column >= 0 &&
-         i.epilogue == Epilogue::Store && i.column + rows <= (heads + 2 * limits_.kv_heads) * limits_.head_dim;
+         i.epilogue == Epilogue::Store && int64_t{i.column} + weights_[i.weight].n <= row &&
+         row <= buffers_[i.output].width;
 }
 
 bool Executor::heads_fit(const Instruction& i) const {

@@ -9,11 +9,15 @@ import pytest
 
 from forerun import LLM, SamplingParams
 from forerun.compiler.formats import FORMATS
+from forerun.compiler.lower import lower
+from forerun.compiler.program import Program
+from forerun.compiler.trace import trace
 from forerun.runtime.step import Executor, SamplingRows
 from tests.numerics.conftest import SHAPES, MakeModel, random_ids
 from tests.numerics.ways import Trace, alone, assert_same, scattered, together
+from tests.support.native_models import PackedModel
 from tests.support.rank_teams import MemberGoneError, RankTeam
-from tests.support.reference_models import one_sequence
+from tests.support.reference_models import TinyModel, one_sequence, tiny_model
 
 LENGTH = 70
 GROUPS = [(0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5), tuple(range(9)), (0, 3, 4), (0, 1, 8)]
@@ -64,8 +68,8 @@ def test_company(family: str, packed_model: MakeModel, team: StartTeam) -> None:
     expected = [plain(packed_model, family, "int4_f16_min", "bfloat16", ids) for ids in sequences]
     executor = team(model, (0, 1, 2, 3))
     tables = [scattered(executor, 70), scattered(executor, 2, skip=5), scattered(executor, 33, skip=6)]
-    for trace, single in zip(together(executor, sequences, tables, (11, 2, 40)), expected, strict=True):
-        assert_same(trace, single, family)
+    for got, single in zip(together(executor, sequences, tables, (11, 2, 40)), expected, strict=True):
+        assert_same(got, single, family)
 
 
 @pytest.mark.parametrize("begins", GROUPS)
@@ -93,10 +97,32 @@ def test_exchanges_in_strips(family: str, strips: int, packed_model: MakeModel, 
         for ids in sequences:
             tables.append(scattered(executor, len(ids), skip=skip))
             skip += -(-len(ids) // 16)
-        for trace, single in zip(together(executor, sequences, tables, (101, 1, 33, 44)), expected, strict=True):
-            assert_same(trace, single, f"ranks {begins}")
+        for got, single in zip(together(executor, sequences, tables, (101, 1, 33, 44)), expected, strict=True):
+            assert_same(got, single, f"ranks {begins}")
         assert executor.meeting.under_way == min(strips, 11)
         executor.close()
+
+
+class MixedModel(TinyModel):
+    """Queries, keys and values in formats of their own."""
+
+    def program(self, form: str = "float32") -> Program:
+        parts = {"k_proj": "int8_channel", "v_proj": "bfloat16"}
+        return lower(trace(self.config), lambda name, shape, role: parts.get(name.split(".")[-2], form))
+
+
+@pytest.mark.parametrize("head_dim", [16, 48])
+def test_queries_keys_and_values_from_several_matrices(head_dim: int, team: StartTeam) -> None:
+    """Each of them is cut by heads."""
+    plain_model = tiny_model("mistral", seed=5, head_dim=head_dim, num_hidden_layers=2)
+    model, ids = PackedModel(MixedModel(plain_model.config, plain_model.tensors), "q4_k"), random_ids(40)
+    executor = model.native()
+    expected = alone(executor, ids)
+    executor.close()
+    for begins in GROUPS:
+        members = team(model, begins, threads=2)
+        assert_same(alone(members, ids, piece=9), expected, f"ranks {begins}")
+        members.close()
 
 
 def test_few_rows_are_one_exchange(packed_model: MakeModel, team: StartTeam) -> None:

@@ -2,7 +2,7 @@
 
 All processes run the same command, started by ``torchrun``. The first one is the leader: it serves, schedules and
 samples as a single process does. The others follow: they get every step's arrays, compute their part of it, and give
-their outputs to all members behind each matrix and each attention (``runtime/ranks.py``).
+their outputs to all members behind each attention, and each matrix that is not cut by its heads (``runtime/ranks.py``).
 """
 
 from forerun.distributed.follower import follow
