@@ -85,6 +85,8 @@ ExecutorLimits read_limits(const nb::dict& d) {
   const auto number = [&](const char* key) { return nb::cast<int>(d[key]); };
   l.max_rows = number("max_rows");
   l.chunk_rows = number("chunk_rows");
+  l.strips = number("strips");
+  l.strip_rows = number("strip_rows");
   l.max_seqs = number("max_seqs");
   l.max_sample_rows = number("max_sample_rows");
   l.head_rows = number("head_rows");

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <memory>
 #include <numeric>
 #include <utility>
 
@@ -12,27 +13,46 @@ namespace forerun {
 
 namespace nb = nanobind;
 
-// Members meet in Python: `all_gather(send, counts, receive)` with arrays of bytes that are its own during the call.
+// Members meet in Python: `all_gather(send, counts)` gives a function that is called with where all of it goes; arrays
+// of bytes are Python's own during the call that they are given to.
 class PythonExchange final : public Exchange {
  public:
   PythonExchange(nb::object all_gather, int own) : all_gather_(std::move(all_gather)), own_(own) {}
-  void all_gather(const uint8_t* send, std::span<const size_t> counts, uint8_t* receive) override;
+  std::unique_ptr<Gather> start(const uint8_t* send, std::span<const size_t> counts) override;
 
  private:
+  class PythonGather;
+  static nb::object bytes(const uint8_t* data, size_t count) {
+    nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> view(const_cast<uint8_t*>(data), {count}, nb::handle());
+    return view.cast(nb::rv_policy::reference);
+  }
   nb::object all_gather_;
   const int own_;  // this member
 };
 
-inline void PythonExchange::all_gather(const uint8_t* send, std::span<const size_t> counts, uint8_t* receive) {
+class PythonExchange::PythonGather final : public Gather {
+ public:
+  PythonGather(nb::object finish, size_t total) : finish_(std::move(finish)), total_(total) {}
+  ~PythonGather() override {
+    const nb::gil_scoped_acquire acquire;
+    finish_.reset();
+  }
+  void finish(uint8_t* receive) override {
+    const nb::gil_scoped_acquire acquire;
+    finish_(bytes(receive, total_));
+  }
+
+ private:
+  nb::object finish_;
+  const size_t total_;  // bytes of all members
+};
+
+inline std::unique_ptr<Exchange::Gather> PythonExchange::start(const uint8_t* send, std::span<const size_t> counts) {
   const size_t total = std::accumulate(counts.begin(), counts.end(), size_t{0});
   const nb::gil_scoped_acquire acquire;
   nb::list sizes;
   for (size_t count : counts) sizes.append(count);
-  const auto bytes = [](const uint8_t* data, size_t count) {
-    nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> view(const_cast<uint8_t*>(data), {count}, nb::handle());
-    return view.cast(nb::rv_policy::reference);
-  };
-  all_gather_(bytes(send, counts[own_]), sizes, bytes(receive, total));
+  return std::make_unique<PythonGather>(all_gather_(bytes(send, counts[own_]), sizes), total);
 }
 
 }  // namespace forerun

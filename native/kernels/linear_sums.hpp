@@ -13,9 +13,7 @@ FORERUN_INLINE int segment_begin(const LinearArgs& a, int segment) { return a.bl
 
 // At most `most` rows from `row` on.
 FORERUN_INLINE LinearArgs rows_of(LinearArgs a, int row, int most) {
-  a.quant.high += static_cast<size_t>(row) * a.quant.groups;
-  a.quant.low += static_cast<size_t>(row) * a.quant.groups;
-  a.quant.fine += row;
+  a.quant = a.quant.from(row);
   a.y += static_cast<size_t>(row) * a.ldy;
   a.largest += row;
   a.rows = a.rows - row < most ? a.rows - row : most;

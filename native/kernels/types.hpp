@@ -34,6 +34,11 @@ struct QuantRows {
   QuantGroup* low = nullptr;   // [rows, groups], of which the first fine[row] are used
   int32_t* fine = nullptr;     // [rows]
   int groups = 0;              // an even number
+
+  QuantRows from(int row) const {
+    const size_t before = static_cast<size_t>(row) * groups;
+    return {high + before, low + before, fine + row, groups};
+  }
 };
 
 enum class Epilogue : int { Store, Add, SiluMul, Gate, Largest };

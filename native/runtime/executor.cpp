@@ -58,9 +58,20 @@ bool Executor::next_chunk() {
   }
   const int64_t highest = *std::max_element(slots_.begin(), slots_.begin() + (chunk_end_ - chunk_begin_));
   if (highest >= slots_used_.load(std::memory_order_relaxed)) slots_used_.store(highest + 1, std::memory_order_relaxed);
-  plan_.cut(s, chunk_begin_, chunk_end_, state_floats());
+  cut_strips();
   stamp_ = profiling_ ? now_ns() : 0;
   return true;
+}
+
+void Executor::cut_strips() {
+  const int rows = chunk_end_ - chunk_begin_, most = static_cast<int>(strips_.size());
+  const int count = std::clamp(rows / limits_.strip_rows, 1, most);
+  strip_count_ = count;
+  for (int n = 0; n < count; ++n) {
+    const int begin = rows * n / count, end = rows * (n + 1) / count;
+    strips_[n].rows = {chunk_begin_ + begin, end - begin, begin, n};
+    strips_[n].plan.cut(*step_, chunk_begin_ + begin, chunk_begin_ + end, state_floats());
+  }
 }
 
 void Executor::finish_instruction(size_t index, int thread) {
@@ -72,16 +83,28 @@ void Executor::finish_instruction(size_t index, int thread) {
 
 void Executor::work(int thread) {
   finish_instruction(program_.size(), thread);
-  const Rows rows{chunk_begin_, chunk_end_ - chunk_begin_};
-  for (size_t n = 0; n < head_begin_; ++n) {
+  size_t begin = 0;
+  for (size_t end; begin < head_begin_; begin = end) {
+    end = behind_exchange(begin);
+    for (Strip& strip : strips()) {
+      if (begin > 0) receive(strip, begin - 1, thread);
+      work_strip(strip, begin, end, thread);
+      if (exchanged(program_[end - 1])) send(strip, program_[end - 1], thread);
+    }
+  }
+  if (begin > 0 && exchanged(program_[begin - 1]))
+    for (Strip& strip : strips()) receive(strip, begin - 1, thread);
+  work_sampled(thread);
+}
+
+void Executor::work_strip(Strip& strip, size_t begin, size_t end, int thread) {
+  for (size_t n = begin; n < end; ++n) {
     const Instruction& i = program_[n];
-    if (i.op == Op::RopeKv && i.into_attention && plan_.self_contained()) continue;
-    (this->*row_of(i.op).run)(i, rows, thread);
-    if (!repeated(i, rows.count)) team_.barrier();
-    if (exchange_) share(i, rows, thread, false);
+    if (i.op == Op::RopeKv && i.into_attention && strip.plan.self_contained()) continue;
+    (this->*row_of(i.op).run)(i, strip.rows, thread);
+    if (!repeated(i, strip.rows.count)) team_.barrier();
     finish_instruction(n, thread);
   }
-  work_sampled(thread);
 }
 
 void Executor::work_sampled(int thread) {
@@ -93,12 +116,12 @@ void Executor::work_sampled(int thread) {
       if (greedy && i.op == Op::Sample) {
         sample_greedily(rows, thread);
       } else if (greedy && &i == &head()) {
-        lm_head_greedy(i, rows.count, thread);
+        lm_head_greedy(i, rows, thread);
       } else {
         (this->*row_of(i.op).run)(i, rows, thread);
       }
       if (!repeated(i, rows.count)) team_.barrier();
-      if (exchange_) share(i, rows, thread, greedy);
+      if (exchanged(i)) share(i, rows, thread, greedy);
       finish_instruction(n, thread);
     }
   }
@@ -110,18 +133,18 @@ void Executor::embed(const Instruction& i, Rows rows, int thread) {
   for (int r = thread; r < rows.count; r += team_.size()) {
     const int token = step_->token_ids[rows.first + r];
     if (owner(table, token) != ranks_.own) continue;
-    float* x = out.f32 + static_cast<size_t>(r) * out.width;
+    float* x = out.f32 + static_cast<size_t>(rows.at + r) * out.width;
     kernels_.embedding_row(table.args_of(table.shard_of(token / kPanel)), token, x);
     std::fill(x + i.width, x + out.width, 0.0f);  // padding of K may hold minima
   }
 }
 
-void Executor::row_wise(const Instruction& i, Rows all, int thread) {
-  const int rows = all.count;
+void Executor::row_wise(const Instruction& i, Rows rows, int thread) {
   const Buffer& in = buffers_[i.input];
   Buffer& out = buffers_[i.output];
-  const bool own = repeated(i, rows);
-  const int begin = own ? 0 : rows * thread / team_.size(), end = own ? rows : rows * (thread + 1) / team_.size();
+  const bool own = repeated(i, rows.count);
+  const int begin = own ? 0 : rows.at + rows.count * thread / team_.size(),
+            end = own ? rows.count : rows.at + rows.count * (thread + 1) / team_.size();
   const float* from = own && i.own_input ? in.own_f32[thread] : in.f32;
   float* normed = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
   for (int r = begin; r < end; ++r) {
@@ -139,66 +162,52 @@ void Executor::row_wise(const Instruction& i, Rows all, int thread) {
   }
 }
 
-Share Executor::units(const Instruction& i, int member) const {
-  return ranks_.share(weights_[i.weight].n / kPanel / panels_of_unit(i), member);
-}
-
-// Of this member's share. Where the team has as many threads for each rank, they are cut at the ranks' bounds, too.
-int Executor::first_panel(const Instruction& i, int thread) const {
-  const Share own = units(i, ranks_.own);
-  return (own.begin + (own.end - own.begin) * thread / team_.size()) * panels_of_unit(i);
-}
-
-LinearArgs Executor::linear_args(const Instruction& i, int rows, int thread) const {
+LinearArgs Executor::linear_args(const Instruction& i, Rows rows, int thread) const {
   const Buffer& in = buffers_[i.input];
   const Buffer& out = buffers_[i.output];
   LinearArgs a;
-  const bool own = rows <= repeat_rows_ && i.own_input;
+  const bool own = rows.count <= repeat_rows_ && i.own_input;
   a.bias = i.vector.data();
   a.splits = i.splits;
-  a.quant = own ? in.own_quant[thread] : in.quant;
-  a.x = own ? in.own_f32[thread] : in.f32;
+  if (in.type == BufferType::Q15) {
+    a.quant = own ? in.own_quant[thread] : in.quant.from(rows.at);
+  } else {
+    a.x = own ? in.own_f32[thread] : in.f32 + static_cast<size_t>(rows.at) * in.width;
+  }
   a.ldx = in.width;
-  a.rows = rows;
-  a.tiles = rows >= tile_rows_;
-  a.y = out.f32 + i.column;
+  a.rows = rows.count;
+  a.tiles = rows.count >= tile_rows_;
+  a.y = out.f32 + static_cast<size_t>(rows.at) * out.width + i.column;
   a.ldy = out.width;
   a.epilogue = i.epilogue;
   a.scratch = scratch_.data() + scratch_stride_ * thread;
   return a;
 }
 
-// Where a thread's share of a linear layer begins.
-const uint8_t* Executor::first_bytes(const Instruction& i, int thread) const {
-  const WeightRef& w = weights_[i.weight];
-  const int panel = first_panel(i, thread);
-  if (panel == first_panel(i, thread + 1)) return nullptr;
-  const Shard& shard = w.shard_of(panel);
-  return shard.weights + panel_bytes(w.format, w.blocks) * (panel - shard.panels.begin);
-}
-
-// A thread's share of a linear layer, shard by shard.
+// A thread's share of a linear layer, piece by piece.
 void Executor::run_shards(const Instruction& i, const LinearArgs& of, int thread) const {
   const WeightRef& w = weights_[i.weight];
-  const int end = first_panel(i, thread + 1);
-  for (int at = first_panel(i, thread); at < end;) {
-    const Shard& shard = w.shard_of(at);
-    LinearArgs a = w.args_of(shard, of);
-    a.panel_begin = at;
-    a.panel_end = at = std::min(end, shard.panels.end);
-    a.following = at < end ? w.shard_of(at).weights : first_bytes(program_[i.next_linear], thread);
+  const std::vector<Piece>& pieces = i.pieces[thread];
+  for (size_t n = 0; n < pieces.size(); ++n) {
+    LinearArgs a = w.args_of(pieces[n].shard, of);
+    a.panel_begin = pieces[n].panels.begin;
+    a.panel_end = pieces[n].panels.end;
+    const Instruction& reader = n + 1 < pieces.size() ? i : program_[i.next_linear];
+    const std::vector<Piece>& coming = reader.pieces[thread];
+    const size_t next = n + 1 < pieces.size() ? n + 1 : 0;
+    a.following = next < coming.size() ? weights_[reader.weight].first_bytes(coming[next]) : nullptr;
     kernels_.linear(a);
   }
 }
 
 void Executor::linear(const Instruction& i, Rows rows, int thread) {
-  run_shards(i, linear_args(i, rows.count, thread), thread);
+  run_shards(i, linear_args(i, rows, thread), thread);
 }
 
-void Executor::lm_head_greedy(const Instruction& i, int rows, int thread) {
+void Executor::lm_head_greedy(const Instruction& i, Rows rows, int thread) {
   LinearArgs a = linear_args(i, rows, thread);
   a.epilogue = Epilogue::Largest;
-  a.largest = greedy_.begin(thread, rows);
+  a.largest = greedy_.begin(thread, rows.count);
   a.columns = limits_.vocab;
   run_shards(i, a, thread);
 }

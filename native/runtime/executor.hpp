@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,6 +28,8 @@ enum class Op { Embed, Norm, NormQuant, Quantize, Linear, RopeKv, Attention, Sel
 struct Rows {
   int first;  // in the step, or among its sampled rows
   int count;
+  int at = 0;     // the first one in buffers
+  int strip = 0;  // of the chunk
 };
 
 // Whole panels of a matrix that lie in memory together.
@@ -36,7 +39,13 @@ struct Shard {
   const float* channel_scale;  // null unless Int8Channel
 };
 
-// A matrix in shards, ascending, without gaps; a member may lack what only others use.
+// Panels that one thread reads one after the other, and the shard that they are in.
+struct Piece {
+  Share panels;
+  Shard shard;
+};
+
+// A matrix in shards, ascending; a member may lack what only others use.
 struct WeightRef {
   Format format = Format::Float32;
   int blocks = 0;  // of 64 along K
@@ -45,10 +54,12 @@ struct WeightRef {
   std::vector<Shard> shards;
 
   bool holds(Share panels) const {
-    return panels.begin == panels.end ||
-           (!shards.empty() && shards.front().panels.begin <= panels.begin && panels.end <= shards.back().panels.end);
+    for (const Shard& s : shards)
+      if (s.panels.begin <= panels.begin && panels.begin < s.panels.end) panels.begin = s.panels.end;
+    return panels.begin >= panels.end;
   }
   const Shard& shard_of(int panel) const;
+  const uint8_t* first_bytes(const Piece& piece) const;
   // `to`, with this matrix, for panels of the shard by their numbers in the whole matrix.
   LinearArgs args_of(const Shard& shard, LinearArgs to = {}) const;
 };
@@ -67,13 +78,15 @@ struct Instruction {
   int column = 0;  // of the output at which a linear layer begins
   Epilogue epilogue = Epilogue::Store;
   int width = 0;  // Norm, NormQuant, Embed: true row length
-  int layer = 0, heads = 0, window = 0;
+  int layer = 0, window = 0;
+  int heads = 0;  // RopeKv, Attention; Linear that makes (some of) those and their keys and values, cut by heads
   // Set by Executor::add.
   bool sampled = false;         // works on sampled rows
   bool into_attention = false;  // RopeKv: nobody else reads its queries, so attention may do its work
   int rope = -1;                // Attention: that instruction
   int next_linear = -1;         // Linear: the one that the program comes to afterwards; the first one after the last
-  bool own_input = false;       // reads what row-wise work left, with few rows in every thread's own copy
+  std::vector<std::vector<Piece>> pieces;  // Linear: of each thread
+  bool own_input = false;                  // reads what row-wise work left, with few rows in every thread's own copy
 };
 
 class Executor {
@@ -162,6 +175,16 @@ class Executor {
   static const Operator kOperators[];  // in the order of Op
   static const Operator& row_of(Op op) { return kOperators[static_cast<int>(op)]; }
 
+  // Rows of a chunk that pass through the layers one strip behind the other, as far as the next exchange: while what
+  // members give each other of one strip is on its way, the next one is computed.
+  struct Strip {
+    Rows rows;
+    AttentionPlan plan;
+    std::unique_ptr<Exchange::Gather> gather;  // what was sent last, until it is received; thread 0's
+  };
+  void cut_strips();
+  std::span<Strip> strips() { return {strips_.data(), strip_count_}; }
+  void work_strip(Strip& strip, size_t begin, size_t end, int thread);
   void work_sampled(int thread);
   const Instruction& head() const { return program_[program_.size() - 2]; }  // makes what sample reads
   bool repeated(const Instruction& i, int rows) const { return rows <= repeat_rows_ && row_of(i.op).row_wise; }
@@ -182,12 +205,12 @@ class Executor {
   void attention(const Instruction& i, Rows rows, int thread);
   void select_rows(const Instruction& i, Rows rows, int thread);
   void sample(const Instruction& i, Rows rows, int thread);
-  SampleRow sample_row(int at, float* logits) const;                         // sampled row `at` of the step
-  LinearArgs linear_args(const Instruction& i, int rows, int thread) const;  // without weights
+  SampleRow sample_row(int at, float* logits) const;                          // sampled row `at` of the step
+  LinearArgs linear_args(const Instruction& i, Rows rows, int thread) const;  // without weights
   void keep(const StepArrays& s);
   bool draws_from_head() const;
   bool draws_greedily(Rows rows) const;
-  void lm_head_greedy(const Instruction& i, int rows, int thread);
+  void lm_head_greedy(const Instruction& i, Rows rows, int thread);
   void sample_greedily(Rows rows, int thread) const;
   KvLayer layer(int index) const;
   size_t state_floats() const;
@@ -199,18 +222,31 @@ class Executor {
   void rope_item(const RopeKvArgs& rope, const AttentionItem& item, float* q) const;
   static int panels_of_unit(const Instruction& i) { return i.epilogue == Epilogue::SiluMul ? 2 : 1; }
   Share units(const Instruction& i, int member) const;  // of a linear layer
-  int first_panel(const Instruction& i, int thread) const;
+  std::vector<Share> own_panels(const Instruction& i) const;
+  std::vector<std::vector<Piece>> pieces_of(const Instruction& i) const;
   void run_shards(const Instruction& i, const LinearArgs& of, int thread) const;
-  const uint8_t* first_bytes(const Instruction& i, int thread) const;
+  bool cut_by_heads_fits(const Instruction& i) const;
 
   void reserve_exchange(const Instruction& i);
+  // Whether other members need what an instruction makes.
+  bool exchanged(const Instruction& i) const {
+    return exchange_ && ((i.op == Op::Linear && !i.heads) || i.op == Op::Attention || i.op == Op::Embed);
+  }
+  size_t behind_exchange(size_t begin) const;
+  template <class Meet>
+  void meet(int thread, const Meet& with_others);
+  void send(Strip& strip, const Instruction& i, int thread);
+  void receive(Strip& strip, size_t index, int thread);
   void share(const Instruction& i, Rows rows, int thread, bool greedy);
-  void exchange(const Instruction& i, Rows rows, bool greedy);
-  void exchange_columns(const Instruction& i, int rows);
-  void exchange_embedding(const Instruction& i, Rows rows);
+  std::unique_ptr<Exchange::Gather> start(const Instruction& i, Rows rows);
+  void finish(const Instruction& i, Rows rows, Exchange::Gather& gather);
+  Share columns(const Instruction& i, int member) const;
+  size_t part_bytes(const Instruction& i, Rows rows, int member) const;
+  template <bool Out>
+  void copy_part(const Instruction& i, Rows rows, int member, uint8_t* packed) const;
   void exchange_largest(int rows);
   int candidates(int at) const;
-  Share columns(int member) const;
+  Share tokens_of(int member) const;
   size_t sampled_bytes(int member, Rows rows) const;
   bool names_candidates(Rows rows) const;
   void name_candidates(Rows rows, int thread);
@@ -247,7 +283,8 @@ class Executor {
   const int32_t* positions_ = nullptr;
   std::vector<int64_t> slots_;
   std::atomic<int64_t> slots_used_ = 0;
-  AttentionPlan plan_;
+  std::vector<Strip> strips_;  // as many as there may be
+  size_t strip_count_ = 1;     // of the chunk
   GreedyRows greedy_;
   std::vector<uint8_t> sent_, received_;
   std::vector<size_t> counts_;           // of an exchange: bytes of each member

@@ -35,7 +35,7 @@ void Executor::rope_kv(const Instruction& i, Rows rows, int thread) {
   const Buffer& out = buffers_[i.output];
   const int kv_heads = shape_.kv_heads, units = rows.count * kv_heads;
   for (int unit = units * thread / team_.size(); unit < units * (thread + 1) / team_.size(); ++unit) {
-    const int row = unit / kv_heads, head = unit % kv_heads;
+    const int row = rows.at + unit / kv_heads, head = unit % kv_heads;
     float* q = out.f32 + static_cast<size_t>(row) * out.width + static_cast<size_t>(head) * a.group * shape_.padded_dim;
     kernels_.rope_kv(a, row, head, q, true);
   }
@@ -91,19 +91,20 @@ void Executor::rope_item(const RopeKvArgs& rope, const AttentionItem& item, floa
   }
 }
 
-void Executor::attention(const Instruction& i, Rows, int thread) {
+void Executor::attention(const Instruction& i, Rows rows, int thread) {
+  AttentionPlan& plan = strips_[rows.strip].plan;
   float* own = reinterpret_cast<float*>(scratch_.data() + scratch_stride_ * thread);
   const int group = this->group(i);
   // Behind the state and the scores of a whole item.
   float* own_q = own + 2 * state_floats() + static_cast<size_t>(group) * kQueryRows * kTile;
-  const bool rotates = plan_.self_contained() && i.rope >= 0;
+  const bool rotates = plan.self_contained() && i.rope >= 0;
   const RopeKvArgs rope = rotates ? rope_args(program_[i.rope]) : RopeKvArgs();
   const AttentionItem* rotated = nullptr;  // whose queries are in own_q
-  plan_.take(i.layer, thread, team_.size(), [&](int n, int next) {
-    const AttentionItem& item = plan_.items()[n];
+  plan.take(i.layer, thread, team_.size(), [&](int n, int next) {
+    const AttentionItem& item = plan.items()[n];
     AttentionArgs a = attention_args(i, item, own), following;
     if (next >= 0) {
-      following = attention_args(i, plan_.items()[next], own);
+      following = attention_args(i, plan.items()[next], own);
       a.next = &following;
     }
     if (rotates) {
@@ -113,7 +114,7 @@ void Executor::attention(const Instruction& i, Rows, int thread) {
       a.ldq = group * shape_.padded_dim;
     }
     kernels_.attend_tiles(a);
-    if (!plan_.complete(i.layer, item)) return;
+    if (!plan.complete(i.layer, item)) return;
     if (item.parts > 1) a.state = states_.as<float>() + item.state;
     kernels_.attend_finish(a, item.parts, state_floats());
   });

@@ -27,6 +27,9 @@ ExecutorLimits checked_limits(ExecutorLimits l, int threads) {
   require(l.layers <= kMostLayers && l.kv_heads <= kMostKvHeads, "more than 4096 layers or 256 key heads");
   require(l.kv_splits >= 1 && l.kv_splits <= kMostKvHeads, "kv_splits must be within 1..256");
   require(l.head_dim >= 2 && l.head_dim % 2 == 0 && l.head_dim <= 512, "head_dim must be even and at most 512");
+  require(l.strips >= 1, "strips must be positive");
+  // Work that every thread repeats for itself keeps few rows only, and those of one strip.
+  require(l.strip_rows > kRepeatRows, "strip_rows must be more than " + std::to_string(kRepeatRows));
   l.chunk_rows = std::min(l.chunk_rows, l.max_rows);
   require(l.chunk_rows <= kMostChunkRows, "chunk_rows must be at most 4096");
   return l;
@@ -61,10 +64,12 @@ Executor::Executor(const Kernels& kernels, ExecutorLimits limits, ThreadTeam& te
       team_(team),
       ranks_(checked_ranks(std::move(ranks), exchange)),
       exchange_(exchange),
-      plan_(limits_, own_heads().end - own_heads().begin, kStatesBytes / sizeof(float)),
       greedy_(limits_.threads, head_rows()) {
   const ExecutorLimits& l = limits_;
   const int kv_heads = own_heads().end - own_heads().begin;
+  const int strips = exchange ? std::clamp(l.chunk_rows / l.strip_rows, 1, l.strips) : 1;
+  for (int n = 0; n < strips; ++n)
+    strips_.push_back({{0, 0}, AttentionPlan(limits_, kv_heads, kStatesBytes / sizeof(float)), nullptr});
   shape_ = {kv_heads, l.head_dim, round_up(l.head_dim, 16), l.block_size, __builtin_ctz(l.block_size), l.kv_int8};
   const size_t halves = size_t{2} * l.layers * l.num_blocks;  // of a block: keys and values; below 2^44
   kv_ = Pages(checked_product(halves, shape_.block_stride()));
@@ -112,8 +117,8 @@ int Executor::add_weight(Format format, int n, int k, std::span<const StoredShar
     require(bytes % each == 0,
             "weight: " + std::to_string(bytes) + " bytes are no whole panels of " + std::to_string(each));
     require(panels >= 1 && panels <= static_cast<size_t>(w.n / kPanel), "weight: a shard has too few or many panels");
-    const bool follows = w.shards.empty() ? s.first_panel >= 0 : s.first_panel == w.shards.back().panels.end;
-    require(follows && s.first_panel <= w.n / kPanel - static_cast<int>(panels), "weight: its shards do not follow");
+    const bool follows = s.first_panel >= (w.shards.empty() ? 0 : w.shards.back().panels.end);
+    require(follows && s.first_panel <= w.n / kPanel - static_cast<int>(panels), "weight: its shards do not ascend");
     require(s.channel_scale.size() == (format == Format::Int8Channel ? panels * kPanel : 0),
             "weight: one scale per (padded) output channel is needed for int8_channel and for nothing else");
     w.shards.push_back({{s.first_panel, s.first_panel + static_cast<int>(panels)},
@@ -143,6 +148,7 @@ void Executor::add(Instruction i) {
   if (i.output >= 0) buffers_[i.output].by_rows = row_of(i.op).row_wise;
   i.sampled = i.op == Op::SelectRows || (i.input >= 0 && buffers_[i.input].sampled);
   if (!i.sampled) head_begin_ = program_.size() + 1;
+  if (i.op == Op::Linear) i.pieces = pieces_of(i);
   if (i.op == Op::Attention) ++layers_attended_;
   program_.push_back(i);
   link_linear();

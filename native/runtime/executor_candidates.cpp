@@ -23,14 +23,14 @@ int Executor::candidates(int at) const {
 }
 
 // Of the vocabulary that a member computes.
-Share Executor::columns(int member) const {
+Share Executor::tokens_of(int member) const {
   const Share panels = units(head(), member);
   return {std::min(panels.begin * kPanel, limits_.vocab), std::min(panels.end * kPanel, limits_.vocab)};
 }
 
 // What a member gives of sampled rows.
 size_t Executor::sampled_bytes(int member, Rows rows) const {
-  const Share own = columns(member);
+  const Share own = tokens_of(member);
   size_t bytes = 0;
   for (int at = rows.first; at < rows.first + rows.count; ++at) {
     const int count = candidates(at);
@@ -49,7 +49,7 @@ bool Executor::names_candidates(Rows rows) const {
 // Each row's candidates, or its logits, go where the exchange takes them from.
 void Executor::name_candidates(Rows rows, int thread) {
   const Buffer& logits = buffers_[head().output];
-  const Share own = columns(ranks_.own);
+  const Share own = tokens_of(ranks_.own);
   SampleScratch scratch = carve_sample_scratch(sample_memory_[thread].data(), limits_.vocab);
   for (int r = thread; r < rows.count; r += team_.size()) {
     uint8_t* const to = sent_.data() + sampled_bytes(ranks_.own, {rows.first, r});
@@ -76,7 +76,7 @@ void Executor::sample_exchanged(const SampleRow& row, Rows rows, int r, int thre
   const uint8_t* from = received_.data();
   for (int m = 0; m < members; from += counts_[m++]) {
     const uint8_t* const part = from + sampled_bytes(m, {rows.first, r});
-    const Share theirs = columns(m);
+    const Share theirs = tokens_of(m);
     named[m] = reinterpret_cast<const Candidate*>(part);
     if (count == 0 && m != ranks_.own)
       std::memcpy(row.logits + theirs.begin, part, sizeof(float) * (theirs.end - theirs.begin));

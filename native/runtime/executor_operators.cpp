@@ -1,5 +1,7 @@
 // The table of operators, and what must hold between an instruction and the buffers, weights, vectors and limits that
 // it will index: the last word before memory is read, whoever wrote the program.
+#include <algorithm>
+
 #include "runtime/executor.hpp"
 
 namespace forerun {
@@ -79,15 +81,25 @@ bool Executor::linear_fits(const Instruction& i) const {
   const Buffer& out = buffers_[i.output];
   const int in = buffers_[i.input].width, k = w.blocks * kBlock;
   const bool gated = i.epilogue == Epilogue::SiluMul;
+  if (i.heads && !cut_by_heads_fits(i)) return false;
   bool cut_in_pairs = true;
   for (const Shard& s : w.shards) cut_in_pairs &= s.panels.begin % 2 == 0 && s.panels.end % 2 == 0;
-  return w.holds({first_panel(i, 0), first_panel(i, team_.size())}) && (!gated || cut_in_pairs) &&
+  const std::vector<Share> own = own_panels(i);
+  return std::all_of(own.begin(), own.end(), [&](Share part) { return w.holds(part); }) && (!gated || cut_in_pairs) &&
          (is_integer(w.format) ? in == k : in >= k) && i.column >= 0 && i.column % kPanel == 0 &&
          out.width - i.column >= (gated ? w.n / 2 : w.n) && (!gated || w.n % (2 * kPanel) == 0) &&
          i.epilogue != Epilogue::Largest &&
          ((i.epilogue != Epilogue::Add && i.epilogue != Epilogue::Gate) || !out.by_rows) &&
          (i.vector.empty() || covers(i.vector, w.n)) && i.splits >= 1 && i.splits <= 8 &&
          (i.splits & (i.splits - 1)) == 0 && i.splits <= w.blocks;
+}
+
+// Heads are whole panels of a row of queries, keys and values, of which the matrix makes a part.
+bool Executor::cut_by_heads_fits(const Instruction& i) const {
+  const int64_t row = (int64_t{i.heads} + 2 * limits_.kv_heads) * limits_.head_dim;
+  return i.heads >= 1 && i.heads % heads_in_all() == 0 && limits_.head_dim % kPanel == 0 && i.column >= 0 &&
+         i.epilogue == Epilogue::Store && int64_t{i.column} + weights_[i.weight].n <= row &&
+         row <= buffers_[i.output].width;
 }
 
 bool Executor::heads_fit(const Instruction& i) const {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -29,10 +30,22 @@ struct Ranks {
 // How members meet. One thread of each calls, all in the same order.
 class Exchange {
  public:
+  // What members give each other, on its way; whoever does not want it any more lets it go.
+  class Gather {
+   public:
+    virtual ~Gather() = default;
+    // Waits for all of it: counts[m] bytes of member m, one after the other, own ones included.
+    virtual void finish(uint8_t* receive) = 0;
+  };
+
   virtual ~Exchange() = default;
-  // Gives `send` to all members and gets what they send: counts[m] bytes of member m, one after the other, own ones
-  // included. Throws when a member is gone or too late; nothing can be exchanged any more then.
-  virtual void all_gather(const uint8_t* send, std::span<const size_t> counts, uint8_t* receive) = 0;
+  // Begins to give `send`, which is the caller's again at once, to all members and to get what they send. Several may
+  // be under way; they are finished in the order of their beginning. It and Gather::finish throw when a member is gone
+  // or too late; nothing can be exchanged any more then.
+  virtual std::unique_ptr<Gather> start(const uint8_t* send, std::span<const size_t> counts) = 0;
+  void all_gather(const uint8_t* send, std::span<const size_t> counts, uint8_t* receive) {
+    start(send, counts)->finish(receive);
+  }
 };
 
 }  // namespace forerun

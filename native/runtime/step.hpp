@@ -10,6 +10,8 @@ struct ExecutorLimits {
   int threads = 1;       // those of the team that an executor was given
   int max_rows = 0;      // rows of a step
   int chunk_rows = 256;  // rows that pass through the layers together
+  int strips = 1;        // of a chunk at most: members exchange the results of one while they compute the next
+  int strip_rows = 64;   // the least rows of a strip where there are several
   int max_seqs = 0;
   int max_sample_rows = 0;
   int head_rows = 16;  // sampled rows that the LM head serves together: with that many, its weights are read once

@@ -45,7 +45,7 @@ struct Parts {
   Instruction make(Op op, int input, int output, int weight = -1) const {
     Instruction i;
     i.op = op, i.label = "tried", i.input = input, i.output = output, i.weight = weight;
-    i.width = kHidden, i.heads = kHeads;
+    i.width = kHidden, i.heads = op == Op::Linear ? 0 : kHeads;
     if (op == Op::Norm || op == Op::NormQuant) i.vector = vector(kHidden);
     return i;
   }
@@ -80,6 +80,12 @@ void add_linear_cases(std::vector<Case>& all) {
   bad("sampled rows from all rows", [](Instruction& i, const Parts& p) { i.output = p.logits, i.weight = p.gate; });
   for (int splits : {0, 3, 2, INT_MAX, INT_MIN})
     bad("splits", [=](Instruction& i, const Parts&) { i.splits = splits; });
+  const Tried by_heads = changed(linear, [](Instruction& i, const Parts&) { i.heads = kHeads; });
+  for (int heads : {-2, 2, 3, 6, 1 << 28, INT_MAX - 1})
+    all.push_back(
+        {"heads that are cut", by_heads, changed(by_heads, [=](Instruction& i, const Parts&) { i.heads = heads; })});
+  all.push_back({"heads that are added", by_heads,
+                 changed(by_heads, [](Instruction& i, const Parts&) { i.epilogue = Epilogue::Add; })});
   for (int weight : {-1, 99, INT_MAX}) bad("a weight", [=](Instruction& i, const Parts&) { i.weight = weight; });
 }
 

@@ -94,7 +94,7 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
   l.max_rows = kMaxRows, l.max_seqs = kMaxSeqs, l.max_sample_rows = kMaxSampled, l.max_model_len = kMaxLen;
   l.num_blocks = kBlocks, l.block_size = kBlockSize;
   l.layers = s.layers, l.kv_heads = s.kv_heads, l.head_dim = s.head_dim, l.vocab = s.vocab;
-  l.kv_splits = place.kv_splits;
+  l.kv_splits = place.kv_splits, l.strips = place.strips, l.strip_rows = 10;
   auto made = std::make_unique<Executor>(kernels_for(isa), l, team, place.ranks, place.exchange);
   Executor& e = *made;
   std::vector<float> frequencies(s.head_dim / 2);
@@ -125,9 +125,10 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
     i.vector = weight, i.eps = 1e-5f, i.width = s.hidden, i.fine_above = fine_above;
     e.add(i);
   };
-  const auto linear = [&](int from, int to, int weight, Epilogue epilogue, std::span<const float> bias, int splits) {
+  const auto linear = [&](int from, int to, int weight, Epilogue epilogue, std::span<const float> bias, int splits,
+                          int heads = 0) {
     Instruction i = instruction(Op::Linear, "linear", from, to);
-    i.weight = weight, i.epilogue = epilogue, i.vector = bias, i.splits = splits;
+    i.heads = heads, i.weight = weight, i.epilogue = epilogue, i.vector = bias, i.splits = splits;
     e.add(i);
   };
   const auto quantize = [&](int from, int to) {
@@ -145,7 +146,7 @@ std::unique_ptr<Executor> Model::start(const std::string& isa, ThreadTeam& team,
                                  second = vectors_[2 * s.layers + 2 + 2 * l], none;
     const int* w = &weights[1 + 4 * l];
     norm(x, h, vectors_[2 * l], 2.0f);
-    linear(h, qkv, w[0], Epilogue::Store, s.qk_norm ? none : first, 1);
+    linear(h, qkv, w[0], Epilogue::Store, s.qk_norm ? none : first, 1, s.head_dim % kPanel == 0 ? s.heads : 0);
     i = instruction(Op::RopeKv, "rope_kv", qkv, q);
     i.layer = l, i.heads = s.heads, i.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim)), i.eps = 1e-6f;
     if (s.qk_norm) i.vector = first, i.vector2 = second;

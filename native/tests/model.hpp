@@ -40,6 +40,7 @@ class Model {
     Ranks ranks = {};
     Exchange* exchange = nullptr;
     int kv_splits = 1;
+    int strips = 1;  // of 10 rows and more
   };
   std::unique_ptr<Executor> start(const std::string& isa, ThreadTeam& team, bool kv_int8, int chunk_rows,
                                   const Place& place) const;

@@ -130,7 +130,7 @@ class Executor:
         team: ThreadTeam,
         member: int = 0,
         rank_begins: list[int] = ...,
-        all_gather: Callable[[NDArray[np.uint8], list[int], NDArray[np.uint8]], object] | None = None,
+        all_gather: Callable[[NDArray[np.uint8], list[int]], Callable[[NDArray[np.uint8]], object]] | None = None,
     ) -> None:
         """Member ``member`` of those whose ranks begin at ``rank_begins`` (the last entry is their number). Several
         members meet through ``all_gather``: see :mod:`forerun.runtime.ranks`."""

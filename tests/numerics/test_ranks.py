@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,11 +9,15 @@ import pytest
 
 from forerun import LLM, SamplingParams
 from forerun.compiler.formats import FORMATS
+from forerun.compiler.lower import lower
+from forerun.compiler.program import Program
+from forerun.compiler.trace import trace
 from forerun.runtime.step import Executor, SamplingRows
 from tests.numerics.conftest import SHAPES, MakeModel, random_ids
 from tests.numerics.ways import Trace, alone, assert_same, scattered, together
-from tests.support.rank_teams import RankTeam
-from tests.support.reference_models import one_sequence
+from tests.support.native_models import PackedModel
+from tests.support.rank_teams import MemberGoneError, RankTeam
+from tests.support.reference_models import TinyModel, one_sequence, tiny_model
 
 LENGTH = 70
 GROUPS = [(0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5), tuple(range(9)), (0, 3, 4), (0, 1, 8)]
@@ -65,8 +68,8 @@ def test_company(family: str, packed_model: MakeModel, team: StartTeam) -> None:
     expected = [plain(packed_model, family, "int4_f16_min", "bfloat16", ids) for ids in sequences]
     executor = team(model, (0, 1, 2, 3))
     tables = [scattered(executor, 70), scattered(executor, 2, skip=5), scattered(executor, 33, skip=6)]
-    for trace, single in zip(together(executor, sequences, tables, (11, 2, 40)), expected, strict=True):
-        assert_same(trace, single, family)
+    for got, single in zip(together(executor, sequences, tables, (11, 2, 40)), expected, strict=True):
+        assert_same(got, single, family)
 
 
 @pytest.mark.parametrize("begins", GROUPS)
@@ -81,16 +84,67 @@ def test_greedy_rows_without_logits(begins: tuple[int, ...], packed_model: MakeM
     whole.close()
 
 
-def test_a_member_that_fails_ends_the_step_and_not_the_process(packed_model: MakeModel, team: StartTeam) -> None:
-    executor = team(packed_model("llama", "int8_f16"), (0, 1, 2))
-    step = one_sequence(random_ids(5), table=[0])
+@pytest.mark.parametrize("strips", [1, 2, 3, 8, 100])
+@pytest.mark.parametrize("family", SHAPES)
+def test_exchanges_in_strips(family: str, strips: int, packed_model: MakeModel, team: StartTeam) -> None:
+    """Prompts of several lengths in one batch, cut between sequences and within them, in chunks that end early."""
+    form, kv_dtype = ("int4_f16_min", "int8") if strips % 2 else ("bfloat16", "bfloat16")
+    model, sequences = packed_model(family, form), [random_ids(n, seed=n) for n in (150, 3, 70, 44)]
+    expected = [plain(packed_model, family, form, kv_dtype, ids) for ids in sequences]
+    for begins in ((0, 1, 2), (0, 1, 2, 3), (0, 3, 4)):
+        executor = team(model, begins, kv_dtype=kv_dtype, chunk_rows=110, strips=strips, strip_rows=10, threads=2)
+        tables, skip = [], 0
+        for ids in sequences:
+            tables.append(scattered(executor, len(ids), skip=skip))
+            skip += -(-len(ids) // 16)
+        for got, single in zip(together(executor, sequences, tables, (101, 1, 33, 44)), expected, strict=True):
+            assert_same(got, single, f"ranks {begins}")
+        assert executor.meeting.under_way == min(strips, 11)
+        executor.close()
+
+
+class MixedModel(TinyModel):
+    """Queries, keys and values in formats of their own."""
+
+    def program(self, form: str = "float32") -> Program:
+        parts = {"k_proj": "int8_channel", "v_proj": "bfloat16"}
+        return lower(trace(self.config), lambda name, shape, role: parts.get(name.split(".")[-2], form))
+
+
+@pytest.mark.parametrize("head_dim", [16, 48])
+def test_queries_keys_and_values_from_several_matrices(head_dim: int, team: StartTeam) -> None:
+    """Each of them is cut by heads."""
+    plain_model = tiny_model("mistral", seed=5, head_dim=head_dim, num_hidden_layers=2)
+    model, ids = PackedModel(MixedModel(plain_model.config, plain_model.tensors), "q4_k"), random_ids(40)
+    executor = model.native()
+    expected = alone(executor, ids)
+    executor.close()
+    for begins in GROUPS:
+        members = team(model, begins, threads=2)
+        assert_same(alone(members, ids, piece=9), expected, f"ranks {begins}")
+        members.close()
+
+
+def test_few_rows_are_one_exchange(packed_model: MakeModel, team: StartTeam) -> None:
+    executor = team(packed_model("llama", "int8_f16"), (0, 1, 2), strips=2)
+    for rows, under_way in ((127, 1), (128, 2)):
+        executor.step(one_sequence(random_ids(rows), table=list(range(8))))
+        assert executor.meeting.under_way == under_way
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+def test_a_member_that_fails_ends_the_step_and_not_the_process(
+    rows: int, packed_model: MakeModel, team: StartTeam
+) -> None:
+    executor = team(packed_model("llama", "int8_f16"), (0, 1, 2), strips=3, strip_rows=10)
+    step = one_sequence(random_ids(rows), table=[0, 1, 2])
     good = executor.step(step).logits
     assert good is not None
-    executor.meeting.barrier.abort()
+    executor.meeting.broken = True
     for member in executor.members:
-        with pytest.raises(threading.BrokenBarrierError):
+        with pytest.raises(MemberGoneError):
             member.step(step)
-    executor.meeting.barrier.reset()
+    executor.meeting.mend()
     again = executor.step(step).logits
     assert again is not None and again.tobytes() == good.tobytes()
 

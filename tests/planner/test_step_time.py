@@ -83,6 +83,22 @@ def test_exchanges_cost_latency_and_bytes() -> None:
     assert step_time(work, reduced, 1.0, Rows(7, 0)).seconds == pytest.approx(hidden)
 
 
+def test_strips_hide_exchanges_behind_what_is_computed() -> None:
+    machine = replace(MACHINE, link=Link(latency=1e-5, bandwidth=1e9), chunk_rows=256)
+    matrix = replace(MATRIX, weights=10_000_000)
+    work = replace(WORK, matrices=(matrix,), instructions=0, gathers=(Gather(3000, 5, False), Gather(2, 1, True)))
+    work = replace(work, members=4, strips=2)
+    sampled, computing = 1e-5 + 2 * 4 * 0.75 / 1e9, 2e7 * 128 / 1e12
+    exchanging = 5 * (2e-5 + 128 * 3000 * 4 * 0.75 / 1e9)
+    assert 0 < computing < exchanging
+    times = step_time(work, machine, 1.0, Rows(128, 0))
+    assert times.seconds == pytest.approx(exchanging + sampled) and times.arithmetic == pytest.approx(computing)
+    fast = replace(machine, link=Link(latency=1e-5, bandwidth=1e12))
+    assert step_time(work, fast, 1.0, Rows(128, 0, sampled=0)).collectives == 0
+    few = 5 * (1e-5 + 127 * 3000 * 4 * 0.75 / 1e9) + sampled
+    assert step_time(work, machine, 1.0, Rows(127, 0)).collectives == pytest.approx(few), "in one piece"
+
+
 def test_a_curve_runs_in_lines_of_time() -> None:
     curve = Curve({1: 10.0, 4: 40.0, 8: 40.0})
     assert curve.at(1) == 10 and curve.at(4) == 40 and curve.at(100) == 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,33 +13,61 @@ import numpy as np
 from forerun.compiler.formats import PANEL
 from forerun.compiler.shard import panels_of
 from forerun.runtime.native import NativeExecutor, NativeOptions
-from forerun.runtime.ranks import AllGather, Bytes, RankGroup
+from forerun.runtime.ranks import AllGather, Bytes, Finish, RankGroup
 from forerun.runtime.step import StepInput, StepOutput
 from forerun.runtime.weights import PackedShard, PackedWeight
 from tests.support.native_models import PackedModel
+
+
+class MemberGoneError(Exception):
+    """A meeting is broken."""
+
 
 PATIENCE = 60
 """Seconds that a member waits for the others."""
 
 
 class Meeting:
-    """An all-gather of threads."""
+    """An all-gather of threads: nobody waits before the end of it. ``calls``: of the first member; ``under_way``: the
+    most that it had begun and not ended. Once ``broken``, it raises."""
 
     def __init__(self, members: int) -> None:
-        self.barrier = threading.Barrier(members, timeout=PATIENCE)
-        self.sent: list[bytes] = [b""] * members
-        self.calls = 0
+        self.calls = self.under_way = 0
+        self._members, self._news = members, threading.Condition()
+        self.mend()
+
+    def mend(self) -> None:
+        """Forget what was sent before."""
+        self.broken = False
+        self.sent: list[list[bytes]] = [[] for _ in range(self._members)]
+        self.ended = [0] * self._members
 
     def of(self, member: int) -> AllGather:
-        def all_gather(send: Bytes, counts: list[int], receive: Bytes) -> None:
-            assert len(send) == counts[member] and len(receive) == sum(counts)
-            self.sent[member] = send.tobytes()
-            self.barrier.wait()
-            receive[:] = np.frombuffer(b"".join(self.sent), np.uint8)
-            self.calls += member == 0
-            self.barrier.wait()
+        def all_gather(send: Bytes, counts: list[int]) -> Finish:
+            assert len(send) == counts[member]
+            with self._news:
+                self.sent[member].append(send.tobytes())
+                number = len(self.sent[member]) - 1
+                self._news.notify_all()
+            if member == 0:
+                self.calls += 1
+                self.under_way = max(self.under_way, number + 1 - self.ended[0])
+
+            def finish(receive: Bytes) -> None:
+                assert len(receive) == sum(counts) and number == self.ended[member], "in the order of their beginning"
+                with self._news:
+                    there = self._news.wait_for(lambda: self.broken or self._all_sent(number), PATIENCE)
+                    if self.broken or not there:
+                        raise MemberGoneError
+                    receive[:] = np.frombuffer(b"".join(sent[number] for sent in self.sent), np.uint8)
+                self.ended[member] += 1
+
+            return finish
 
         return all_gather
+
+    def _all_sent(self, number: int) -> bool:
+        return all(len(sent) > number for sent in self.sent)
 
 
 class RankTeam:
@@ -82,7 +111,8 @@ def shards_of(model: PackedModel, group: RankGroup) -> dict[str, PackedWeight]:
     for name, weight in model.packed.items():
         if weight.vector is None:
             count = -(-model.program.weights[name].shape[0] // PANEL)
-            weight = PackedWeight(tuple(_pieces(weight.shards[0], count, panels[name])))
+            pieces = (_pieces(weight.shards[0], count, part) for part in panels[name])
+            weight = PackedWeight(tuple(chain.from_iterable(pieces)))
         weights[name] = weight
     return weights
 

@@ -30,7 +30,7 @@ from forerun.config import InferenceConfig, NeuronConfig
 from forerun.errors import ArtifactError
 from forerun.json_text import ARTIFACT_JSON
 
-VERSION = 3
+VERSION = 4
 CONFIG, MANIFEST, PLAN, PROGRAM = "neuron_config.json", "manifest.json", "plan.json", "program.json"
 WEIGHTS = "weights"
 """The folder of the weights; see ``weights_path``."""

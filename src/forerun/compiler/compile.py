@@ -29,7 +29,7 @@ from forerun.compiler.lower import lower
 from forerun.compiler.pack import bits_per_weight
 from forerun.compiler.policy import format_chooser
 from forerun.compiler.program import Program, Weight
-from forerun.compiler.shard import Ranks, panels_of
+from forerun.compiler.shard import Panels, Ranks, panels_of
 from forerun.compiler.trace import trace
 from forerun.compiler.weights import StoredWeight, part_of, store_weight, stored_bytes, stored_sizes
 from forerun.compiler.weights_file import WeightsFile
@@ -142,7 +142,7 @@ def _write_weights(
             file.abort()
 
 
-def _sizes(weights: list[Weight], panels: Mapping[str, range]) -> dict[str, tuple[str, int]]:
+def _sizes(weights: list[Weight], panels: Mapping[str, Panels]) -> dict[str, tuple[str, int]]:
     return {name: size for w in weights for name, size in stored_sizes(w, panels.get(w.name)).items()}
 
 

@@ -15,6 +15,7 @@ from forerun.compiler.formats import BLOCK, FLOAT_FORMATS, INT_LAYOUTS, PANEL, S
 from forerun.compiler.pack import pack, packed_bytes, padded_shape
 from forerun.compiler.program import Weight
 from forerun.compiler.quantize import from_grid, quantize
+from forerun.compiler.shard import Panels, count_of
 from forerun.errors import CheckpointError
 
 Number = TypeVar("Number", np.uint8, np.int16, np.float32)
@@ -32,31 +33,30 @@ class StoredWeight:
     exact: bool
 
 
-def stored_sizes(weight: Weight, panels: range | None = None) -> dict[str, tuple[str, int]]:
+def stored_sizes(weight: Weight, panels: Panels | None = None) -> dict[str, tuple[str, int]]:
     """Tensor name -> (safetensors type, number of elements) of what :func:`store_weight` will deliver, or of ``panels``
     of it alone."""
     if len(weight.shape) == 1:
         return {weight.name: ("F32", -(-weight.shape[0] // BLOCK) * BLOCK)}
-    rows = padded_shape(weight.shape)[0] if panels is None else len(panels) * PANEL
+    rows = padded_shape(weight.shape)[0] if panels is None else count_of(panels) * PANEL
     sizes = {weight.name: ("U8", packed_bytes(weight.format, (rows, weight.shape[1])) if rows else 0)}
     if weight.format == "int8_channel":
         sizes[weight.name + SCALES] = ("F32", rows)
     return sizes
 
 
-def stored_bytes(weight: Weight, panels: range | None = None) -> int:
+def stored_bytes(weight: Weight, panels: Panels | None = None) -> int:
     """Bytes of what :func:`stored_sizes` lists."""
     return sum(_ITEM_BYTES[kind] * count for kind, count in stored_sizes(weight, panels).values())
 
 
-def part_of(weight: Weight, stored: StoredWeight, panels: range | None) -> dict[str, NDArray[np.generic]]:
+def part_of(weight: Weight, stored: StoredWeight, panels: Panels | None) -> dict[str, NDArray[np.generic]]:
     """What ``panels`` of a stored matrix are, by tensor name; all of it for a vector and without ``panels``."""
     if panels is None or len(weight.shape) == 1:
         return dict(stored.tensors)
     count = padded_shape(weight.shape)[0] // PANEL
-    return {
-        name: array.reshape(count, -1)[panels.start : panels.stop].reshape(-1) for name, array in stored.tensors.items()
-    }
+    chosen = np.concatenate([np.arange(0), *panels])
+    return {name: array.reshape(count, -1)[chosen].reshape(-1) for name, array in stored.tensors.items()}
 
 
 def store_weight(weight: Weight, checkpoint: Checkpoint, *, per_tensor: bool = False) -> StoredWeight:

@@ -9,7 +9,6 @@ from forerun.config.fields import no_effect, setting
 _KERNEL = no_effect("kernels are chosen for this processor at load; `forerun info` lists them")
 _FUSED = no_effect("the compiler always fuses this")
 _COMPILER = no_effect("an option of the accelerator's compiler")
-_WHOLE = no_effect("ranks of a process share memory, and processes exchange whole outputs")
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class DeviceSettings:
     skip_warmup: bool = setting(
         False, run_time=True, status=no_effect("stored programs run as they are; nothing is warmed up")
     )
-    cc_pipeline_tiling_factor: int = setting(2, at_least=1, status=_WHOLE)
+    cc_pipeline_tiling_factor: int = setting(2, run_time=True, at_least=1)
     enable_spill_reload_dge: bool = setting(False, status=_COMPILER)
     scratchpad_page_size: int | None = setting(None, status=_COMPILER)
     enable_long_context_mode: bool = setting(derived="max_context_length >= 32768", status=_COMPILER)

@@ -53,7 +53,7 @@ def _median(link: Link, each: int) -> float:
     times = []
     for number in range(_ROUNDS[each] + 5):
         began = time.perf_counter()
-        link.all_gather(own, counts, everything)
+        link.all_gather(own, counts)(everything)
         if number >= 5:
             times.append(time.perf_counter() - began)
     return statistics.median(times)

@@ -21,7 +21,7 @@ from forerun.distributed.launch import SECRET_VARIABLE, Launch
 from forerun.distributed.wire import packed
 from forerun.errors import ConfigError
 from forerun.progress import say
-from forerun.runtime.ranks import Bytes, RankGroup, begins_of
+from forerun.runtime.ranks import Bytes, Finish, RankGroup, begins_of
 from forerun.runtime.step import ExecutorLostError, StepInput
 
 JOIN_SECONDS = 600.0
@@ -75,19 +75,26 @@ class Link:
         store.wait([f"forerun/{member}" for member in range(size)], patience)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=connecting)
 
-    def all_gather(self, send: Bytes, counts: Sequence[int], receive: Bytes, *, joining: bool = False) -> None:
-        """``counts[m]`` bytes of every member m, one after the other, into ``receive``."""
+    def all_gather(self, send: Bytes, counts: Sequence[int], *, joining: bool = False) -> Finish:
+        """Begins to gather ``counts[m]`` bytes of every member m. What is returned waits for them and puts them, one
+        after the other, where it is told; the arrays of what is on its way are gloo's own."""
         most = max(counts)
         padded = np.zeros(most, np.uint8)
         padded[: len(send)] = send
         everything = np.empty((len(counts), most), np.uint8)
         own, to = self._torch.from_numpy(padded), self._torch.from_numpy(everything.reshape(-1))
         with self._losing_members():
-            self._gather(to, own, group=self._join if joining else self._steps)
-        at = 0
-        for member, count in enumerate(counts):
-            receive[at : at + count] = everything[member, :count]
-            at += count
+            work = self._gather(to, own, group=self._join if joining else self._steps, async_op=True)
+
+        def finish(receive: Bytes) -> None:
+            with self._losing_members():
+                work.wait()
+            at = 0
+            for member, count in enumerate(counts):
+                receive[at : at + count] = everything[member, :count]
+                at += count
+
+        return finish
 
     def tell(self, message: bytes) -> None:
         """The leader's message to all."""
@@ -118,13 +125,13 @@ class Link:
     def meet(self) -> None:
         """Returns when all members have called it."""
         one = [1] * self.launch.members
-        self.all_gather(np.zeros(1, np.uint8), one, np.empty(len(one), np.uint8))
+        self.all_gather(np.zeros(1, np.uint8), one)(np.empty(len(one), np.uint8))
 
     def gathered(self, own: bytes) -> list[bytes]:
         """Every member's bytes, all of one length; while they join."""
         counts = [len(own)] * self.launch.members
         receive = np.empty(sum(counts), np.uint8)
-        self.all_gather(np.frombuffer(own, np.uint8), counts, receive, joining=True)
+        self.all_gather(np.frombuffer(own, np.uint8), counts, joining=True)(receive)
         return [each.tobytes() for each in receive.reshape(len(counts), -1)]
 
     def close(self) -> None:

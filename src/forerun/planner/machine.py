@@ -28,7 +28,8 @@ _LEAST, _MOST = 1e-9, 1e30
 @dataclass(frozen=True)
 class Link:
     """What joins ranks that share no memory. ``cut``: "panels", every matrix by its outputs, as here: an all-gather
-    behind every matrix and every attention; or "heads", columns and then rows: two all-reduces a layer."""
+    behind every attention and every matrix that is not cut by its heads; or "heads", columns and then rows: two
+    all-reduces a layer."""
 
     latency: float
     bandwidth: float

@@ -25,18 +25,18 @@ def random_weights(program: Program, ranks: Ranks, seed: int = 0) -> dict[str, P
     panels, rng = panels_of(program, ranks), np.random.default_rng(seed)
     weights = {}
     for weight in program.weights.values():
-        sizes = stored_sizes(weight, panels.get(weight.name))
-        count = sizes[weight.name][1]
         if len(weight.shape) == 1:
-            weights[weight.name] = PackedWeight(vector=_norm(count))
+            weights[weight.name] = PackedWeight(vector=_norm(stored_sizes(weight)[weight.name][1]))
             continue
-        scales = None
-        if weight.name + SCALES in sizes:
-            scales = np.full(sizes[weight.name + SCALES][1], _deviation(weight) / 128, np.float32)
-        own = panels[weight.name]
-        shards = (PackedShard(own.start, _packed(weight, count, rng), scales),) if own else ()
-        weights[weight.name] = PackedWeight(shards)
+        weights[weight.name] = PackedWeight(tuple(_shard(weight, part, rng) for part in panels[weight.name]))
     return weights
+
+
+def _shard(weight: Weight, part: range, rng: np.random.Generator) -> PackedShard:
+    sizes, scales = stored_sizes(weight, (part,)), None
+    if weight.name + SCALES in sizes:
+        scales = np.full(sizes[weight.name + SCALES][1], _deviation(weight) / 128, np.float32)
+    return PackedShard(part.start, _packed(weight, sizes[weight.name][1], rng), scales)
 
 
 def _deviation(weight: Weight) -> float:

@@ -60,8 +60,10 @@ class Runner:
     @staticmethod
     def of(subject: Subject, machine: Machine, placement: Placement) -> Runner:
         """The busiest rank, for which all others wait."""
+        config = subject.config
+        strips = config.cc_pipeline_tiling_factor
         return Runner(
-            subject, machine, placement, work_of(subject.program, placement.group, subject.config.kv_cache_dtype)
+            subject, machine, placement, work_of(subject.program, placement.group, config.kv_cache_dtype, strips)
         )
 
     def prefill(self, tokens: int, cached: int) -> StepTime:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 from forerun.planner.machine import Link, Machine
 from forerun.planner.work import Attention, Work
+from forerun.runtime.native import STRIP_ROWS
 
 _MEMORY_SHARE = 0.8
 """A matrix counts as bound by memory when reading it alone would take this part of its time."""
@@ -100,7 +101,8 @@ def _chunk_time(work: Work, machine: Machine, share: float, step: Rows) -> StepT
     )
     keys = total(_attention_time(each, machine, share, step) for each in work.attention)
     plain = work.columns * count / machine.columns.at(count) / share + work.instructions * machine.overhead
-    return matrices + keys + StepTime(collectives=_collectives(work, machine, count, sampled), overhead=plain)
+    computing = matrices + keys + StepTime(overhead=plain)
+    return computing + StepTime(collectives=_collectives(work, machine, count, sampled, computing.seconds))
 
 
 def _bounded(reading: float, multiplying: float) -> StepTime:
@@ -129,21 +131,27 @@ def _keys_seen(depth: int, rows: int, window: int | None) -> float:
     return growing * depth + growing * (growing + 1) / 2 + (rows - growing) * window
 
 
-def _collectives(work: Work, machine: Machine, rows: int, sampled: int) -> float:
+def _collectives(work: Work, machine: Machine, rows: int, sampled: int, computing: float) -> float:
+    """What is waited for, beside the seconds of ``computing``: in several strips those hide exchanges of as long."""
     if work.members == 1 or machine.link is None:
         return 0.0
     if machine.link.cut == "heads":
         return 2 * work.layers * _all_reduce(machine.link, work.members, rows * work.hidden * _HALF)
-    return math.fsum(
-        gather.count * _all_gather(machine.link, work.members, (sampled if gather.sampled else rows) * gather.width)
-        for gather in work.gathers
-        if not gather.sampled or sampled
+    strips = max(1, min(work.strips, rows // STRIP_ROWS))
+    of_rows, of_sampled = (
+        math.fsum(
+            each.count * _all_gather(machine.link, work.members, count * each.width, parts)
+            for each in work.gathers
+            if each.sampled == of_sampled and count
+        )
+        for of_sampled, count, parts in ((False, rows, strips), (True, sampled, 1))
     )
+    return of_sampled + (of_rows if strips == 1 else max(0.0, of_rows - computing))
 
 
-def _all_gather(link: Link, members: int, numbers: int) -> float:
-    """``numbers`` float32 in all, of which a member has its share already."""
-    return link.latency + numbers * _FLOAT * (members - 1) / members / link.bandwidth
+def _all_gather(link: Link, members: int, numbers: int, parts: int) -> float:
+    """``numbers`` float32 in all, in so many parts; a member has its share already."""
+    return parts * link.latency + numbers * _FLOAT * (members - 1) / members / link.bandwidth
 
 
 def _all_reduce(link: Link, members: int, nbytes: int) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, Program
-from forerun.compiler.shard import panels_of
+from forerun.compiler.shard import count_of, cut_by_heads, panels_of, query_heads
 from forerun.compiler.weights import stored_bytes
 from forerun.runtime.memory import KvMemory
 from forerun.runtime.ranks import RankGroup, cache_splits, rank_layout
@@ -47,7 +47,8 @@ class Gather:
 @dataclass(frozen=True)
 class Work:
     """A step's work. ``columns``: numbers of a row that operators other than matrices and attention pass over.
-    ``instructions``: of the program; ``layers``, ``hidden``: of the model. ``members``: who share the work."""
+    ``instructions``: of the program; ``layers``, ``hidden``: of the model. ``members``: who share the work. ``strips``:
+    of many rows, of which members exchange one while they compute the next."""
 
     matrices: tuple[Matrix, ...]
     attention: tuple[Attention, ...]
@@ -57,9 +58,10 @@ class Work:
     layers: int
     hidden: int
     members: int
+    strips: int = 1
 
 
-def work_of(program: Program, group: RankGroup, kv_dtype: str) -> Work:
+def work_of(program: Program, group: RankGroup, kv_dtype: str, strips: int = 1) -> Work:
     """The work of ``group.own``."""
     return Work(
         matrices=_matrices(program, group),
@@ -70,6 +72,7 @@ def work_of(program: Program, group: RankGroup, kv_dtype: str) -> Work:
         layers=program.kv_layout.layers,
         hidden=_width(program, program.instructions[0]),
         members=len(group.begins) - 1,
+        strips=strips,
     )
 
 
@@ -94,7 +97,7 @@ def _matrices(program: Program, group: RankGroup) -> tuple[Matrix, ...]:
             own = panels[weight.name]
             key = weight.format, _is_sampled(program, step)
             nbytes, weights = found.get(key, (0, 0))
-            count = min(len(own) * PANEL, weight.shape[0]) * weight.shape[1]
+            count = min(count_of(own) * PANEL, weight.shape[0]) * weight.shape[1]
             found[key] = nbytes + stored_bytes(weight, own), weights + count
     return tuple(Matrix(form, *sizes, sampled) for (form, sampled), sizes in found.items())
 
@@ -109,23 +112,19 @@ def _attention(program: Program, group: RankGroup, kv_dtype: str) -> tuple[Atten
             window = step.attrs["window"]
             assert window is None or isinstance(window, int)
             found[window] = found.get(window, 0) + 1
-    queries = _heads(program) // (program.kv_layout.kv_heads * cache_splits(program, group) or 1)
+    queries = query_heads(program) // (program.kv_layout.kv_heads * cache_splits(program, group) or 1)
     each = 4 * layout.kv_heads * queries * layout.head_dim
     per_layer = token // max(1, layout.layers)
     return tuple(Attention(count, window, each * count, per_layer * count) for window, count in found.items())
 
 
-def _heads(program: Program) -> int:
-    heads = next((step.attrs["heads"] for step in program.instructions if step.op == "attention"), 0)
-    assert isinstance(heads, int)
-    return heads
-
-
 def _gathers(program: Program) -> tuple[Gather, ...]:
-    """An exchange behind the embedding, every matrix and every attention; of the head's logits only the largest."""
+    """An exchange behind the embedding, every matrix that is not cut by heads, and every attention; of the head's
+    logits only the largest."""
+    by_heads = cut_by_heads(program)
     found: dict[tuple[int, bool], int] = {}
     for step in program.instructions:
-        if step.op in ("embed", "linear", "attention"):
+        if step.op in ("embed", "linear", "attention") and step.weights.get("weight") not in by_heads:
             width = 2 if step is program.head else _width(program, step)
             key = width, _is_sampled(program, step)
             found[key] = found.get(key, 0) + 1

@@ -93,6 +93,7 @@ def open_executor(
         threads=threads,
         cpus=host.pin_cpus(threads) if run.pinned else (),
         isa=run.isa,
+        strips=config.cc_pipeline_tiling_factor,
         global_topk=config.sampling.global_topk or 0,
         deterministic=config.sampling.deterministic,
     )

@@ -14,6 +14,7 @@ import numpy as np
 from forerun import _native
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Instruction, KvLayout, Program
+from forerun.compiler.shard import cut_by_heads, query_heads
 from forerun.runtime.populate import LastStep, Populator
 from forerun.runtime.ranks import RankGroup, all_local, cache_splits
 from forerun.runtime.step import StepInput, StepOutput, UInt32
@@ -21,6 +22,9 @@ from forerun.runtime.weights import PackedWeight
 
 CHUNK_ROWS = 256
 """Rows that go through the layers together: enough to reuse unpacked weights, few enough for the second-level cache."""
+
+STRIP_ROWS = 64
+"""Fewer rows are not exchanged on their own: every kernel unpacks weights once for so many, on tile registers too."""
 
 HEAD_ROWS = 16
 _KEPT = 8
@@ -36,7 +40,9 @@ class NativeOptions:
 
     ``isa`` "" takes the highest usable one. ``cpus`` pins thread i to ``cpus[i]`` (thread 0 is the caller and stays
     free). ``head_rows``: sampled rows that the LM head serves together, reading its weights once; their logits take
-    memory. ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change tokens).
+    memory. ``strips``: into how many parts of ``strip_rows`` and more a chunk is cut, so that members exchange one
+    while they compute the next. ``global_topk`` and ``deterministic`` are the artifact's sampling rules (and do change
+    tokens).
     """
 
     num_blocks: int
@@ -51,6 +57,8 @@ class NativeOptions:
     cpus: tuple[int, ...] = ()
     isa: str = ""
     chunk_rows: int = CHUNK_ROWS
+    strips: int = 1
+    strip_rows: int = STRIP_ROWS
     global_topk: int = 0
     deterministic: bool = False
 
@@ -228,6 +236,8 @@ def _limits(program: Program, layout: KvLayout, options: NativeOptions, kv_split
     return {
         "max_rows": options.max_rows,
         "chunk_rows": options.chunk_rows,
+        "strips": options.strips,
+        "strip_rows": options.strip_rows,
         "max_seqs": options.max_seqs,
         "max_sample_rows": options.max_sample_rows,
         "head_rows": options.head_rows,
@@ -250,6 +260,7 @@ class _Binder:
 
     def __init__(self, native: _native.Executor, program: Program, weights: Mapping[str, PackedWeight]) -> None:
         self._native, self._program, self._weights = native, program, weights
+        self._by_heads = cut_by_heads(program)
         self._buffers: dict[tuple[object, ...], int] = {}
         self._matrices: dict[str, int] = {}
         self.labels: list[str] = []
@@ -275,6 +286,8 @@ class _Binder:
             entry["width"] = self._program.buffers[step.outputs[0]].width
         elif step.op == "linear":
             entry |= {"splits": step.attrs["k_splits"]} | {key: step.attrs[key] for key in ("epilogue", "column")}
+            if step.weights["weight"] in self._by_heads:
+                entry["heads"] = query_heads(self._program)
         elif step.op == "rope_kv":
             entry |= {key: step.attrs[key] for key in ("layer", "heads", "scale")}
             entry["eps"] = step.attrs["qk_norm"] or 0.0

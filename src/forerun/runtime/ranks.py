@@ -15,9 +15,12 @@ from forerun.compiler.shard import Ranks, kv_splits
 from forerun.runtime.step import StepInput
 
 Bytes = NDArray[np.uint8]
-AllGather = Callable[[Bytes, list[int], Bytes], Any]
-"""(what this member sends, bytes of every member, where all of it goes, member by member): called by one thread of
-every member, all in the same order; the arrays are the caller's again afterwards. Raises when a member is gone."""
+Finish = Callable[[Bytes], Any]
+"""(where everything goes, member by member): waits for an all-gather that was begun."""
+AllGather = Callable[[Bytes, list[int]], Finish]
+"""(what this member sends, bytes of every member): begins to exchange them. Called by one thread of every member, all
+in the same order, with several under way; arrays are the caller's again after the call that they were given to. It and
+what it returns raise when a member is gone."""
 
 
 @dataclass(frozen=True)

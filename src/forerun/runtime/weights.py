@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from forerun.checkpoint.safetensors_file import SafetensorsFile, open_safetensor
 from forerun.compiler.artifact import Artifact
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Program, Weight
-from forerun.compiler.shard import Ranks, panels_of
+from forerun.compiler.shard import Panels, Ranks, count_of, overlap, panels_of, without
 from forerun.compiler.weights import SCALES, stored_sizes
 from forerun.errors import ArtifactError
 
@@ -30,7 +30,7 @@ class PackedShard:
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """One weight as the kernels read it. A matrix: its shards, ascending and without gaps, all that these ranks use. A
+    """One weight as the kernels read it. A matrix: its shards, ascending, all that these ranks use. A
     vector: float32, padded with zeros to a multiple of 64."""
 
     shards: tuple[PackedShard, ...] = ()
@@ -48,47 +48,56 @@ def map_weights(artifact: Artifact, program: Program, ranks: Ranks | None = None
     needed = panels_of(program, ranks)
     paths = artifact.weights_paths
     files = [_File(artifact, program, Ranks(rank, rank + 1, len(paths)), needed) for rank in range(len(paths))]
-    used = [file for file in files if file.holds_any] or files[:1]
+    used = sorted(files, key=lambda file: file.held, reverse=True)
     weights: dict[str, PackedWeight] = {}
     for weight in program.weights.values():
         if len(weight.shape) == 1:
             weights[weight.name] = PackedWeight(vector=used[0].vector(weight))
         else:
-            shards = (file.shard(weight) for file in used)
-            weights[weight.name] = PackedWeight(tuple(shard for shard in shards if shard is not None))
+            weights[weight.name] = PackedWeight(tuple(_shards(weight, needed[weight.name], used)))
     return weights
 
 
-class _File:
-    """The weights of one rank that the artifact was sharded for, and what is ``needed`` of them."""
+def _shards(weight: Weight, needed: Panels, files: Sequence[_File]) -> list[PackedShard]:
+    """Several files may hold the same panels; the first one gives them."""
+    shards = []
+    for file in files:
+        shards += [file.shard(weight, part) for part in overlap(needed, file.panels[weight.name])]
+        needed = without(needed, file.panels[weight.name])
+    return sorted(shards, key=lambda shard: shard.first_panel)
 
-    def __init__(self, artifact: Artifact, program: Program, of: Ranks, needed: Mapping[str, range]) -> None:
+
+class _File:
+    """The weights of one rank that the artifact was sharded for: ``panels`` of each matrix, of which ``held`` in all
+    are ``needed``."""
+
+    def __init__(self, artifact: Artifact, program: Program, of: Ranks, needed: Mapping[str, Panels]) -> None:
         self._artifact, self._path = artifact, artifact.weights_path(of.begin)
-        self._panels = panels_of(program, of)
-        self._needed = {name: _overlap(panels, needed[name]) for name, panels in self._panels.items()}
-        self.holds_any = any(self._needed.values())
+        self.panels = panels_of(program, of)
+        self.held = sum(count_of(overlap(panels, needed[name])) for name, panels in self.panels.items())
+        self._needed_whole = self.held == sum(count_of(panels) for panels in self.panels.values())
         self._opened: SafetensorsFile | None = None
 
     def vector(self, weight: Weight) -> NDArray[np.float32]:
         """A vector, which every file holds."""
         return np.frombuffer(self._raw(weight, weight.name), np.float32)
 
-    def shard(self, weight: Weight) -> PackedShard | None:
-        """The needed panels of a matrix, if there are any."""
-        needed, here = self._needed[weight.name], self._panels[weight.name]
-        if not needed:
-            return None
+    def shard(self, weight: Weight, part: range) -> PackedShard:
+        """Neighbouring panels of a matrix."""
+        here = self.panels[weight.name]
+        first = sum(len(each) for each in here if each.stop <= part.start)
+        first += next(part.start - each.start for each in here if part.start in each)
+        chosen = slice(first, first + len(part))
         scales = None
         data = np.frombuffer(self._raw(weight, weight.name), np.uint8)
         if weight.format == "int8_channel":
             scales = np.frombuffer(self._raw(weight, weight.name + SCALES), np.float32)
-            scales = scales.reshape(len(here), PANEL)[needed.start - here.start : needed.stop - here.start].reshape(-1)
-        data = data.reshape(len(here), -1)[needed.start - here.start : needed.stop - here.start].reshape(-1)
-        return PackedShard(needed.start, data, scales)
+            scales = scales.reshape(count_of(here), PANEL)[chosen].reshape(-1)
+        return PackedShard(part.start, data.reshape(count_of(here), -1)[chosen].reshape(-1), scales)
 
     def _raw(self, weight: Weight, name: str) -> memoryview:
         file = self._open()
-        kind, count = stored_sizes(weight, self._panels.get(weight.name))[name]
+        kind, count = stored_sizes(weight, self.panels.get(weight.name))[name]
         entry = file.entries.get(name)
         if entry is None or entry.dtype != kind or entry.shape != (count,):
             what = f"tensor '{name}' of {count} {kind}"
@@ -99,11 +108,6 @@ class _File:
         if self._opened is None:
             self._opened = open_safetensors(self._path)
             content = self._opened.content
-            if isinstance(content.obj, mmap.mmap) and self._needed == self._panels:
+            if isinstance(content.obj, mmap.mmap) and self._needed_whole:
                 content.obj.madvise(mmap.MADV_WILLNEED)
         return self._opened
-
-
-def _overlap(a: range, b: range) -> range:
-    start = max(a.start, b.start)
-    return range(start, max(start, min(a.stop, b.stop)))
