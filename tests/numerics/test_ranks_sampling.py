@@ -3,7 +3,6 @@ is the one of the whole."""
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from forerun.runtime.step import Int32, SamplingRows, StepInput, StepOutput
 from tests.numerics.conftest import MakeModel, random_ids
-from tests.support.rank_teams import RankTeam
+from tests.support.rank_teams import MemberGoneError, RankTeam
 from tests.support.reference_models import one_sequence
 
 VOCAB, ROWS = 1030, 40
@@ -131,7 +130,7 @@ def test_what_crosses(change: dict[str, Any], entries: int, packed_model: MakeMo
             setattr(sampling, name, value)
     executor.step(step_with(sampling, 3))
     own = 4 * 16 * (-(-VOCAB // 16) // 2)  # the first member's panels
-    assert len(executor.meeting.sent[0]) == 3 * (8 * entries or own)
+    assert len(executor.meeting.sent[0][-1]) == 3 * (8 * entries or own)
     executor.close()
 
 
@@ -139,11 +138,11 @@ def test_nothing_is_drawn_where_an_exchange_failed(packed_model: MakeModel) -> N
     executor = RankTeam(packed_model("llama", "int8_f16", vocab_size=VOCAB), (0, 1, 2))
     step = step_with(any_sampling(3, logprobs=False))
     drawn = executor.step(step).tokens.tolist()
-    executor.meeting.barrier.abort()
+    executor.meeting.broken = True
     for member in executor.members:
-        with pytest.raises(threading.BrokenBarrierError):
+        with pytest.raises(MemberGoneError):
             member.step(step)
-    executor.meeting.barrier.reset()
+    executor.meeting.mend()
     assert executor.step(step).tokens.tolist() == drawn
     executor.close()
 
