@@ -184,6 +184,6 @@ def test_the_script_plans_both_tutorials() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("===") == 4 and done.stdout.count("weights        2.21 GB") == 4
+    assert done.stdout.count("===") == 4 and done.stdout.count("weights        2.50 GB") == 4
     assert "minimum 1024 (4 x 256 of a full sequence), recommended 2048" in done.stdout
     assert "one program for 25 buckets" in done.stdout and "one, speculating" in done.stdout

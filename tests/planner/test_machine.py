@@ -37,7 +37,7 @@ def test_the_accelerators_by_their_data_sheets() -> None:
     assert trn2.memory == pytest.approx(16 * 96 * 2**30, rel=1e-3)
     assert trn1.memory == pytest.approx(16 * 32 * 2**30, rel=1e-3)
     assert trn2.bytes_per_second() == pytest.approx(16 * 2.9e12)
-    assert trn2.operations_of("bfloat16").at(1) == pytest.approx(16 * 667e12 * 0.32, rel=1e-3)
+    assert trn2.operations_of("bfloat16").at(1) == pytest.approx(16 * 667e12 * 0.36, rel=1e-3)
 
 
 def test_a_file_of_the_users(tmp_path: Path) -> None:
