@@ -98,7 +98,8 @@ def test_the_scripts_of_the_tutorials_make_a_configuration(script: str) -> None:
     config = NeuronConfig.from_dict(requested_settings(arguments))
     assert arguments.given["--prompt"] == ["What is annapurna labs?"]
     assert config.torch_dtype == "bfloat16" and config.sampling.top_k == 1 and config.sampling.do_sample
-    assert len(no_effect_notices(arguments)) >= 6
+    assert len(no_effect_notices(arguments)) >= 5
+    assert config.cc_pipeline_tiling_factor == 1 and "tiling-factor" not in "".join(no_effect_notices(arguments))
     assert "greedy" in sampling_notes(arguments)[0]
 
 
