@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from forerun.bench.runs import Run
-from forerun.errors import ForerunError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,11 +25,9 @@ def can_be_drawn() -> bool:
 
 
 def figure(width: float = 7.0, height: float = 3.4, columns: int = 1) -> tuple[Figure, Any]:
-    """An empty figure and its axes (a list of them for several columns). Raises ForerunError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ForerunError("charts need matplotlib: pip install 'forerun[bench]'") from None
+    """An empty figure and its axes (a list of them for several columns)."""
+    from matplotlib.figure import Figure
+
     made = Figure(figsize=(width, height), layout="constrained")
     return made, made.subplots(1, columns)
 

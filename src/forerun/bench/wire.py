@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -259,23 +260,17 @@ class _Stream(httpcore.AsyncNetworkStream):
 
 async def _connected(host: str, port: int) -> _Socket:
     """To the first of the host's addresses that does not refuse. Raises OSError, of the last one."""
-    loop = asyncio.get_running_loop()
     failure = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in await _addresses(host, port):
         try:
-            connection = _Socket(family, kind, protocol)
-        except OSError as error:  # a family that this machine does not have
-            failure = error
-            continue
-        try:
-            await loop.sock_connect(connection, address)
+            connection = _Socket(family, kind, protocol)  # fails for a family that this machine does not have
+            with ExitStack() as unconnected:
+                unconnected.enter_context(connection)
+                await asyncio.get_running_loop().sock_connect(connection, address)
+                unconnected.pop_all()
             return connection
         except OSError as error:
             failure = error
-            connection.close()
-        except BaseException:
-            connection.close()
-            raise
     raise failure
 
 

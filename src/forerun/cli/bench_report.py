@@ -27,10 +27,9 @@ def run_report(args: argparse.Namespace) -> int:
     _write(Path(args.output), files)
     for title, table in made.items():
         print(f"{title}\n\n{tables.as_markdown(table)}\n")
-    charts = f"{sum(name.endswith('.png') for name in files)} charts"
-    if not can_be_drawn():
-        charts = "no charts, which need matplotlib: pip install 'forerun[bench]'"
-    print(f"{Path(args.output) / 'report.html'}: {len(runs)} runs, {charts}")
+    charts = sum(name.endswith(".png") for name in files)  # of any runs there is one, where they can be drawn
+    drawn_so = f"{charts} charts" if charts else "no charts, which need matplotlib: pip install 'forerun[bench]'"
+    print(f"{Path(args.output) / 'report.html'}: {len(runs)} runs, {drawn_so}")
     return 0
 
 

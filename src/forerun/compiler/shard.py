@@ -97,11 +97,13 @@ def _panels_of_heads(program: Program, ranks: Ranks) -> Panels:
 
 def _joined(panels: Panels) -> Panels:
     """Neighbours as one."""
-    starts = [part.start for part in panels]
-    stops = [part.stop for part in panels]
-    inner = set(starts) & set(stops)
-    pairs = zip((n for n in starts if n not in inner), (n for n in stops if n not in inner), strict=True)
-    return tuple(range(start, stop) for start, stop in pairs)
+    joined: list[range] = []
+    for part in panels:
+        if joined and joined[-1].stop == part.start:
+            joined[-1] = range(joined[-1].start, part.stop)
+        else:
+            joined.append(part)
+    return tuple(joined)
 
 
 def query_heads(program: Program) -> int:

@@ -138,15 +138,17 @@ def _collectives(work: Work, machine: Machine, rows: int, sampled: int, computin
     if machine.link.cut == "heads":
         return 2 * work.layers * _all_reduce(machine.link, work.members, rows * work.hidden * _HALF)
     strips = max(1, min(work.strips, rows // STRIP_ROWS))
-    of_rows, of_sampled = (
-        math.fsum(
-            each.count * _all_gather(machine.link, work.members, count * each.width, parts)
-            for each in work.gathers
-            if each.sampled == of_sampled and count
-        )
-        for of_sampled, count, parts in ((False, rows, strips), (True, sampled, 1))
-    )
+    of_rows = _gathered(work, machine.link, False, rows, strips)
+    of_sampled = _gathered(work, machine.link, True, sampled, 1)
     return of_sampled + (of_rows if strips == 1 else max(0.0, of_rows - computing))
+
+
+def _gathered(work: Work, link: Link, sampled: bool, rows: int, parts: int) -> float:
+    """Seconds of the exchanges behind instructions for all rows, or behind those for ``sampled`` ones."""
+    if not rows:
+        return 0.0
+    gathers = (gather for gather in work.gathers if gather.sampled == sampled)
+    return math.fsum(each.count * _all_gather(link, work.members, rows * each.width, parts) for each in gathers)
 
 
 def _all_gather(link: Link, members: int, numbers: int, parts: int) -> float:
