@@ -9,7 +9,7 @@ FORERUN_INLINE f32x16 bf16_odd(i32x16 pairs) {
 }
 
 template <Format F, int Rows, int Panels>
-void float_rows(const LinearArgs& a, int row, int panel) {
+void float_sums(const LinearArgs& a, int row, int panel, f32x16 (&sums)[Rows * Panels]) {
   constexpr size_t kBytes = block_bytes(F);
   const size_t stride = kBytes * a.blocks;
   const uint8_t* base = a.weights + stride * panel;
@@ -43,20 +43,42 @@ void float_rows(const LinearArgs& a, int row, int panel) {
     }
     tree.push(acc);
   }
-  for (int r = 0; r < Rows; ++r) {
-    f32x16 out[Panels];
-    for (int p = 0; p < Panels; ++p) out[p] = acc[r * Panels + p];
-    finish<Panels>(a, row + r, panel, out);
-  }
+  for (int i = 0; i < Rows * Panels; ++i) sums[i] = acc[i];
 }
 
+template <Format F, int Rows, int Panels>
+void float_rows(const LinearArgs& a, int row, int panel) {
+  f32x16 sums[Rows * Panels];
+  float_sums<F, Rows, Panels>(a, row, panel, sums);
+  finish_rows<Panels>(a, row, Rows, panel, sums);
+}
+// Gate and up, where one panel fills the registers.
+template <Format F, int Rows>
+void float_pair(const LinearArgs& a, int row, int panel) {
+  f32x16 both[Rows * 2], sums[Rows];
+  for (int p = 0; p < 2; ++p) {
+    float_sums<F, Rows, 1>(a, row, panel + p, sums);
+    for (int r = 0; r < Rows; ++r) both[r * 2 + p] = sums[r];
+  }
+  finish_rows<2>(a, row, Rows, panel, both);
+}
+
+// Tiles of nearly equal height.
 template <Format F, int Panels>
 FORERUN_INLINE void float_panels(const LinearArgs& a, int panel) {
-  constexpr int kMost = kTileRows >= 6 ? 8 : 3;
-  int row = 0;
-  for (; row + kMost <= a.rows; row += kMost) float_rows<F, kMost, Panels>(a, row, panel);
-  for (; row + 2 <= a.rows; row += 2) float_rows<F, 2, Panels>(a, row, panel);
-  for (; row < a.rows; ++row) float_rows<F, 1, Panels>(a, row, panel);
+  constexpr int kMost = kTileRows >= 6 ? 8 : kTileRows;
+  const int tiles = (a.rows + kMost - 1) / kMost;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int row = a.rows * tile / tiles, rows = a.rows * (tile + 1) / tiles - row;
+    with_rows<kMost>(rows, [&]<int Rows>() {
+      if constexpr (Panels > kTilePanels) {
+        float_pair<F, Rows>(a, row, panel);
+      } else {
+        float_rows<F, Rows, Panels>(a, row, panel);
+      }
+      return Rows;
+    });
+  }
 }
 
 template <Format F>
@@ -64,7 +86,8 @@ void linear_float(const LinearArgs& a) {
   int panel = a.panel_begin;
   if (a.rows == 1)  // one row: independent sums hide the latency of the additions
     for (; panel + 4 <= a.panel_end; panel += 4) float_rows<F, 1, 4>(a, 0, panel);
-  for (; panel + 2 <= a.panel_end; panel += 2) float_panels<F, 2>(a, panel);
+  if (kTilePanels == 2 || a.epilogue == Epilogue::SiluMul)
+    for (; panel + 2 <= a.panel_end; panel += 2) float_panels<F, 2>(a, panel);
   for (; panel < a.panel_end; ++panel) float_panels<F, 1>(a, panel);
 }
 

@@ -179,10 +179,10 @@ struct Dot {
   }
 };
 
-inline constexpr int kStreamRows = 3;
-inline constexpr int kStreamPanels[4] = {0, 2, 1, 1};
+inline constexpr int kStreamRows = 4;
+inline constexpr int kStreamPanels[5] = {0, 2, 1, 1, 1};
 inline constexpr int kFinePanels = 1;
-inline constexpr int kTileRows = 3, kTilePanels = 1, kUnpackRows = 24;
+inline constexpr int kTileRows = 4, kTilePanels = 1, kUnpackRows = 16;
 inline constexpr int kVectorRegisters = 8;
 
 }  // namespace forerun::avx2
