@@ -125,18 +125,23 @@ FORERUN_INLINE void clear(f32x16 (&v)[N]) {
   for (int i = 0; i < N; ++i) v[i] = set1(0.0f);
 }
 
-// All of K for Rows x Panels of rows whose groups are all fine: both planes while the weights are at hand.
+// All of K for Rows x Panels of rows whose groups are all fine: both planes while the weights are at hand, or one after
+// the other where the registers do not hold the sums of both.
 template <int Rows, int Panels, class Weights>
 FORERUN_INLINE void sum_planes(f32x16 (&sums)[Rows * Panels], const Weights& w, const PlaneRows& high,
                                const PlaneRows& low) {
+  constexpr bool kTogether = kVectorRegisters >= 16;
+  const int groups = static_cast<int>(high.stride);
   f32x16 acc[Rows * Panels], rest[Rows * Panels];
   clear(acc);
   clear(rest);
-  for (int g = 0; g < static_cast<int>(high.stride); ++g) {
+  for (int g = 0; g < groups; ++g) {
     w.prefetch(g);
     add_group<Weights::T::kMin, Rows, Panels>(acc, w, high, g, g);
-    add_group<false, Rows, Panels>(rest, w, low, g, g);
+    if (kTogether) add_group<false, Rows, Panels>(rest, w, low, g, g);
   }
+  if (!kTogether)
+    for (int g = 0; g < groups; ++g) add_group<false, Rows, Panels>(rest, w, low, g, g);
   FORERUN_UNROLL
   for (int i = 0; i < Rows * Panels; ++i) sums[i] = add(acc[i], rest[i]);
 }

@@ -143,6 +143,9 @@ def test_one_rank_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert plan(source, "--tp-degree", "2", "--seq-len", "512", "--run-rank", "1") == 0
     shown = capsys.readouterr().out
     assert "rank 1 of 2" in shown and "planned / found" in shown
+    most = str(64)  # more than there are heads or panels: some ranks have no part of some matrices
+    assert plan(source, "--tp-degree", most, "--seq-len", "512", "--run-rank", "0") == 0
+    assert "rank 0 of 64" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_one_rank_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         ((SMALL, "--machine", "trn9"), "no machine is called 'trn9'"),
         ((SMALL, "--machine", "epyc-9654", "--plot", "x.png"), "--plot draws a sweep"),
         ((SMALL, "--machine", "epyc-9654", "--sweep", "ranks=2"), "'ranks' cannot be swept"),
-        ((SMALL, "--machine", "epyc-9654", "--sweep", "tp-degree=0"), "must be at least 1"),
+        ((SMALL, "--machine", "epyc-9654", "--sweep", "tp-degree=0"), "tp-degree 0 must be within 1.."),
         ((SMALL, "--machine", "epyc-9654", "--input-tokens", "8192"), "--input-tokens 8192 must be within 1..8191"),
         ((SMALL, "--machine", "epyc-9654", "--output-tokens", "9000"), "--output-tokens 9000 must be within"),
         ((SMALL, "--machine", "epyc-9654", "--prefix-hit", "1.5"), "--prefix-hit 1.5 must be within 0..1"),
@@ -165,6 +168,20 @@ def test_one_rank_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         ((SMALL, "--machine", "epyc-9654", "--tp-degree", "4", "--local_ranks_size", "2"), "has no link"),
         ((SMALL, "--machine", "epyc-9654", "--json", "/nowhere/x.json"), "--json /nowhere/x.json cannot be written"),
         ((SMALL, "--run-rank", "0", "--sweep", "tp-degree=1"), "leave --sweep out"),
+        (
+            (
+                SMALL,
+                "--machine",
+                "epyc-9654",
+                "--draft",
+                SMALL,
+                "--speculation-length",
+                "4",
+                "--draft-model-tp-degree",
+                "0",
+            ),
+            "tp-degree 0 must be at least 1",
+        ),
         ((SMALL, "--run-rank", "1"), "--run-rank 1 must be within 0..0"),
         ((SMALL, "--seq-len", "200000", "--machine", "epyc-9654"), "longer than the model's"),
     ],

@@ -123,6 +123,8 @@ def test_paths_that_leave_the_folder_are_refused(copy: Path, name: str) -> None:
         lambda m: m.update(tokenizer_files=["../x"]),
         lambda m: m.update(tokenizer_files=[["tokenizer.json"]]),
         lambda m: m.update(tokenizer_files="tokenizer.json"),
+        lambda m: m.update(notes=None),
+        lambda m: m.update(notes="a note"),
     ],
 )
 def test_damaged_manifests_are_one_line(copy: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -184,16 +184,18 @@ def wait_for(port: int, process: subprocess.Popen[str]) -> None:
 
 
 def test_members_that_do_not_belong_together(artifact: Path, tmp_path: Path, torchrun: Start) -> None:
-    """Each refuses with one line: another secret, other settings, a place that is not its own."""
+    """Each refuses with one line: another secret, other settings, threads that one of them cannot have."""
     script = tmp_path / "differ.sh"
     for change, words in [
         ("export FORERUN_RANK_SECRET=$RANK", "another FORERUN_RANK_SECRET: give all of them the same"),
-        ('[ "$RANK" = 1 ] && set -- "$@" --seq-len 128', "differs in settings"),
+        ('[ "$RANK" = 1 ] && set -- "$@" --seq-len 128', "differs in --seq-len, here 128"),
+        ('[ "$RANK" = 1 ] && set -- "$@" --threads 300', "threads"),
     ]:
         script.write_text(f'{change}\nexec {sys.executable} -m forerun.cli.main generate "$@"\n')
         run = "import os, sys; os.execvp('bash', ['bash', *sys.argv[1:]])"
         status, said = finished(torchrun(2, "-c", run, str(script), str(artifact), "--prompt", "a"))
         assert status != 0 and words in said, said
+        assert "[rank0]: Traceback" not in said and "[rank1]: Traceback" not in said, said
         assert "src/forerun" not in said and "terminate called" not in said, said  # torchrun has a traceback of its own
 
 

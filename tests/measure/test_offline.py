@@ -39,7 +39,7 @@ def test_a_batch_advances_like_its_sequences_alone(executor: NativeExecutor) -> 
 def test_steps_without_sampling_write_the_cache(executor: NativeExecutor) -> None:
     ids = np.arange(12, dtype=np.int32)[None]
     batch = OfflineBatch(executor, 1, 30)
-    assert batch.step(ids[:, :8], sample=False).tokens.shape == (0,)
+    assert batch.step(ids[:, :8], drawn=0).tokens.shape == (0,)
     after = batch.step(ids[:, 8:]).tokens
     whole = executor.step(one_sequence(ids[0].tolist(), table=[5], sampled=[11])).tokens
     assert after.tolist() == whole.tolist()

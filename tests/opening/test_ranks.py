@@ -83,3 +83,14 @@ def test_a_missing_shard_is_told(tmp_path: Path) -> None:
     open_artifact(folder).weights_path(1).unlink()
     with pytest.raises(ArtifactError, match=r"tp1_sharded_checkpoint\.safetensors is missing"):
         open_artifact(folder)
+
+
+def test_a_shard_is_not_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same size, and too large for its checksum to be looked at whenever it is opened."""
+    folder = compiled(tmp_path, "a", tp_degree=2, save_sharded_checkpoint=True)
+    monkeypatch.setattr("forerun.compiler.artifact._VERIFY_AT_LOAD", 0)
+    first = open_artifact(folder).weights_path(0)
+    assert first.read_bytes().count(b'"rank": "0"') == 1
+    first.write_bytes(first.read_bytes().replace(b'"rank": "0"', b'"rank": "1"'))
+    with pytest.raises(ArtifactError, match="these are the weights of rank '1', not 0"):
+        open_model(ModelRequest(str(folder), {}))

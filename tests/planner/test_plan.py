@@ -242,8 +242,8 @@ def test_points_of_a_sweep() -> None:
         ("tp-degree=1,tp_degree=2", "given twice"),
         ("tp-degree=one", "'one' is no number"),
         ("tp-degree=", "'' is no number"),
-        ("tp-degree=-1", "out of range"),
-        ("acceptance=nan", "out of range"),
+        ("tp-degree=-1", "must be within 1.."),
+        ("acceptance=nan", "must be within 0..1"),
         ("tp-degree=" + ",".join(["1"] * 30) + ",batch-size=" + ",".join(["1"] * 30), "900 combinations"),
     ],
 )

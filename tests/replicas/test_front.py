@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ import httpx
 import pytest
 
 from tests.server.harness import answer_ids, wait_for
-from tests.server.process import Process, background, started
+from tests.server.process import ROOT, Process, background, started
 
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "return_token_ids": True}
 SLOW = ("--step-seconds", "0.005")
@@ -285,6 +287,19 @@ def test_sigterm_drains_all_and_leaves_nothing(tmp_path: Path) -> None:
         assert (first.tokens(), second.tokens()) == (answer_ids([5] * 20, 400), answer_ids([6] * 20, 400))
         assert front.wait() == 0 and all(map(gone, pids))
         assert "Traceback" not in "\n".join(front.lines)
+
+
+def test_sigterm_ends_a_front_whose_replicas_are_starting(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    words = ("-m", "tests.server.oracle_server", "--model", "/x/artifact", "--port", "0", "--data-parallel-size", "2")
+    front = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(lambda: any(tmp_path.iterdir()))
+    front.send_signal(signal.SIGTERM)
+    said, _ = front.communicate(timeout=60)
+    assert front.returncode == 0 and "Traceback" not in said, said
+    assert not any(tmp_path.iterdir())
 
 
 def test_no_orphans_when_the_front_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

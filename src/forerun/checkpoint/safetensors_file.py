@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -44,6 +44,8 @@ class SafetensorsFile:
     content: memoryview
     header_bytes: int
     entries: dict[str, Entry]
+    metadata: Mapping[str, Any]
+    """What the writer said beside the tensors; nobody has checked it."""
 
     def tensor(self, name: str) -> SourceTensor:
         """Return the tensor for reading; ``kind`` is the header's own word when the type is none of KINDS."""
@@ -68,11 +70,11 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             f"{path}: its header claims {length} bytes but the file has {len(content)}; truncated or not safetensors"
         )
     header = CHECKPOINT_JSON.parse_object(bytes(content[8 : 8 + length]), f"{path}: header")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
     data = 8 + length
     entries = {name: _entry(path, name, value, data) for name, value in header.items()}
     _check_spans(path, entries, data, len(content))
-    return SafetensorsFile(path, content, data, entries)
+    return SafetensorsFile(path, content, data, entries, metadata if isinstance(metadata, dict) else {})
 
 
 def map_file(path: Path) -> memoryview:

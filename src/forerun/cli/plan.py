@@ -120,7 +120,7 @@ class _Planner:
         kept = {name: self._settings[name] for name in INHERITED if name in self._settings}
         sizes = {"seq_len": target.config.max_length, "batch_size": target.config.max_seqs}
         subject = self._open(drafts.model, {} if is_artifact(drafts.model) else {**kept, **sizes})
-        degree = given.get("--draft-model-tp-degree") or target.config.tp_degree
+        degree = given.get("--draft-model-tp-degree", target.config.tp_degree)
         if degree < 1:
             raise ConfigError(f"--draft-model-tp-degree {degree} must be at least 1")
         return Draft(subject, self._machine(subject), drafts.num_speculative_tokens + 1, degree)

@@ -38,7 +38,7 @@ def run_front(
     from forerun.replicas.group import Group
     from forerun.replicas.places import Order, places
     from forerun.replicas.process import Replica
-    from forerun.replicas.run import run
+    from forerun.replicas.run import leaving_at_sigterm, run
     from forerun.server.address import bound
 
     count = args.data_parallel_size
@@ -46,7 +46,8 @@ def run_front(
         raise ConfigError(f"--data-parallel-size {count} must be 1 to {MOST_REPLICAS}")
     if launched() is not None:
         raise ConfigError("--data-parallel-size is for one process: start it without torchrun, or use 1")
-    with bound(settings) as address, TemporaryDirectory(prefix="forerun-", ignore_cleanup_errors=True) as folder:
+    scratch = TemporaryDirectory(prefix="forerun-", ignore_cleanup_errors=True)
+    with leaving_at_sigterm(), bound(settings) as address, scratch as folder:
         artifact = None if command is not None else _compiled(request)
         host = read_host()
         if count > len(host.cores):
@@ -105,6 +106,10 @@ def _run_replica(order: Order, lifeline: Lifeline, open_model: Open | None) -> i
             model = open_model(request, lambda line: None, lambda what, done, total: None)
             seed = None if args.seed is None else args.seed + place.number
             return serve(model, address, seed, lifeline.notice)
+    except ConfigError:
+        if Path(place.uds).parent.is_dir():
+            raise
+        return 1  # the front has gone, and its folder with it
     finally:
         lifeline.tidy(place.uds)
 

@@ -53,6 +53,11 @@ def weights_path(rank: int = 0) -> str:
     return f"{WEIGHTS}/tp{rank}_sharded_checkpoint.safetensors"
 
 
+def shard_mark(rank: int, count: int) -> dict[str, str]:
+    """What a file of packed weights says of itself, so that equally large ones are not taken for each other."""
+    return {"rank": str(rank), "ranks": str(count)} if count > 1 else {}
+
+
 def shard_count(config: NeuronConfig) -> int:
     """How many files hold the packed weights: one for each rank when ``save_sharded_checkpoint`` asks for it; else a
     single one, of which ranks map their parts."""
@@ -153,6 +158,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name in files for name in names):
         raise ArtifactError(f"{path}: {MANIFEST} has damaged tokenizer_files; compile it again")
     ARTIFACT_JSON.require(manifest, _MANIFEST_KEYS, f"{path}: {MANIFEST}")
+    if not isinstance(manifest.get("notes", []), list):
+        raise ArtifactError(f"{path}: {MANIFEST} has damaged notes; compile it again")
     for form, entry in manifest["quantization"].items():
         ARTIFACT_JSON.require(entry, _QUANTIZATION_KEYS, f"{path}: {MANIFEST}: quantization '{form:.40}'")
     return manifest

@@ -21,6 +21,7 @@ from forerun.compiler.artifact import (
     checksum,
     new_artifact,
     shard_count,
+    shard_mark,
     weights_path,
     write_json,
 )
@@ -128,7 +129,7 @@ def _write_weights(
     done = 0
     try:
         for rank, panels in enumerate(shards):
-            files.append(WeightsFile(folder / weights_path(rank), _sizes(weights, panels)))
+            files.append(WeightsFile(folder / weights_path(rank), _sizes(weights, panels), shard_mark(rank, count)))
         for weight, stored in _prepared(weights, checkpoint, config.weights_format == "int8_tensor"):
             for file, panels in zip(files, shards, strict=True):
                 for name, array in part_of(weight, stored, panels.get(weight.name)).items():

@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,13 @@ _ITEM = {"U8": 1, "F32": 4}
 class WeightsFile:
     """An open file whose header is complete from the start; ``write`` takes the tensors in the header's order."""
 
-    def __init__(self, path: Path, sizes: Mapping[str, tuple[str, int]]) -> None:
-        """``sizes``: tensor name -> (type "U8" or "F32", number of elements), every tensor a multiple of 64 bytes."""
-        header, position = {}, 0
+    def __init__(
+        self, path: Path, sizes: Mapping[str, tuple[str, int]], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """``sizes``: tensor name -> (type "U8" or "F32", number of elements), every tensor a multiple of 64 bytes.
+        ``metadata``: of the file."""
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        position = 0
         for name, (kind, count) in sizes.items():
             end = position + count * _ITEM[kind]
             header[name] = {"dtype": kind, "shape": [count], "data_offsets": [position, end]}

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,6 +32,8 @@ _FIRST = 4096
 """Bytes of a message that travel with its length; most steps of decoding fit."""
 _MOST_MESSAGE = 1 << 30
 _DIGEST = 32
+_SHOWN = 80
+"""Characters of a value that an error shows."""
 END = b"end"
 IDLE = b"idle"
 
@@ -158,9 +160,9 @@ class Members(RankGroup):
     _over: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @staticmethod
-    def join(launch: Launch, degree: int, same: Sequence[str]) -> Members:
-        """Meet the others. ``degree``: ranks in all, shared out evenly; ``same``: what all members must agree on, each
-        with its name in front. Raises ConfigError."""
+    def join(launch: Launch, degree: int, same: Mapping[str, str]) -> Members:
+        """Meet the others. ``degree``: ranks in all, shared out evenly; ``same``: what all members must agree on, by
+        name. Raises ConfigError."""
         if degree < launch.members:
             raise ConfigError(f"{launch.members} processes need at least as many ranks, not {degree}")
         say(
@@ -170,7 +172,7 @@ class Members(RankGroup):
         link = Link(launch)
         try:
             _shake_hands(link)
-            _agree(link, [f"ranks {degree}", *same])
+            _agree(link, {"ranks": str(degree), **same})
         except (ConfigError, ExecutorLostError) as error:
             link.close()
             raise ConfigError(str(error)) from None
@@ -244,9 +246,10 @@ def _shake_hands(link: Link) -> None:
             raise ConfigError(f"process {member} has another {SECRET_VARIABLE}: give all of them the same")
 
 
-def _agree(link: Link, facts: Sequence[str]) -> None:
-    for fact in facts:
-        digest = hashlib.sha256(fact.encode()).digest()
+def _agree(link: Link, facts: Mapping[str, str]) -> None:
+    for name, value in facts.items():
+        digest = hashlib.sha256(f"{name} {value}".encode()).digest()
         for member, other in enumerate(link.gathered(digest)):
             if other != digest:
-                raise ConfigError(f"process {member} differs in {fact:.120}: start all with the same model and flags")
+                own = f", here {value}" if len(value) <= _SHOWN else ""
+                raise ConfigError(f"process {member} differs in {name}{own}: start all with the same model and flags")

@@ -35,12 +35,13 @@ class OfflineBatch:
         self._tables = np.arange(per * sequences, dtype=np.int32).reshape(sequences, per)
         self.position = 0
 
-    def step(self, ids: Int32, *, sample: bool = True) -> StepOutput:
-        """Advance all sequences by the columns of ``ids`` [sequences, n]; the last row of each is sampled greedily."""
+    def step(self, ids: Int32, *, drawn: int = 1) -> StepOutput:
+        """Advance all sequences by the columns of ``ids`` [sequences, n]; the last ``drawn`` rows of each are sampled
+        greedily."""
         sequences, n = ids.shape
         starts = np.arange(0, sequences * n + 1, n, dtype=np.int32)
         positions = np.tile(np.arange(self.position, self.position + n, dtype=np.int32), sequences)
-        rows = starts[1:] - 1 if sample else np.zeros(0, np.int32)
+        rows = (starts[1:, None] + np.arange(-drawn, 0, dtype=np.int32)).reshape(-1)
         flat = np.ascontiguousarray(ids.reshape(-1), np.int32)
         batch = StepInput(flat, positions, starts, self._tables, rows, SamplingRows.greedy(len(rows)))
         self.position += n
@@ -53,7 +54,7 @@ class OfflineBatch:
         for start in range(0, ids.shape[1], width):
             part = ids[:, start : start + width]
             began = clock()
-            output = self.step(part, sample=start + width >= ids.shape[1])
+            output = self.step(part, drawn=int(start + width >= ids.shape[1]))
             calls.append((clock() - began, part.size))
         assert output is not None
         return output.tokens, calls

@@ -27,15 +27,18 @@ _ROUNDS = 3
 TILE_ROWS = 32
 """Fewer rows leave a tile too empty, wherever it was measured."""
 NEVER = 1 << 20
+_DRAWN = "all rows drawn"
+"""What is measured; part of the key, so that what an earlier version measured is not taken for it."""
 _MANY = 128
 """Rows at which tile registers are compared with vector registers; as many as time allows."""
 
 
 @dataclass(frozen=True)
 class StepCosts:
-    """``seconds``: of a step by the rows of one sequence, ascending, from one row on. ``repeat_rows``: up to so many
-    rows every thread does norms and quantisation itself, because that costs less than meeting. ``tile_rows``: from so
-    many rows on integer layers run on tile registers, where there are some and that is faster."""
+    """``seconds``: of a step by the rows of one sequence, ascending, from one row on; all of them are drawn.
+    ``repeat_rows``: up to so many rows every thread does norms and quantisation itself, because that costs less than
+    meeting. ``tile_rows``: from so many rows on integer layers run on tile registers, where there are some and that is
+    faster."""
 
     seconds: Mapping[int, float]
     repeat_rows: int
@@ -83,10 +86,10 @@ def _row_costs(executor: NativeExecutor, budget: float) -> StepCosts:
         if seconds and time.perf_counter() > end:
             break
         executor.set_repeat_rows(0)
-        seconds[rows] = _fastest(executor, rows, end)
+        seconds[rows] = _fastest(executor, rows, end, drawn=rows)
         if rows <= MOST_REPEAT_ROWS:
             executor.set_repeat_rows(rows)
-            repeated = _fastest(executor, rows, end)
+            repeated = _fastest(executor, rows, end, drawn=rows)
             if repeated < seconds[rows]:
                 seconds[rows], repeat_rows = repeated, rows
     return StepCosts(seconds, repeat_rows)
@@ -102,7 +105,7 @@ def _tile_rows(executor: NativeExecutor, costs: StepCosts, budget: float) -> int
     fastest = {}
     for tile_rows in (NEVER, TILE_ROWS):
         executor.set_tile_rows(tile_rows)
-        fastest[tile_rows] = _fastest(executor, rows, time.perf_counter() + budget / 2)
+        fastest[tile_rows] = _fastest(executor, rows, time.perf_counter() + budget / 2, drawn=1)
     return min(fastest, key=lambda way: fastest[way])
 
 
@@ -131,13 +134,13 @@ def _counts(executor: NativeExecutor) -> list[int]:
     return [rows for rows in ROWS if rows <= min(executor.max_rows, executor.max_model_len)]
 
 
-def _fastest(executor: NativeExecutor, rows: int, end: float) -> float:
-    """The least of some rounds, fewer when time is up; the first one is to warm up."""
+def _fastest(executor: NativeExecutor, rows: int, end: float, drawn: int) -> float:
+    """The least of some rounds, fewer when time is up; the first one is to warm up. ``drawn``: rows that are."""
     ids, times = token_ids(executor, 1, rows), []
     for number in range(_ROUNDS + 1):
         batch = OfflineBatch(executor, 1, rows)
         began = time.perf_counter()
-        batch.step(ids)
+        batch.step(ids, drawn=drawn)
         done = time.perf_counter()
         if number or done > end:
             times.append(done - began)
@@ -148,7 +151,7 @@ def _fastest(executor: NativeExecutor, rows: int, end: float) -> float:
 
 def _key(executor: NativeExecutor, artifact: Path, host: Host) -> str:
     facts = [str(artifact.resolve()), (artifact / MANIFEST).stat().st_mtime_ns, host.cpu_model, executor.isa]
-    facts += [executor.threads, executor.kv_dtype, executor.members]
+    facts += [executor.threads, executor.kv_dtype, executor.members, _DRAWN]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 

@@ -15,8 +15,8 @@ from forerun.runtime.native import NativeExecutor
 def verify_table(
     executor: NativeExecutor, rows: Sequence[int], depths: Sequence[int], steps: int, repeat: int
 ) -> dict[str, Any]:
-    """Medians over ``repeat`` rounds of ``steps`` equal steps; every row count has a loop of its own. ``over_one_row``:
-    the ratio to a step of one row at the same depth, which is measured in any case.
+    """Medians over ``repeat`` rounds of ``steps`` equal steps, in which every row is drawn; every row count has a loop
+    of its own. ``over_one_row``: the ratio to a step of one row at the same depth, which is measured in any case.
 
     Raises ValueError when the executor is too small for the depths.
     """
@@ -51,6 +51,6 @@ def _milliseconds(
         began = time.perf_counter()
         for _ in range(steps):
             batch.position = depth
-            batch.step(ids)
+            batch.step(ids, drawn=rows)
         rounds.append((time.perf_counter() - began) / steps)
     return statistics.median(rounds[1:]) * 1e3

@@ -47,13 +47,13 @@ def rank_group(artifact: Artifact, config: NeuronConfig, max_rows: int) -> RankG
     if launch is None:
         return None
     end_with_parent()
-    settings = {name: value for name, value in config.to_dict().items() if name not in _OWN}
-    same = [
-        f"artifact {json.dumps(artifact.manifest, sort_keys=True)}",
-        f"settings {json.dumps(settings, sort_keys=True)}",
-        f"rows of a step {max_rows}",
-        f"{TIMEOUT_VARIABLE} {launch.timeout:g}",
-    ]
+    settings = {name: json.dumps(value) for name, value in config.to_dict().items() if name not in _OWN}
+    same = {
+        **settings,
+        "the artifact": json.dumps(artifact.manifest, sort_keys=True),
+        "the rows of a step": str(max_rows),
+        TIMEOUT_VARIABLE: f"{launch.timeout:g}",
+    }
     return Members.join(launch, _degree(config, launch), same)
 
 

@@ -14,6 +14,7 @@ KNOWN = (
 _SAME = {"tensor-parallel-size": "tp-degree"}
 SHARES = ("acceptance", "prefix-hit")
 MOST_PLANS = 512
+_MOST = 1 << 24
 
 Point = Mapping[str, float]
 
@@ -52,6 +53,8 @@ def _number(name: str, text: str) -> float:
         value = float(text) if name in SHARES else int(text)
     except ValueError:
         raise ConfigError(f"--sweep: {name} '{text:.40}' is no number") from None
-    if not 0 <= value <= 1 << 24:
-        raise ConfigError(f"--sweep: {name} {value:g} is out of range")
+    least = 1 if name in ("tp-degree", "batch-size", "seq-len", "input-tokens") else 0
+    most = 1 if name in SHARES else _MOST
+    if not least <= value <= most:
+        raise ConfigError(f"--sweep: {name} {value:g} must be within {least}..{most}")
     return value

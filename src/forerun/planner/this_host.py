@@ -99,6 +99,11 @@ def measure_host(part: Program, group: RankGroup, kv_dtype: str, host: Host, tel
         executor.close()
 
 
+def _speed(work: float, seconds: float) -> float:
+    """A second's share. A rank of many may have no part of an operator, and so no speed: 1 stands for that."""
+    return max(1.0, work / seconds)
+
+
 class _Times:
     """Seconds of the operators of a program by the rows of a step."""
 
@@ -159,7 +164,7 @@ class _Times:
         seconds = sum(each for kind, each in self._profile(run) if kind == "attention")
         seconds = max(seconds - self._first_key[sequences], 0.1 * seconds, 1e-9)
         keys = sequences * (rows * DEPTH + rows * (rows + 1) / 2)
-        return sum(each.operations for each in self._work.attention) * keys / seconds
+        return _speed(sum(each.operations for each in self._work.attention) * keys, seconds)
 
     def operations(self) -> Mapping[str, Curve]:
         """By format; "default" is the fastest of them, for formats that the model has not."""
@@ -169,7 +174,7 @@ class _Times:
             known = curves.setdefault(form, {})
             for rows, seconds in by_rows.items():
                 if not sampled or rows not in known or form not in self._inner:
-                    known.setdefault(rows, 2 * weights * rows / seconds)
+                    known.setdefault(rows, _speed(2 * weights * rows, seconds))
         found = {form: Curve(dict(sorted(speeds.items()))) for form, speeds in curves.items()}
         return {**found, "default": max(found.values(), key=lambda curve: max(curve.speeds.values()))}
 
@@ -184,7 +189,8 @@ class _Times:
         for (form, _), by_rows in self._matrices.items():
             seconds[form] = seconds.get(form, 0.0) + by_rows[1]
         return {
-            form: sum(m.bytes for m in self._work.matrices if m.form == form) / each for form, each in seconds.items()
+            form: _speed(sum(m.bytes for m in self._work.matrices if m.form == form), each)
+            for form, each in seconds.items()
         }
 
     def columns(self) -> Curve:

@@ -39,8 +39,9 @@ class Lifeline:
             while self._input.read(4096):
                 pass
             self.cut = True
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(shutdown + _SPARE_SECONDS)
+            if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # else it has not begun to serve
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(shutdown + _SPARE_SECONDS)
             with suppress(OSError):
                 os.unlink(socket)
             self.tidy(socket)

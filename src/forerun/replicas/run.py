@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging.config
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from forerun.replicas.front import Front
 from forerun.replicas.group import Group
@@ -19,6 +24,20 @@ def run(group: Group, address: Address) -> int:
     lost. Raises ConfigError when a replica does not start, or somebody else has the address."""
     logging.config.dictConfig(log_config(address.settings.log_level))
     return asyncio.run(_run(group, address))
+
+
+@contextmanager
+def leaving_at_sigterm() -> Iterator[None]:
+    """Before the server handles signals, SIGTERM raises SystemExit: replicas that are starting are ended, and folders
+    removed. The status is 0, as later."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _run(group: Group, address: Address) -> int:

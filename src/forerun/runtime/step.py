@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from forerun.errors import ForerunError
+
 Int32 = NDArray[np.int32]
 UInt64 = NDArray[np.uint64]
 UInt32 = NDArray[np.uint32]
@@ -117,7 +119,7 @@ class StepOutput:
     logits: Float32 | None = None
 
 
-class ExecutorLostError(RuntimeError):
+class ExecutorLostError(ForerunError):
     """An executor that will never take a step again: a process that has a part of the model is gone."""
 
 

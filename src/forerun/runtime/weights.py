@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forerun.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
-from forerun.compiler.artifact import Artifact
+from forerun.compiler.artifact import Artifact, shard_mark
 from forerun.compiler.formats import PANEL
 from forerun.compiler.program import Program, Weight
 from forerun.compiler.shard import Panels, Ranks, count_of, overlap, panels_of, without
@@ -73,6 +73,7 @@ class _File:
 
     def __init__(self, artifact: Artifact, program: Program, of: Ranks, needed: Mapping[str, Panels]) -> None:
         self._artifact, self._path = artifact, artifact.weights_path(of.begin)
+        self._mark = shard_mark(of.begin, of.of)
         self.panels = panels_of(program, of)
         self.held = sum(count_of(overlap(panels, needed[name])) for name, panels in self.panels.items())
         self._needed_whole = self.held == sum(count_of(panels) for panels in self.panels.values())
@@ -107,6 +108,11 @@ class _File:
     def _open(self) -> SafetensorsFile:
         if self._opened is None:
             self._opened = open_safetensors(self._path)
+            for name, value in self._mark.items():
+                if (found := self._opened.metadata.get(name, value)) != value:
+                    raise ArtifactError(
+                        f"{self._path}: these are the weights of {name} {found!r:.20}, not {value}; compile it again"
+                    )
             content = self._opened.content
             if isinstance(content.obj, mmap.mmap) and self._needed_whole:
                 content.obj.madvise(mmap.MADV_WILLNEED)
