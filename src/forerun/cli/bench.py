@@ -105,12 +105,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_verify(args: argparse.Namespace) -> int:
     from forerun.measure.verify import render_verify, verify_table
+    from forerun.runtime.loader import RunSettings
 
-    for name, values, low in (
-        ("rows", args.rows, 1), ("depth", args.depth, 0), ("steps", [args.steps], 1), ("repeat", [args.repeat], 1)
+    for name, values, low, high in (
+        ("rows", args.rows, 1, RunSettings().max_sample_rows), ("depth", args.depth, 0, 1 << 20),
+        ("steps", [args.steps], 1, 1 << 20), ("repeat", [args.repeat], 1, 1 << 20),
     ):  # fmt: skip
-        if any(not low <= value <= 1 << 20 for value in values):
-            raise ConfigError(f"--{name} must be within {low}..{1 << 20}")
+        if any(not low <= value <= high for value in values):
+            raise ConfigError(f"--{name} must be within {low}..{high}")
     try:
         with closing(prepare_model(args).executor()) as executor:
             table = verify_table(executor, args.rows, args.depth, args.steps, args.repeat)
