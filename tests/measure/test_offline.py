@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from forerun.measure.offline import OfflineBatch, measure, totals
+from forerun.measure.verify import verify_table
 from forerun.runtime.native import NativeExecutor
 from tests.support.native_models import native_executor
 from tests.support.reference_models import one_sequence, tiny_model
@@ -43,6 +44,26 @@ def test_steps_without_sampling_write_the_cache(executor: NativeExecutor) -> Non
     after = batch.step(ids[:, 8:]).tokens
     whole = executor.step(one_sequence(ids[0].tolist(), table=[5], sampled=[11])).tokens
     assert after.tolist() == whole.tolist()
+
+
+def test_steps_draw_as_many_rows_as_they_are_asked_for(executor: NativeExecutor) -> None:
+    ids = np.random.default_rng(2).integers(0, 250, (2, 6)).astype(np.int32)
+    drawn = OfflineBatch(executor, 2, 30).step(ids, drawn=4).tokens.reshape(2, 4)
+    for sequence, tokens in zip(ids, drawn, strict=True):
+        for behind, token in enumerate(tokens, 3):
+            assert OfflineBatch(executor, 1, 30).step(sequence[None, :behind]).tokens.tolist() == [token]
+
+
+def test_verifying_draws_every_row(executor: NativeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the engine does with drafts: the head's work is part of what they cost."""
+    rows = []
+    step = NativeExecutor.step
+    monkeypatch.setattr(
+        NativeExecutor, "step", lambda self, batch: rows.append(len(batch.sample_rows)) or step(self, batch)
+    )
+    table = verify_table(executor, [1, 5], [8], steps=2, repeat=1)
+    assert rows == [1, *[1] * 4, *[5] * 4]  # the prompt, then two rounds of two steps each
+    assert [entry["rows"] for entry in table["verify"]] == [1, 5]
 
 
 @pytest.mark.parametrize(("sequences", "length"), [(4, 16), (1, 65), (3, 64 * 3)])
