@@ -61,7 +61,9 @@ class StepTime:
 
 def step_time(work: Work, machine: Machine, share: float, step: Rows) -> StepTime:
     """A step on ``share`` of the machine. More rows than a chunk go through the layers in several chunks."""
-    chunks = total(_chunk_time(work, machine, share, chunk) for chunk in _chunks(step, machine.chunk_rows))
+    chunks = total(
+        _chunk_time(work, machine, share, chunk) * count for count, chunk in _chunks(step, machine.chunk_rows)
+    )
     return chunks + StepTime(overhead=machine.call)
 
 
@@ -75,18 +77,17 @@ def total(times: Iterable[StepTime]) -> StepTime:
     return sum(times, StepTime())
 
 
-def _chunks(step: Rows, most: int) -> Iterable[Rows]:
-    """Several sequences go together as long as a chunk holds them all; a long one goes alone, piece by piece."""
-    if step.rows * step.sequences <= most:
-        yield step
-        return
+def _chunks(step: Rows, most: int) -> Iterable[tuple[int, Rows]]:
+    """(how many of them, chunk). Several sequences go together as long as a chunk holds them all; a long one goes
+    alone, piece by piece."""
     together = max(1, most // step.rows)
-    for first in range(0, step.sequences, together):
-        group = min(together, step.sequences - first)
-        for begin in range(0, step.rows, most):
-            rows = min(most, step.rows - begin)
-            last = begin + rows == step.rows
-            yield Rows(rows, step.depth + begin, group, step.sampled if last else 0)
+    full, rest = divmod(step.sequences, together)
+    for count, group in ((full, together), (1, rest)):
+        if count and group:
+            for begin in range(0, step.rows, most):
+                rows = min(most, step.rows - begin)
+                last = begin + rows == step.rows
+                yield count, Rows(rows, step.depth + begin, group, step.sampled if last else 0)
 
 
 def _chunk_time(work: Work, machine: Machine, share: float, step: Rows) -> StepTime:
